@@ -1,0 +1,15 @@
+//! Words every part of Stateplane shares.
+//!
+//! * [`Time`] and [`LogTime`]: the two clocks, kept apart by type
+//! * [`ids`]: who is who: nodes, replicas, clients, instances, incarnations
+//! * [`reason`]: why a packet did not pass
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod ids;
+pub mod reason;
+mod time;
+
+pub use ids::{ClientId, Incarnation, ReplicaId};
+pub use reason::Reason;
+pub use time::{LogTime, Time};
