@@ -1,0 +1,50 @@
+//! What a replication group replicates, and nothing about how it does so.
+
+use alloc::vec::Vec;
+
+use stateplane_base::LogTime;
+
+/// A deterministic machine driven by the log.
+///
+/// Two machines of the same configuration that executed the same operations at the same times are
+/// equal: same replies, same snapshot bytes, same digest.
+pub trait Application {
+    /// Executes one operation of the log and replaces `reply` by its result.
+    ///
+    /// Timers due at or before `at` fire first. Any bytes are a valid operation: those nobody
+    /// understands are answered with a refusal.
+    fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>);
+
+    /// The whole state as bytes; equal states give equal bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Replaces the whole state by that of a snapshot. On an error nothing has changed.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
+
+    /// A fingerprint of the whole state: equal for equal states, and different for different ones
+    /// but for a chance of 2^-64. A cross-check between replicas, not a defence.
+    fn digest(&self) -> u64;
+}
+
+/// Why a snapshot was not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The bytes do not begin as a snapshot does.
+    #[error("not a snapshot of a store")]
+    NotASnapshot,
+    /// Written by a version of the format that this one cannot read.
+    #[error("snapshot format {found} is not supported")]
+    Version {
+        /// The format the snapshot names.
+        found: u16,
+    },
+    /// Its bytes are damaged.
+    #[error("snapshot is truncated or damaged")]
+    Damaged,
+    /// Taken by a store with other tables or another configuration.
+    #[error("snapshot was taken under another configuration")]
+    OtherConfiguration,
+    /// It holds more than this store may.
+    #[error("snapshot exceeds the limits of this store")]
+    TooLarge,
+}

@@ -1,0 +1,116 @@
+//! Operations and replies as bytes: what every client of a store speaks.
+//!
+//! ```text
+//! operation   0        4                    reply   0        1
+//!             +--------+-------- ...                +--------+-------- ...
+//!             | proc.  | arguments                  | status | body
+//!             +--------+-------- ...                +--------+-------- ...
+//! ```
+//!
+//! `procedure` is a [`ProcedureId`] in network byte order. `status` is 0 for success, else a
+//! [`Refusal`]'s code, and then there is no body. Arguments and body belong to the procedure.
+
+use alloc::vec::Vec;
+
+use crate::refusal::Refusal;
+
+/// The status byte of a successful reply.
+pub const OK: u8 = 0;
+
+/// A procedure's identity on the wire: the 32-bit FNV-1a hash of `name@version`, the version in
+/// decimal. The registry refuses two procedures with the same identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ProcedureId(pub u32);
+
+impl ProcedureId {
+    /// The identity of version `version` of the procedure `name`.
+    pub const fn of(name: &str, version: u16) -> Self {
+        let mut hash = fnv1a(0x811c_9dc5, name.as_bytes());
+        hash = fnv1a(hash, b"@");
+        let mut divisor = 10_000;
+        let mut leading = true;
+        while divisor > 0 {
+            let digit = (version / divisor % 10) as u8;
+            leading = leading && digit == 0 && divisor > 1;
+            if !leading {
+                hash = fnv1a(hash, &[b'0' + digit]);
+            }
+            divisor /= 10;
+        }
+        Self(hash)
+    }
+}
+
+const fn fnv1a(mut hash: u32, bytes: &[u8]) -> u32 {
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u32).wrapping_mul(0x0100_0193);
+        i += 1;
+    }
+    hash
+}
+
+/// The operation that calls `procedure` with `arguments`.
+pub fn encode(procedure: ProcedureId, arguments: &[u8]) -> Vec<u8> {
+    let mut op = Vec::with_capacity(4 + arguments.len());
+    op.extend_from_slice(&procedure.0.to_be_bytes());
+    op.extend_from_slice(arguments);
+    op
+}
+
+/// Splits an operation into procedure and arguments.
+pub fn decode(op: &[u8]) -> Option<(ProcedureId, &[u8])> {
+    let (id, arguments) = op.split_first_chunk::<4>()?;
+    Some((ProcedureId(u32::from_be_bytes(*id)), arguments))
+}
+
+/// The body of a successful reply, or why there is none.
+pub fn decode_reply(reply: &[u8]) -> Result<&[u8], ReplyError> {
+    match reply.split_first() {
+        Some((&OK, body)) => Ok(body),
+        Some((&code, _)) => {
+            Err(Refusal::from_code(code).map_or(ReplyError::Malformed, ReplyError::Refused))
+        }
+        None => Err(ReplyError::Malformed),
+    }
+}
+
+/// Why a reply carries no body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The store refused the operation; its state is as before.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The reply is not one of this procedure's.
+    #[error("the reply is malformed")]
+    Malformed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_is_the_hash_of_name_and_decimal_version() {
+        for version in [0, 1, 9, 10, 407, u16::MAX] {
+            let text = alloc::format!("nat.bind@{version}");
+            assert_eq!(
+                ProcedureId::of("nat.bind", version).0,
+                fnv1a(0x811c_9dc5, text.as_bytes())
+            );
+        }
+        // FNV-1a's published test vector for "a".
+        assert_eq!(fnv1a(0x811c_9dc5, b"a"), 0xe40c_292c);
+    }
+
+    #[test]
+    fn replies_say_success_refusal_or_nonsense() {
+        assert_eq!(decode_reply(&[0, 7, 8]), Ok(&[7, 8][..]));
+        assert_eq!(
+            decode_reply(&[Refusal::TableFull.code()]),
+            Err(ReplyError::Refused(Refusal::TableFull))
+        );
+        assert_eq!(decode_reply(&[]), Err(ReplyError::Malformed));
+        assert_eq!(decode_reply(&[63]), Err(ReplyError::Malformed));
+    }
+}
