@@ -1,1 +1,5 @@
-//! stub
+//! Linux underneath: everything that needs `unsafe` or a system call.
+
+pub mod link;
+pub mod netns;
+pub mod spawn;
