@@ -1,0 +1,401 @@
+//! What no single key shows: names that lead nowhere, addresses used twice,
+//! combinations that cannot work.
+
+use std::collections::BTreeMap;
+
+use super::problem::Collector;
+use super::read::Draft;
+use super::section::closest;
+use super::{Nat, Node, Role, State, Switch};
+
+/// The pool's size is a limit of the store's tables.
+const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
+/// An instance's index is one byte in the steering table.
+const MAX_INSTANCES: usize = 64;
+/// Longest path of a unix socket that the kernel takes, less one.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Runs every cross-check on what could be read.
+pub(super) fn check(draft: &Draft, out: &mut Collector) {
+    detection(draft, out);
+    group(draft, out);
+    roles(draft, out);
+    identities(draft, out);
+    addresses(draft, out);
+    admin_paths(draft, out);
+    for node in draft.nodes.values() {
+        if let Some(switch) = &node.switch {
+            self::switch(node, switch, draft, out);
+        }
+    }
+    if let Some(nat) = &draft.nat {
+        self::nat(nat, draft, out);
+    }
+}
+
+/// Reports `name` unless the file declares a node called so.
+pub(super) fn declared(key: &str, name: &str, declared: &[String], out: &mut Collector) -> bool {
+    if declared.iter().any(|d| d == name) {
+        return true;
+    }
+    let help = match closest(name, declared.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!(
+            "declare `[node.{name}]`, or name one of: {}",
+            declared.join(", ")
+        ),
+    };
+    out.error(key, format!("no node is called \"{name}\""), help);
+    false
+}
+
+fn detection(draft: &Draft, out: &mut Collector) {
+    let detect = draft.detect;
+    if detect.dead < detect.heartbeat * 2 {
+        let key = if out.has("detect.dead-ms") {
+            "detect.dead-ms"
+        } else {
+            "detect.heartbeat-ms"
+        };
+        out.error(
+            key,
+            format!(
+                "an instance would count as dead after {} ms, before its second heartbeat ({} ms)",
+                detect.dead.as_millis(),
+                detect.heartbeat.as_millis()
+            ),
+            "let `dead-ms` be at least twice `heartbeat-ms`; four times rides out lost datagrams",
+        );
+    }
+}
+
+fn group(draft: &Draft, out: &mut Collector) {
+    let Some(State::Group {
+        sequencer,
+        replicas,
+    }) = &draft.state
+    else {
+        return;
+    };
+    member("state.sequencer", sequencer, Role::Sequencer, draft, out);
+    for (n, replica) in replicas.iter().enumerate() {
+        let key = format!("state.replicas[{n}]");
+        if replicas[..n].contains(replica) {
+            out.error(
+                &key,
+                format!("\"{replica}\" is listed twice"),
+                "list each replica once",
+            );
+            continue;
+        }
+        member(&key, replica, Role::Replica, draft, out);
+    }
+    let n = replicas.len();
+    if n % 2 == 0 || n > 7 {
+        out.error(
+            "state.replicas",
+            format!("expected 1, 3, 5 or 7 replicas, found {n}"),
+            "2f+1 replicas survive the loss of f: 3 survive one, 5 survive two",
+        );
+    } else if n == 1 {
+        out.warn(
+            "state.replicas",
+            "one replica survives no failure",
+            "use three",
+        );
+    }
+}
+
+/// `name` must be a node with `role`.
+fn member(key: &str, name: &str, role: Role, draft: &Draft, out: &mut Collector) {
+    if !declared(key, name, &draft.declared, out) {
+        return;
+    }
+    if let Some(node) = draft.nodes.get(name) {
+        if !node.is(role) {
+            let help = format!("add \"{role}\" to `node.{name}.roles`, or name another node");
+            out.error(
+                key,
+                format!("node \"{name}\" does not have the role {role}"),
+                help,
+            );
+        }
+    }
+}
+
+fn roles(draft: &Draft, out: &mut Collector) {
+    for node in draft.nodes.values() {
+        let key = format!("node.{}.roles", node.name);
+        if node.roles.is_empty() {
+            out.error(
+                &key,
+                "a node needs at least one role",
+                "for example `[\"function\"]`",
+            );
+        }
+        for (n, role) in node.roles.iter().enumerate() {
+            let key = format!("{key}[{n}]");
+            if node.roles[..n].contains(role) {
+                out.error(
+                    &key,
+                    format!("\"{role}\" is listed twice"),
+                    "list each role once",
+                );
+                continue;
+            }
+            self::role(&key, *role, node, draft, out);
+        }
+    }
+}
+
+/// One role of one node against the rest of the file.
+fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) {
+    let name = node.name.as_str();
+    let listed = match (&draft.state, role) {
+        (Some(State::Group { sequencer, .. }), Role::Sequencer) => sequencer == name,
+        (Some(State::Group { replicas, .. }), Role::Replica) => replicas.iter().any(|r| r == name),
+        (Some(State::Embedded), Role::Sequencer | Role::Replica) => {
+            let help = "add `[state]` with `backend = \"group\"`, `sequencer` and `replicas`";
+            out.error(key, format!("the embedded state needs no {role}"), help);
+            true
+        }
+        _ => true,
+    };
+    if !listed {
+        let list = if role == Role::Sequencer {
+            "state.sequencer"
+        } else {
+            "state.replicas"
+        };
+        let help = format!("name it in `{list}`, or remove the role");
+        out.error(
+            key,
+            format!("\"{name}\" is a {role} that `{list}` does not name"),
+            help,
+        );
+    }
+    if role == Role::Function && draft.nat.is_none() && !out.has("nat") {
+        let help = "add `[nat]` with `inside-prefixes` and `outside-addresses`";
+        out.error(
+            key,
+            "a function needs something to do: there is no `[nat]`",
+            help,
+        );
+    }
+    let needed = match role {
+        Role::Function => !matches!(draft.state, Some(State::Embedded)) || steered(name, draft),
+        _ => true,
+    };
+    if needed && !node.control.contains_key(&role) {
+        let control = format!("node.{name}.control");
+        let help = if node.roles.len() == 1 {
+            "add `control = \"ADDRESS:PORT\"`".to_owned()
+        } else {
+            format!("add `{role} = \"ADDRESS:PORT\"` to it")
+        };
+        out.error(
+            &control,
+            format!("the {role} needs an address for datagrams"),
+            help,
+        );
+    }
+    if let Some(function) = &node.function {
+        if role == Role::Function && function.inside == function.outside {
+            let message = format!("inside and outside are both \"{}\"", function.inside);
+            let help = "a NAT stands between two interfaces: name two";
+            out.error(&format!("node.{name}.outside"), message, help);
+        }
+    }
+}
+
+/// Whether any switch steers to `name`.
+fn steered(name: &str, draft: &Draft) -> bool {
+    let switches = draft.nodes.values().filter_map(|node| node.switch.as_ref());
+    switches
+        .flat_map(|switch| &switch.instances)
+        .any(|instance| instance.node == name)
+}
+
+fn identities(draft: &Draft, out: &mut Collector) {
+    let mut seen = BTreeMap::new();
+    for node in draft.nodes.values() {
+        if let Some(other) = seen.insert(node.id, &node.name) {
+            let message = format!("its identity on the wire equals that of \"{other}\"");
+            out.error(
+                &format!("node.{}", node.name),
+                message,
+                "rename one of the two nodes",
+            );
+        }
+    }
+}
+
+fn addresses(draft: &Draft, out: &mut Collector) {
+    let mut seen = BTreeMap::new();
+    for node in draft.nodes.values() {
+        for (role, address) in &node.control {
+            let key = control_key(node, *role, out);
+            if let Some(other) = seen.insert(*address, &node.name) {
+                let message = format!("{address} is already the address of \"{other}\"");
+                out.error(&key, message, "give every role its own address or port");
+            }
+            let in_pool = draft.nat.iter().flat_map(|nat| &nat.outside_addresses);
+            for range in in_pool {
+                if (range.first..=range.last).contains(address.ip()) {
+                    let message = format!("{} is also in `nat.outside-addresses`", address.ip());
+                    let help = "the pool's addresses belong to the NAT alone";
+                    out.error(&key, message, help);
+                }
+            }
+        }
+    }
+}
+
+/// Where the control address of a role stands.
+fn control_key(node: &Node, role: Role, out: &Collector) -> String {
+    let table = format!("node.{}.control.{role}", node.name);
+    if out.has(&table) {
+        table
+    } else {
+        format!("node.{}.control", node.name)
+    }
+}
+
+fn admin_paths(draft: &Draft, out: &mut Collector) {
+    let Some(cluster) = &draft.cluster else {
+        return;
+    };
+    let longest = draft.declared.iter().map(String::len).max().unwrap_or(0);
+    let len = cluster.admin_dir.as_os_str().len() + longest + "/.sock".len();
+    if len > MAX_SOCKET_PATH {
+        let message = format!("DIR/NODE.sock would be {len} bytes long, {MAX_SOCKET_PATH} fit");
+        out.error("cluster.admin-dir", message, "choose a shorter directory");
+    }
+}
+
+fn switch(node: &Node, switch: &Switch, draft: &Draft, out: &mut Collector) {
+    let base = format!("node.{}", node.name);
+    for (list, ports) in [("inside", &switch.inside), ("outside", &switch.outside)] {
+        if ports.is_empty() {
+            let key = format!("{base}.{list}");
+            out.error(
+                &key,
+                "expected at least one interface",
+                "name the ports to the hosts",
+            );
+        }
+    }
+    let n = switch.instances.len();
+    if n == 0 || n > MAX_INSTANCES {
+        let message = format!("expected 1 to {MAX_INSTANCES} instances, found {n}");
+        out.error(
+            &format!("{base}.instances"),
+            message,
+            "list the function nodes behind it",
+        );
+    }
+    for (n, instance) in switch.instances.iter().enumerate() {
+        let key = format!("{base}.instances[{n}].node");
+        if switch.instances[..n]
+            .iter()
+            .any(|other| other.node == instance.node)
+        {
+            let message = format!("\"{}\" is listed twice", instance.node);
+            out.error(&key, message, "list each instance once");
+        }
+        let node = draft.nodes.get(&instance.node);
+        if node.is_some_and(|node| !node.is(Role::Function)) {
+            let message = format!("\"{}\" does not have the role function", instance.node);
+            let help = format!("add \"function\" to `node.{}.roles`", instance.node);
+            out.error(&key, message, help);
+        }
+    }
+    interfaces_once(&base, switch, out);
+    if switch.instances.len() > 1 && matches!(draft.state, Some(State::Embedded)) {
+        out.warn(
+            &format!("{base}.instances"),
+            "each instance keeps its own state: connections break when one dies",
+            "add `[state]` with `backend = \"group\"`",
+        );
+    }
+}
+
+/// An interface of a switch has one purpose.
+fn interfaces_once(base: &str, switch: &Switch, out: &mut Collector) {
+    let hosts = [("inside", &switch.inside), ("outside", &switch.outside)];
+    let mut uses: Vec<(String, &str)> = Vec::new();
+    for (list, names) in hosts {
+        for (n, name) in names.iter().enumerate() {
+            uses.push((format!("{base}.{list}[{n}]"), name));
+        }
+    }
+    for (n, instance) in switch.instances.iter().enumerate() {
+        uses.push((format!("{base}.instances[{n}].inside"), &instance.inside));
+        uses.push((format!("{base}.instances[{n}].outside"), &instance.outside));
+    }
+    for (n, (key, name)) in uses.iter().enumerate() {
+        if let Some((other, _)) = uses[..n].iter().find(|(_, used)| used == name) {
+            let message = format!("\"{name}\" is already used by `{other}`");
+            out.error(key, message, "each interface of a switch has one purpose");
+        }
+    }
+}
+
+fn nat(nat: &Nat, draft: &Draft, out: &mut Collector) {
+    for (key, empty) in [
+        ("nat.inside-prefixes", nat.inside_prefixes.is_empty()),
+        ("nat.outside-addresses", nat.outside_addresses.is_empty()),
+    ] {
+        if empty {
+            out.error(key, "expected at least one element", "");
+        }
+    }
+    if !draft.nodes.values().any(|node| node.is(Role::Function))
+        && draft.nodes.len() == draft.declared.len()
+    {
+        let help = "give a node the role \"function\", or remove `[nat]`";
+        out.warn("nat", "no node is a function", help);
+    }
+    for (n, prefix) in nat.inside_prefixes.iter().enumerate() {
+        let earlier = nat.inside_prefixes[..n].iter();
+        let clash = earlier
+            .clone()
+            .find(|p| p.contains(prefix.first()) || prefix.contains(p.first()));
+        if let Some(other) = clash {
+            let message = format!("{prefix} overlaps {other}");
+            out.error(
+                &format!("nat.inside-prefixes[{n}]"),
+                message,
+                "remove the smaller one",
+            );
+        }
+    }
+    let total: u64 = nat
+        .outside_addresses
+        .iter()
+        .map(|range| range.count())
+        .sum();
+    if total > MAX_OUTSIDE_ADDRESSES {
+        let message = format!("expected at most {MAX_OUTSIDE_ADDRESSES} addresses, found {total}");
+        out.error("nat.outside-addresses", message, "");
+    }
+    for (n, range) in nat.outside_addresses.iter().enumerate() {
+        let key = format!("nat.outside-addresses[{n}]");
+        for other in &nat.outside_addresses[..n] {
+            if range.first <= other.last && other.first <= range.last {
+                let message = format!("overlaps {}-{}", other.first, other.last);
+                out.error(
+                    &key,
+                    message,
+                    "each public address belongs to the pool once",
+                );
+            }
+        }
+        for prefix in &nat.inside_prefixes {
+            if range.first <= prefix.last() && prefix.first() <= range.last {
+                let message = format!("overlaps the inside prefix {prefix}");
+                out.error(&key, message, "inside and outside addresses must differ");
+            }
+        }
+    }
+}

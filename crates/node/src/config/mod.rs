@@ -1,0 +1,383 @@
+//! The configuration: one TOML file, identical on all nodes, strictly checked.
+//!
+//! * [`problem`]: what is wrong, where, and how to mend it; all of it in one run
+//! * `section`, `values`: reading tables and single values
+//! * `read`: the file's tables into the types below
+//! * `check`: what no single key shows: names, addresses, impossible combinations
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+mod check;
+pub mod problem;
+mod read;
+mod section;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use problem::{Plain, Problem, ProblemView, Problems};
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who belongs together, and the key they share.
+    pub cluster: Cluster,
+    /// Where state is kept.
+    pub state: State,
+    /// How death is noticed.
+    pub detect: Detect,
+    /// Every node, by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Present when any node is a function.
+    pub nat: Option<Nat>,
+    /// How long and how many packets may wait for state.
+    pub park: Park,
+}
+
+/// What all nodes share.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The cluster's name; nodes of other clusters are not heard.
+    pub name: String,
+    /// Authenticates every datagram between nodes.
+    pub key: Key,
+    /// Where `NODE.sock` files are.
+    pub admin_dir: PathBuf,
+}
+
+/// The secret all nodes share. `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Key(pub [u8; 16]);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(secret)")
+    }
+}
+
+/// Where state is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In the function's own process: nothing to set up, lost with it.
+    Embedded,
+    /// In a replicated group.
+    Group {
+        /// The node that stamps the order.
+        sequencer: String,
+        /// The replicas in the order of their ids; an odd number.
+        replicas: Vec<String>,
+    },
+}
+
+/// How death is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detect {
+    /// Span between heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which an instance counts as dead.
+    pub dead: Duration,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Stamps the store's operations with session, number and time.
+    Sequencer,
+    /// Keeps one copy of the store.
+    Replica,
+    /// Runs a network function on packets.
+    Function,
+    /// Steers packets to live function instances.
+    Switch,
+}
+
+impl Role {
+    /// Every role with its word in the configuration.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("sequencer", Self::Sequencer),
+        ("replica", Self::Replica),
+        ("function", Self::Function),
+        ("switch", Self::Switch),
+    ];
+
+    /// The role's word.
+    pub fn word(self) -> &'static str {
+        Self::WORDS
+            .iter()
+            .find(|(_, role)| *role == self)
+            .map_or("", |(word, _)| word)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// One node: a process with one or more roles.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name in the file.
+    pub name: String,
+    /// Its identity on the wire: derived from the name, unique in the file.
+    pub id: u16,
+    /// What it does, in the file's order.
+    pub roles: Vec<Role>,
+    /// Where each role receives datagrams. A lone function that keeps its
+    /// state in its own process and is steered by nobody needs none.
+    pub control: BTreeMap<Role, SocketAddrV4>,
+    /// Set for a function.
+    pub function: Option<Function>,
+    /// Set for a switch.
+    pub switch: Option<Switch>,
+}
+
+impl Node {
+    /// Whether the node has `role`.
+    pub fn is(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
+/// The interfaces of a function instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Towards the subscribers.
+    pub inside: String,
+    /// Towards the servers.
+    pub outside: String,
+}
+
+/// A steering switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Interfaces towards inside hosts.
+    pub inside: Vec<String>,
+    /// Interfaces towards outside hosts.
+    pub outside: Vec<String>,
+    /// The instances behind it; the position is the instance's index.
+    pub instances: Vec<Instance>,
+    /// Fixed instances for each direction, instead of hashing.
+    pub pin: Option<Pin>,
+}
+
+/// A function instance as a switch sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// The function node's name.
+    pub node: String,
+    /// The switch's interface to the instance's inside.
+    pub inside: String,
+    /// The switch's interface to the instance's outside.
+    pub outside: String,
+}
+
+/// All packets of one direction go to one instance, while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Index of the instance for packets from inside.
+    pub inside: usize,
+    /// Index of the instance for packets from outside.
+    pub outside: usize,
+}
+
+/// What the NAT translates, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// Subscribers' addresses; disjoint.
+    pub inside_prefixes: Vec<Prefix>,
+    /// The pool of public addresses; disjoint.
+    pub outside_addresses: Vec<AddressRange>,
+    /// Ports in use on each, whole blocks of 256.
+    pub ports: RangeInclusive<u16>,
+    /// When a packet may leave.
+    pub commit: Commit,
+    /// Mappings one inside address may hold.
+    pub limit_per_subscriber: u32,
+    /// When unused mappings end.
+    pub timeouts: Timeouts,
+}
+
+/// When a packet may leave whose processing wrote state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Commit {
+    /// Once the write is committed.
+    Strict,
+    /// At once; packets of the opposite direction wait for the commit.
+    ReplyBarrier,
+    /// At once, both directions: a crash may lose the newest flows.
+    Async,
+}
+
+/// Spans after which an unused mapping ends (RFC 4787, 5382, 5508).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP.
+    pub udp: Duration,
+    /// ICMP echo.
+    pub icmp: Duration,
+    /// TCP while opening or closing.
+    pub tcp_transitory: Duration,
+    /// TCP once established.
+    pub tcp_established: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            udp: Duration::from_secs(300),
+            icmp: Duration::from_secs(60),
+            tcp_transitory: Duration::from_secs(240),
+            tcp_established: Duration::from_secs(7440),
+        }
+    }
+}
+
+/// Bounds on packets that wait for state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Park {
+    /// Packets at once.
+    pub limit: usize,
+    /// The longest wait.
+    pub timeout: Duration,
+}
+
+/// An IPv4 prefix without host bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Prefix {
+    first: Ipv4Addr,
+    len: u8,
+}
+
+impl Prefix {
+    /// The prefix of length `len` (at most 32) that contains `addr`.
+    pub fn new(addr: Ipv4Addr, len: u8) -> Self {
+        let len = len.min(32);
+        let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+        Self {
+            first: Ipv4Addr::from(u32::from(addr) & mask),
+            len,
+        }
+    }
+
+    /// The lowest address.
+    pub fn first(self) -> Ipv4Addr {
+        self.first
+    }
+
+    /// The highest address.
+    pub fn last(self) -> Ipv4Addr {
+        let host = u32::MAX.checked_shr(u32::from(self.len)).unwrap_or(0);
+        Ipv4Addr::from(u32::from(self.first) | host)
+    }
+
+    /// Bits of the network part.
+    pub fn len(self) -> u8 {
+        self.len
+    }
+
+    /// Whether it covers every address.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `addr` lies in it.
+    pub fn contains(self, addr: Ipv4Addr) -> bool {
+        (self.first..=self.last()).contains(&addr)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.len)
+    }
+}
+
+/// Consecutive addresses, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressRange {
+    /// The lowest.
+    pub first: Ipv4Addr,
+    /// The highest; not below `first`.
+    pub last: Ipv4Addr,
+}
+
+impl AddressRange {
+    /// Every address in order.
+    pub fn iter(self) -> impl Iterator<Item = Ipv4Addr> {
+        (u32::from(self.first)..=u32::from(self.last)).map(Ipv4Addr::from)
+    }
+
+    /// How many addresses.
+    pub fn count(self) -> u64 {
+        u64::from(u32::from(self.last)) - u64::from(u32::from(self.first)) + 1
+    }
+}
+
+/// Why a file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is wrong.
+    #[error(transparent)]
+    Wrong(#[from] Problems),
+}
+
+impl Config {
+    /// Reads and checks a file; also returns what is doubtful but allowed.
+    pub fn load(path: &Path) -> Result<(Self, Vec<Problem>), LoadError> {
+        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        Ok(Self::parse(&path.display().to_string(), &text, dir)?)
+    }
+
+    /// Checks `text`; `file` names it in messages and `dir` is where a
+    /// relative `key-file` is looked for.
+    pub fn parse(file: &str, text: &str, dir: &Path) -> Result<(Self, Vec<Problem>), Problems> {
+        read::read(file, text, dir)
+    }
+
+    /// The node called `name`.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// Switches that steer to the instance `name`, with its index there.
+    pub fn switches_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Node, u16)> {
+        self.nodes.values().filter_map(move |node| {
+            let instances = &node.switch.as_ref()?.instances;
+            let index = instances.iter().position(|i| i.node == name)?;
+            Some((node, u16::try_from(index).ok()?))
+        })
+    }
+}
+
+/// A node's identity on the wire: a 16-bit FNV-1a fold of its name. It does not
+/// change when other nodes come or go; `check` refuses the rare file in which
+/// two names collide.
+pub fn node_id(name: &str) -> u16 {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    ((hash >> 16) ^ hash) as u16
+}
