@@ -16,4 +16,5 @@ pub mod op;
 mod refusal;
 
 pub use application::{Application, SnapshotError};
+pub use op::ProcedureId;
 pub use refusal::Refusal;

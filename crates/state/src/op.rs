@@ -50,6 +50,32 @@ const fn fnv1a(mut hash: u32, bytes: &[u8]) -> u32 {
     hash
 }
 
+/// A typed operation, as its client writes it and as it reads the reply.
+pub trait Operation {
+    /// The procedure it calls.
+    const PROCEDURE: ProcedureId;
+    /// What a successful reply says.
+    type Reply;
+
+    /// Appends the procedure's arguments.
+    fn arguments(&self, out: &mut Vec<u8>);
+
+    /// Reads the body of a successful reply.
+    fn read(body: &[u8]) -> Option<Self::Reply>;
+
+    /// The whole operation.
+    fn encode(&self) -> Vec<u8> {
+        let mut op = encode(Self::PROCEDURE, &[]);
+        self.arguments(&mut op);
+        op
+    }
+
+    /// Reads the whole reply.
+    fn decode_reply(reply: &[u8]) -> Result<Self::Reply, ReplyError> {
+        Self::read(decode_reply(reply)?).ok_or(ReplyError::Malformed)
+    }
+}
+
 /// The operation that calls `procedure` with `arguments`.
 pub fn encode(procedure: ProcedureId, arguments: &[u8]) -> Vec<u8> {
     let mut op = Vec::with_capacity(4 + arguments.len());
