@@ -1,3 +1,19 @@
-//! stub
+//! Bytes and their meaning.
+//!
+//! Packet headers, as far as forwarding needs them:
+//! * [`packet`]: a whole frame at once, the usual way in
+//! * [`eth`], [`arp`], [`ipv4`], [`tcp`], [`udp`], [`icmp`]: one header each
+//! * [`checksum`]: full, incremental, and left unfinished by the sender
+//! * [`icmp_error`]: our own errors about packets that do not pass
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod arp;
+pub mod checksum;
+pub mod eth;
+pub mod icmp;
+pub mod icmp_error;
+pub mod ipv4;
+pub mod packet;
+pub mod tcp;
+pub mod udp;
