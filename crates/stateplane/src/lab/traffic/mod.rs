@@ -1,0 +1,116 @@
+//! The traffic generator: two threads, one in the client's and one in the
+//! server's network namespace, each with one epoll set.
+//!
+//! Long TCP flows are open loop: a record each period, whatever happened to
+//! those before, because a generator that waits for answers hides the outage
+//! it should measure.
+
+mod client;
+mod datagrams;
+mod flow;
+pub(crate) mod live;
+mod poll;
+pub(crate) mod records;
+pub(crate) mod report;
+mod server;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use stateplane_host::netns::Namespace;
+
+use live::Live;
+use report::ClientReport;
+pub(crate) use server::ServerReport;
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) server: SocketAddrV4,
+    /// Inside addresses to send from.
+    pub(crate) clients: Vec<Ipv4Addr>,
+    /// Long TCP flows: half ask, half are pushed to.
+    pub(crate) tcp: u32,
+    pub(crate) period: Duration,
+    /// Long UDP flows.
+    pub(crate) udp: u32,
+    pub(crate) udp_period: Duration,
+    /// New connections per second.
+    pub(crate) rate: u32,
+    /// Every n-th new connection stays a while (0: none).
+    pub(crate) keep_every: u32,
+    pub(crate) keep_for: Duration,
+    pub(crate) keep_period: Duration,
+    /// How long a flow may be silent at the end, or a connect may take.
+    pub(crate) patience: Duration,
+}
+
+impl Plan {
+    pub(crate) fn long_flows(&self) -> u32 {
+        self.tcp + self.udp
+    }
+}
+
+/// Both threads.
+pub(crate) struct Traffic {
+    live: Arc<Live>,
+    client: JoinHandle<io::Result<io::Result<ClientReport>>>,
+    server: JoinHandle<io::Result<io::Result<ServerReport>>>,
+}
+
+impl Traffic {
+    /// Starts the server, then the client, which opens the long flows.
+    pub(crate) fn start(plan: Plan, client: &Namespace, server: &Namespace) -> io::Result<Self> {
+        let live = Arc::new(Live::new());
+        let (address, port) = (*plan.server.ip(), plan.server.port());
+        let listeners = server.run(|| server::Listeners::open(address, port))?;
+        let shared = Arc::clone(&live);
+        let server = server.spawn_thread("traffic-server", move || {
+            server::Server::new(listeners, shared)?.run()
+        })?;
+        let shared = Arc::clone(&live);
+        let client = client.spawn_thread("traffic-client", move || {
+            client::Client::new(plan, shared)?.run()
+        })?;
+        Ok(Self {
+            live,
+            client,
+            server,
+        })
+    }
+
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Whether a thread ended by itself, which only an error makes it do.
+    pub(crate) fn ended(&self) -> bool {
+        self.client.is_finished() || self.server.is_finished()
+    }
+
+    /// No new connections any more; waits until the old ones are done and
+    /// every long flow has been heard again, within the plan's patience.
+    pub(crate) fn finish(self) -> io::Result<(ClientReport, ServerReport)> {
+        self.live.drain();
+        let client = join(self.client);
+        self.live.stop();
+        let server = join(self.server);
+        Ok((client?, server?))
+    }
+
+    /// Ends at once, without a result.
+    pub(crate) fn abandon(self) {
+        self.live.stop();
+        let _ = join(self.client);
+        let _ = join(self.server);
+    }
+}
+
+fn join<T>(thread: JoinHandle<io::Result<io::Result<T>>>) -> io::Result<T> {
+    thread
+        .join()
+        .map_err(|_| io::Error::other("a traffic thread panicked"))??
+}
