@@ -1,5 +1,22 @@
 //! Linux underneath: everything that needs `unsafe` or a system call.
+//!
+//! * packets: [`frame`] (memory), [`port`] (the trait), over AF_XDP ([`xsk`]), capture
+//!   files ([`pcap`]) and memory ([`memory`])
+//! * interfaces: [`ethtool`], [`ifreq`], the settings a run borrows
+//! * the lab's world: [`netns`], [`link`], [`spawn`]
+//! * time and processors: [`clock`], [`poll`], [`priority`]
 
+pub mod clock;
+pub mod ethtool;
+pub mod frame;
+pub mod ifreq;
 pub mod link;
+mod map;
+pub mod memory;
 pub mod netns;
+pub mod pcap;
+pub mod poll;
+pub mod port;
+pub mod priority;
 pub mod spawn;
+pub mod xsk;

@@ -150,9 +150,7 @@ impl Netlink {
         request: impl Future<Output = Result<(), rtnetlink::Error>>,
         what: impl FnOnce() -> String,
     ) -> io::Result<()> {
-        self.runtime
-            .block_on(request)
-            .map_err(|e| explain(e, what))
+        self.runtime.block_on(request).map_err(|e| explain(e, what))
     }
 }
 
@@ -228,7 +226,10 @@ mod tests {
             .expect("send");
         let mut buffer = [0; 16];
         let (length, from) = receiver.recv_from(&mut buffer).expect("receive");
-        assert_eq!((&buffer[..length], from.ip()), (&b"hello"[..], IpAddr::V4(A)));
+        assert_eq!(
+            (&buffer[..length], from.ip()),
+            (&b"hello"[..], IpAddr::V4(A))
+        );
     }
 
     #[test]

@@ -1,0 +1,68 @@
+//! Where and how eagerly a thread runs.
+
+use std::io;
+
+use rustix::process::{getpid, setpriority_process};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+
+/// Lets the calling thread run on `cpu` only.
+pub fn pin_to(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// The processors the calling thread may run on.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU)
+        .filter(|&cpu| set.is_set(cpu))
+        .collect())
+}
+
+/// Sets the calling thread's niceness: -20 first, 19 last. Going below the present one
+/// needs `CAP_SYS_NICE`. Threads and processes started from it inherit it.
+pub fn set_nice(nice: i32) -> io::Result<()> {
+    // Linux keeps niceness per thread: a thread's number selects that thread.
+    Ok(setpriority_process(Some(gettid()), nice)?)
+}
+
+/// Sets the niceness of the process's first thread, and so of those it starts later.
+pub fn set_process_nice(nice: i32) -> io::Result<()> {
+    Ok(setpriority_process(Some(getpid()), nice)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_pinned_alone() {
+        let all = allowed_cpus().unwrap();
+        let cpu = all[all.len() - 1];
+        std::thread::spawn(move || {
+            pin_to(cpu).unwrap();
+            assert_eq!(allowed_cpus().unwrap(), [cpu]);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(allowed_cpus().unwrap(), all);
+        assert!(pin_to(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn niceness_is_the_threads_own() {
+        let nice = |thread| rustix::process::getpriority_process(thread).unwrap();
+        let before = nice(Some(gettid()));
+        std::thread::spawn(move || {
+            set_nice(19).unwrap();
+            assert_eq!(nice(Some(gettid())), 19);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(nice(Some(gettid())), before);
+    }
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The two ends of the packet benchmarks.
+//
+// bench_generate runs under the kernel's live-frame test run: every run is one
+// frame, whose UDP source port it sets to the next of `flows` ports before it
+// redirects the frame into the device under test. Frames are recycled, so each
+// field is written anew and nothing is accumulated. The frame's UDP checksum must
+// be 0 ("not computed", RFC 768), which stays right for any port.
+//
+// bench_count sits at the far end: it counts and drops UDP to the discard port
+// (9, RFC 863) and passes the rest, so that sockets work beside it.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define PORT_FIRST 10000
+#define PORT_DISCARD 9
+
+struct bench_config {
+	__u32 flows;
+	__u32 unused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bench_config);
+} bench_settings SEC(".maps");
+
+// Frames generated, then frames counted, per CPU.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} bench_frames SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} bench_out SEC(".maps");
+
+// The UDP header of an option-less IPv4 packet, or NULL.
+static __always_inline struct udphdr *udp_header(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct udphdr *udp = (void *)(ip + 1);
+
+	if ((void *)(udp + 1) > end)
+		return 0;
+	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_UDP)
+		return 0;
+	return udp;
+}
+
+SEC("xdp")
+int bench_generate(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	struct bench_config *config = bpf_map_lookup_elem(&bench_settings, &zero);
+	__u64 *sent = bpf_map_lookup_elem(&bench_frames, &zero);
+	struct udphdr *udp = udp_header(ctx);
+
+	if (!config || !sent || !udp || config->flows == 0)
+		return XDP_ABORTED;
+	udp->source = bpf_htons(PORT_FIRST + (__u32)*sent % config->flows);
+	*sent += 1;
+	return bpf_redirect_map(&bench_out, 0, 0);
+}
+
+SEC("xdp")
+int bench_count(struct xdp_md *ctx)
+{
+	__u32 one = 1;
+	__u64 *counted = bpf_map_lookup_elem(&bench_frames, &one);
+	struct udphdr *udp = udp_header(ctx);
+
+	if (!counted || !udp || udp->dest != bpf_htons(PORT_DISCARD))
+		return XDP_PASS;
+	*counted += 1;
+	return XDP_DROP;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
