@@ -1,0 +1,168 @@
+//! Which fault strikes next. Chaos knows the one rule that makes its work
+//! fair: at most f replicas of a group are down or without their memory at
+//! the same time. Pauses and partitions have no such limit.
+use crate::dice::{Dice, Stream};
+use crate::plan::{Fault, Plan};
+
+/// A fault that strikes now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Strike {
+    /// The directed links stop working.
+    Cut(Vec<(usize, usize)>),
+    /// The replica loses its process and its memory.
+    Crash(usize),
+    /// The sequencer loses its process and its memory.
+    CrashSequencer,
+    /// The node stops, but what reaches it waits in its socket.
+    Pause(usize),
+    /// The client's process is replaced by a new one.
+    RestartClient(usize),
+}
+
+/// What chaos may know about the world.
+pub(crate) struct Sight {
+    /// All nodes: replicas first, then the sequencer, then clients.
+    pub nodes: usize,
+    pub replicas: usize,
+    /// The replica that leads the newest view, if somebody does.
+    pub leader: Option<usize>,
+    /// Replicas that run and have their memory.
+    pub sound: Vec<usize>,
+    /// Replicas that may be lost in addition.
+    pub spare: usize,
+    pub sequencer_up: bool,
+}
+
+/// The source of faults.
+pub(crate) struct Chaos {
+    dice: Dice,
+    strikes: Vec<Fault>,
+    prefers_leader: bool,
+    every: u64,
+    lasts: u64,
+}
+
+impl Chaos {
+    pub(crate) fn new(seed: u64, plan: &Plan) -> Self {
+        let strikes = [
+            Fault::Partition,
+            Fault::Crash,
+            Fault::Sequencer,
+            Fault::Pause,
+            Fault::Client,
+        ];
+        Self {
+            dice: Dice::new(seed, Stream::Chaos),
+            strikes: strikes
+                .into_iter()
+                .filter(|f| plan.faults.has(*f))
+                .collect(),
+            prefers_leader: plan.faults.has(Fault::Leader),
+            every: plan.strike_every,
+            lasts: plan.strike_lasts,
+        }
+    }
+
+    /// Time until the next strike; `None` if there will be none.
+    pub(crate) fn pause(&mut self) -> Option<u64> {
+        let wait = self.dice.exponential(self.every);
+        (!self.strikes.is_empty()).then_some(wait)
+    }
+
+    /// What strikes now and for how long.
+    pub(crate) fn strike(&mut self, sight: &Sight) -> Option<(Strike, u64)> {
+        let lasts = self.dice.exponential(self.lasts);
+        let class = self.strikes[self.dice.below(self.strikes.len())];
+        let strike = match class {
+            Fault::Crash => Strike::Crash(self.victim(sight)?),
+            Fault::Sequencer if sight.sequencer_up => Strike::CrashSequencer,
+            Fault::Pause => Strike::Pause(self.target(sight, sight.nodes)),
+            Fault::Client => {
+                let first = sight.replicas + 1;
+                Strike::RestartClient(first + self.dice.below(sight.nodes - first))
+            }
+            Fault::Partition => Strike::Cut(self.cut(sight)),
+            _ => return None,
+        };
+        Some((strike, lasts))
+    }
+
+    /// A node below `limit`, often the leader if leaders are aimed at.
+    fn target(&mut self, sight: &Sight, limit: usize) -> usize {
+        let aim = self.prefers_leader && self.dice.chance(0.7);
+        let any = self.dice.below(limit);
+        if aim {
+            sight.leader.unwrap_or(any)
+        } else {
+            any
+        }
+    }
+
+    /// A replica that may crash without breaking the rule.
+    fn victim(&mut self, sight: &Sight) -> Option<usize> {
+        let target = self.target(sight, sight.replicas);
+        let any = self.dice.below(sight.sound.len().max(1));
+        if sight.spare == 0 {
+            return None;
+        }
+        if sight.sound.contains(&target) {
+            return Some(target);
+        }
+        sight.sound.get(any).copied()
+    }
+
+    /// Links to cut: around one node, in one or both directions, of one link
+    /// only (a partial partition), or between two halves.
+    fn cut(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
+        let node = self.target(sight, sight.replicas + 1);
+        let others = || (0..sight.nodes).filter(move |other| *other != node);
+        let into = others().map(|other| (other, node));
+        let out = others().map(|other| (node, other));
+        match self.dice.below(5) {
+            0 => into.chain(out).collect(),
+            1 => into.collect(),
+            2 => out.collect(),
+            3 => {
+                let other = self.dice.below(sight.nodes);
+                if self.dice.chance(0.5) {
+                    vec![(node, other), (other, node)]
+                } else {
+                    vec![(node, other)]
+                }
+            }
+            _ => self.halves(sight.nodes),
+        }
+    }
+
+    fn halves(&mut self, nodes: usize) -> Vec<(usize, usize)> {
+        let side: Vec<bool> = (0..nodes).map(|_| self.dice.chance(0.5)).collect();
+        let pairs = (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b)));
+        pairs.filter(|(a, b)| side[*a] != side[*b]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Faults, Profile};
+
+    #[test]
+    fn nobody_crashes_when_no_replica_can_be_spared() {
+        for seed in 0..200 {
+            let plan = Plan::draw(seed, Profile::Restart, Faults::default());
+            let mut chaos = Chaos::new(seed, &plan);
+            let sight = Sight {
+                nodes: 6,
+                replicas: 3,
+                leader: Some(1),
+                sound: vec![1, 2],
+                spare: 0,
+                sequencer_up: true,
+            };
+            for _ in 0..20 {
+                let strike = chaos.strike(&sight);
+                assert!(!matches!(strike, Some((Strike::Crash(_), _))));
+            }
+        }
+    }
+}

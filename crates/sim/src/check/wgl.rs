@@ -1,0 +1,354 @@
+//! Linearizability by search: Wing and Gong's algorithm with Lowe's cache of
+//! visited configurations ("Testing for linearizability", 2017), one object
+//! at a time. Needs no help from the protocol, and is exponential in the
+//! number of concurrent clients, so the work is bounded.
+use crate::check::Record;
+use crate::spec::{Action, Model, Object, Outcome, Sequential};
+use std::collections::{BTreeMap, HashSet};
+
+/// One operation on one object: an interval of time, an action and, if known,
+/// its outcome.
+#[derive(Clone, Debug)]
+pub struct Operation<A, O> {
+    /// When it was invoked.
+    pub invoked: u64,
+    /// When it returned what; `None` if nobody knows whether it took place.
+    pub returned: Option<(u64, O)>,
+    /// What was asked.
+    pub action: A,
+}
+
+/// What the search found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// There is an order that explains every answer.
+    Linearizable,
+    /// There is none.
+    Impossible,
+    /// The search ended before it knew.
+    Undecided,
+}
+
+/// Steps after which a search gives up.
+const BUDGET: usize = 200_000;
+
+/// Checks a run's history object by object; the first object whose answers no
+/// order explains. `undecided` counts objects given up.
+pub fn check(records: &[Record], undecided: &mut u64) -> Result<(), Object> {
+    let mut objects: BTreeMap<Object, Vec<Operation<Action, Outcome>>> = BTreeMap::new();
+    for record in records {
+        let list = objects.entry(record.action.object()).or_default();
+        list.push(Operation {
+            invoked: record.invoked,
+            returned: record.answer(),
+            action: record.action,
+        });
+    }
+    for (object, list) in objects {
+        let open_take = |o: &Operation<Action, Outcome>| {
+            o.returned.is_none() && matches!(o.action, Action::Take(_))
+        };
+        if list.iter().any(open_take) {
+            *undecided += 1;
+            continue;
+        }
+        match search(Model::new(object), &list) {
+            Verdict::Linearizable => {}
+            Verdict::Impossible => return Err(object),
+            Verdict::Undecided => *undecided += 1,
+        }
+    }
+    Ok(())
+}
+
+/// One end of an operation in the time-ordered list of events.
+#[derive(Clone, Copy)]
+struct Event {
+    operation: usize,
+    is_return: bool,
+    next: usize,
+    previous: usize,
+}
+
+/// Events as a doubly linked list, from which operations that are already in
+/// the order are lifted, and into which they are put back on the way back.
+struct Timeline {
+    events: Vec<Event>,
+    call: Vec<usize>,
+    ret: Vec<Option<usize>>,
+}
+
+/// Index of the list's two ends.
+const END: usize = 0;
+
+impl Timeline {
+    fn new<A, O>(operations: &[Operation<A, O>]) -> Self {
+        let mut order = Vec::with_capacity(operations.len() * 2);
+        for (i, operation) in operations.iter().enumerate() {
+            order.push((operation.invoked, false, i));
+            if let Some((at, _)) = &operation.returned {
+                order.push((*at, true, i));
+            }
+        }
+        // At equal times calls come first: the operations then overlap.
+        order.sort_unstable();
+        let mut events = vec![Event {
+            operation: usize::MAX,
+            is_return: true,
+            next: END,
+            previous: END,
+        }];
+        let mut call = vec![0; operations.len()];
+        let mut ret = vec![None; operations.len()];
+        for (_, is_return, operation) in order {
+            let index = events.len();
+            if is_return {
+                ret[operation] = Some(index);
+            } else {
+                call[operation] = index;
+            }
+            events[index - 1].next = index;
+            events.push(Event {
+                operation,
+                is_return,
+                next: END,
+                previous: index - 1,
+            });
+            events[END].previous = index;
+        }
+        Self { events, call, ret }
+    }
+
+    fn lift(&mut self, operation: usize) {
+        for index in [Some(self.call[operation]), self.ret[operation]]
+            .into_iter()
+            .flatten()
+        {
+            let Event { next, previous, .. } = self.events[index];
+            self.events[previous].next = next;
+            self.events[next].previous = previous;
+        }
+    }
+
+    fn unlift(&mut self, operation: usize) {
+        // In the opposite order of lifting, so that neighbours are right again.
+        for index in [self.ret[operation], Some(self.call[operation])]
+            .into_iter()
+            .flatten()
+        {
+            let Event { next, previous, .. } = self.events[index];
+            self.events[previous].next = index;
+            self.events[next].previous = index;
+        }
+    }
+}
+
+/// Which operations are already in the order.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Members(Vec<u64>);
+
+impl Members {
+    fn flip(&mut self, i: usize) {
+        self.0[i / 64] ^= 1 << (i % 64);
+    }
+}
+
+/// Searches for an order of `operations` that respects time and that the
+/// specification, starting in `state`, allows. Operations without a return
+/// may be in the order or not.
+pub fn search<S: Sequential>(
+    mut state: S,
+    operations: &[Operation<S::Action, S::Outcome>],
+) -> Verdict {
+    let mut line = Timeline::new(operations);
+    let mut waiting = operations.iter().filter(|o| o.returned.is_some()).count();
+    let mut members = Members(vec![0; operations.len().div_ceil(64)]);
+    let mut visited: HashSet<(Members, S)> = HashSet::new();
+    let mut chosen: Vec<(usize, S)> = Vec::new();
+    let mut at = line.events[END].next;
+    for _ in 0..BUDGET {
+        if waiting == 0 {
+            return Verdict::Linearizable;
+        }
+        let event = line.events[at];
+        if at != END && !event.is_return {
+            let i = event.operation;
+            let outcome = operations[i].returned.as_ref().map(|(_, o)| o);
+            if let Some(next) = state.step(&operations[i].action, outcome) {
+                members.flip(i);
+                if visited.insert((members.clone(), next.clone())) {
+                    chosen.push((i, core::mem::replace(&mut state, next)));
+                    waiting -= usize::from(line.ret[i].is_some());
+                    line.lift(i);
+                    at = line.events[END].next;
+                    continue;
+                }
+                members.flip(i);
+            }
+            at = event.next;
+            continue;
+        }
+        // Something returned that is not in the order yet: take a step back.
+        let Some((i, before)) = chosen.pop() else {
+            return Verdict::Impossible;
+        };
+        state = before;
+        members.flip(i);
+        line.unlift(i);
+        waiting += usize::from(line.ret[i].is_some());
+        at = line.events[line.call[i]].next;
+    }
+    Verdict::Undecided
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dice::{Dice, Stream};
+
+    fn op(
+        invoked: u64,
+        returned: u64,
+        action: Action,
+        outcome: Outcome,
+    ) -> Operation<Action, Outcome> {
+        Operation {
+            invoked,
+            returned: Some((returned, outcome)),
+            action,
+        }
+    }
+
+    fn open(invoked: u64, action: Action) -> Operation<Action, Outcome> {
+        Operation {
+            invoked,
+            returned: None,
+            action,
+        }
+    }
+
+    fn key(operations: &[Operation<Action, Outcome>]) -> Verdict {
+        search(Model::new(Object::Key(0)), operations)
+    }
+
+    const fn found(value: u64) -> Outcome {
+        Outcome::Found(Some(value))
+    }
+
+    #[test]
+    fn concurrent_operations_may_take_either_order() {
+        for value in [1, 2] {
+            let history = [
+                op(0, 10, Action::Put(0, 1), Outcome::Done),
+                op(0, 10, Action::Put(0, 2), Outcome::Done),
+                op(11, 12, Action::Get(0), found(value)),
+            ];
+            assert_eq!(key(&history), Verdict::Linearizable);
+        }
+    }
+
+    #[test]
+    fn a_stale_read_is_impossible() {
+        let history = [
+            op(0, 1, Action::Put(0, 1), Outcome::Done),
+            op(2, 3, Action::Put(0, 2), Outcome::Done),
+            op(4, 5, Action::Get(0), found(1)),
+        ];
+        assert_eq!(key(&history), Verdict::Impossible);
+    }
+
+    #[test]
+    fn a_value_once_read_does_not_vanish() {
+        let history = [
+            op(0, 100, Action::Put(0, 1), Outcome::Done),
+            op(10, 20, Action::Get(0), found(1)),
+            op(30, 40, Action::Get(0), Outcome::Found(None)),
+        ];
+        assert_eq!(key(&history), Verdict::Impossible);
+    }
+
+    #[test]
+    fn an_unknown_write_may_or_may_not_have_happened_but_not_both() {
+        let yes = [
+            open(0, Action::Put(0, 1)),
+            op(5, 6, Action::Get(0), found(1)),
+        ];
+        let no = [
+            open(0, Action::Put(0, 1)),
+            op(5, 6, Action::Get(0), Outcome::Found(None)),
+        ];
+        assert_eq!(key(&yes), Verdict::Linearizable);
+        assert_eq!(key(&no), Verdict::Linearizable);
+        let both = [
+            open(0, Action::Put(0, 1)),
+            op(5, 6, Action::Get(0), found(1)),
+            op(7, 8, Action::Get(0), Outcome::Found(None)),
+        ];
+        assert_eq!(key(&both), Verdict::Impossible);
+        let early = [
+            op(0, 1, Action::Get(0), found(1)),
+            open(2, Action::Put(0, 1)),
+        ];
+        assert_eq!(key(&early), Verdict::Impossible);
+    }
+
+    #[test]
+    fn an_increment_applied_twice_or_lost_is_impossible() {
+        let add = |from, to, sum| op(from, to, Action::Add(0, 1), Outcome::Sum(sum));
+        let counter = |list: &[_]| search(Model::new(Object::Counter(0)), list);
+        assert_eq!(
+            counter(&[add(0, 1, 1), add(2, 3, 2)]),
+            Verdict::Linearizable
+        );
+        assert_eq!(counter(&[add(0, 1, 1), add(2, 3, 3)]), Verdict::Impossible);
+        assert_eq!(counter(&[add(0, 9, 1), add(2, 3, 1)]), Verdict::Impossible);
+    }
+
+    #[test]
+    fn an_item_taken_twice_is_impossible() {
+        let take = |from, to| op(from, to, Action::Take(0), found(5));
+        let give = op(4, 5, Action::Give(0, 5), Outcome::Took(true));
+        let pool = |list: &[_]| search(Model::new(Object::Pool(0)), list);
+        assert_eq!(pool(&[take(0, 1), take(2, 3)]), Verdict::Impossible);
+        assert_eq!(pool(&[take(0, 1), give, take(6, 7)]), Verdict::Linearizable);
+    }
+
+    #[test]
+    fn queue_order_must_hold() {
+        let push = |at, value| op(at, at + 1, Action::Push(0, value), Outcome::Done);
+        let pop = |at, value| op(at, at + 1, Action::Pop(0), found(value));
+        let queue = |list: &[_]| search(Model::new(Object::Queue(0)), list);
+        let right = [push(0, 1), push(2, 2), pop(4, 1), pop(6, 2)];
+        let wrong = [push(0, 1), push(2, 2), pop(4, 2), pop(6, 1)];
+        assert_eq!(queue(&right), Verdict::Linearizable);
+        assert_eq!(queue(&wrong), Verdict::Impossible);
+    }
+
+    /// Histories made from a known order are accepted; the same with one
+    /// answer falsified beyond any order are not.
+    #[test]
+    fn made_up_histories() {
+        for seed in 0..200 {
+            let mut dice = Dice::new(seed, Stream::Work);
+            let (mut sum, mut list) = (0, Vec::new());
+            for i in 0..60 {
+                let point: u64 = i * 10;
+                let amount = 1 + i64::try_from(dice.between(0, 4)).expect("small");
+                sum += amount;
+                list.push(op(
+                    point.saturating_sub(dice.between(0, 25)),
+                    point + dice.between(1, 25),
+                    Action::Add(0, amount),
+                    Outcome::Sum(sum),
+                ));
+            }
+            let counter = Model::new(Object::Counter(0));
+            assert_eq!(search(counter.clone(), &list), Verdict::Linearizable);
+            let victim = dice.below(list.len());
+            if let Some((_, outcome)) = &mut list[victim].returned {
+                *outcome = Outcome::Sum(sum + 1);
+            }
+            assert_eq!(search(counter, &list), Verdict::Impossible, "seed {seed}");
+        }
+    }
+}

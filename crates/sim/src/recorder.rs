@@ -1,0 +1,156 @@
+//! The replicated application of a simulated group: the real store, which in
+//! addition remembers everything it executed. The memory is part of its
+//! snapshots, so a replica that got its state from a peer tells the same story.
+use crate::check::Executed;
+use crate::dice::{fold, mix};
+use stateplane_base::LogTime;
+use stateplane_state::{Application, SnapshotError};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// What a replica has executed; shared between the application inside the
+/// replica and the world, which looks at it.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Story {
+    /// Every operation in order.
+    pub executed: Vec<Executed>,
+    /// `chain[i]`: fingerprint of the first `i` operations.
+    chain: Vec<u64>,
+}
+
+impl Story {
+    /// Fingerprint of the first `count` operations.
+    pub(crate) fn fingerprint(&self, count: usize) -> u64 {
+        count.checked_sub(1).map_or(0, |last| self.chain[last])
+    }
+
+    fn push(&mut self, executed: Executed) {
+        let mut hash = self.fingerprint(self.executed.len());
+        hash = fold(hash, &executed.tag.to_le_bytes());
+        hash = fold(hash, &executed.at.to_le_bytes());
+        hash = fold(hash, &executed.reply);
+        self.chain.push(hash);
+        self.executed.push(executed);
+    }
+}
+
+/// The recording application.
+pub(crate) struct Recorder<A> {
+    inner: A,
+    story: Rc<RefCell<Story>>,
+}
+
+impl<A> Recorder<A> {
+    /// Records what `inner` executes into `story`, which must be empty.
+    pub(crate) fn new(inner: A, story: Rc<RefCell<Story>>) -> Self {
+        Self { inner, story }
+    }
+}
+
+/// An operation for a recorded store: the store's operation behind a tag that
+/// makes it unlike all others.
+pub(crate) fn tagged(tag: u64, op: &[u8]) -> Vec<u8> {
+    let mut bytes = tag.to_le_bytes().to_vec();
+    bytes.extend_from_slice(op);
+    bytes
+}
+
+impl<A: Application> Application for Recorder<A> {
+    fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
+        let (tag, op) = op
+            .split_first_chunk::<8>()
+            .expect("the world submits tagged operations only");
+        self.inner.execute(at, op, reply);
+        self.story.borrow_mut().push(Executed {
+            tag: u64::from_le_bytes(*tag),
+            at: at.as_nanos(),
+            reply: reply.clone(),
+        });
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let story = self.story.borrow();
+        let mut bytes = (story.executed.len() as u64).to_le_bytes().to_vec();
+        for executed in &story.executed {
+            bytes.extend_from_slice(&executed.tag.to_le_bytes());
+            bytes.extend_from_slice(&executed.at.to_le_bytes());
+            bytes.extend_from_slice(&(executed.reply.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(&executed.reply);
+        }
+        bytes.extend_from_slice(&self.inner.snapshot());
+        bytes
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut rest = bytes;
+        let mut story = Story::default();
+        for _ in 0..word(&mut rest)? {
+            let (tag, at) = (word(&mut rest)?, word(&mut rest)?);
+            let len = usize::try_from(word(&mut rest)?).map_err(|_| SnapshotError::Damaged)?;
+            let (reply, tail) = rest.split_at_checked(len).ok_or(SnapshotError::Damaged)?;
+            rest = tail;
+            let reply = reply.to_vec();
+            story.push(Executed { tag, at, reply });
+        }
+        self.inner.restore(rest)?;
+        *self.story.borrow_mut() = story;
+        Ok(())
+    }
+
+    fn digest(&self) -> u64 {
+        let story = self.story.borrow();
+        let told = story.fingerprint(story.executed.len());
+        mix(told) ^ self.inner.digest()
+    }
+}
+
+fn word(rest: &mut &[u8]) -> Result<u64, SnapshotError> {
+    let (word, tail) = rest
+        .split_first_chunk::<8>()
+        .ok_or(SnapshotError::Damaged)?;
+    *rest = tail;
+    Ok(u64::from_le_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers with the operation itself.
+    struct Echo(Vec<u8>);
+
+    impl Application for Echo {
+        fn execute(&mut self, _: LogTime, op: &[u8], reply: &mut Vec<u8>) {
+            self.0 = op.to_vec();
+            *reply = op.to_vec();
+        }
+        fn snapshot(&self) -> Vec<u8> {
+            self.0.clone()
+        }
+        fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+            self.0 = bytes.to_vec();
+            Ok(())
+        }
+        fn digest(&self) -> u64 {
+            fold(0, &self.0)
+        }
+    }
+
+    #[test]
+    fn the_story_survives_a_snapshot() {
+        let story = Rc::default();
+        let mut first = Recorder::new(Echo(Vec::new()), Rc::clone(&story));
+        let mut reply = Vec::new();
+        for tag in [5, 6] {
+            let op = tagged(tag, &[1, 2, 3]);
+            first.execute(LogTime::from_millis(tag), &op, &mut reply);
+        }
+        let copy: Rc<RefCell<Story>> = Rc::default();
+        let mut second = Recorder::new(Echo(Vec::new()), Rc::clone(&copy));
+        second.restore(&first.snapshot()).expect("just taken");
+        assert_eq!(copy.borrow().executed, story.borrow().executed);
+        assert_eq!(second.digest(), first.digest());
+        assert_eq!(second.restore(&[1, 0, 0]), Err(SnapshotError::Damaged));
+        assert_eq!(copy.borrow().executed.len(), 2, "an error changes nothing");
+    }
+}

@@ -1,0 +1,204 @@
+//! What the store must do, written down a second time and as simply as
+//! possible: the yardstick for replies, independent of `stateplane-state`.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What an operation asks for. Objects are small numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    /// Read a key.
+    Get(u8),
+    /// Write a key.
+    Put(u8, u64),
+    /// Remove a key.
+    Delete(u8),
+    /// Write the last value if the key holds the first.
+    Swap(u8, u64, u64),
+    /// Add to a counter and learn the sum.
+    Add(u8, i64),
+    /// Append to a queue.
+    Push(u8, u64),
+    /// Take the oldest element of a queue.
+    Pop(u8),
+    /// Take any free item out of a pool.
+    Take(u8),
+    /// Give an item back to its pool.
+    Give(u8, u64),
+}
+
+/// What the store answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// Done, and there is nothing more to say.
+    Done,
+    /// The value, element or item found, if there was one.
+    Found(Option<u64>),
+    /// Whether a conditional action took place.
+    Took(bool),
+    /// The counter's new value.
+    Sum(i64),
+}
+
+/// One independent object: histories are checked object by object, because
+/// linearizability is a local property (Herlihy and Wing, 1990).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Object {
+    /// A key of the key-value table.
+    Key(u8),
+    /// A counter.
+    Counter(u8),
+    /// A queue.
+    Queue(u8),
+    /// A pool.
+    Pool(u8),
+}
+
+impl Action {
+    /// The only object the action touches.
+    pub fn object(self) -> Object {
+        match self {
+            Self::Get(k) | Self::Put(k, _) | Self::Delete(k) | Self::Swap(k, ..) => Object::Key(k),
+            Self::Add(c, _) => Object::Counter(c),
+            Self::Push(q, _) | Self::Pop(q) => Object::Queue(q),
+            Self::Take(p) | Self::Give(p, _) => Object::Pool(p),
+        }
+    }
+}
+
+/// A sequential specification: given a state, an action and what was answered
+/// (if that is known), the next state, or `None` if the answer is impossible.
+pub trait Sequential: Clone + Eq + core::hash::Hash {
+    /// What can be asked.
+    type Action;
+    /// What can be answered.
+    type Outcome;
+
+    /// Applies `action`; an unknown outcome is any possible one.
+    fn step(&self, action: &Self::Action, outcome: Option<&Self::Outcome>) -> Option<Self>;
+}
+
+/// The state of one object.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Model {
+    /// A key's value.
+    Key(Option<u64>),
+    /// A counter's sum.
+    Counter(i64),
+    /// A queue's elements, oldest first.
+    Queue(VecDeque<u64>),
+    /// A pool's free items.
+    Pool(BTreeSet<u64>),
+}
+
+/// Items every pool starts with: `0..POOL_ITEMS`.
+pub const POOL_ITEMS: u64 = 24;
+
+impl Model {
+    /// The object before anything happened to it.
+    pub fn new(object: Object) -> Self {
+        match object {
+            Object::Key(_) => Self::Key(None),
+            Object::Counter(_) => Self::Counter(0),
+            Object::Queue(_) => Self::Queue(VecDeque::new()),
+            Object::Pool(_) => Self::Pool((0..POOL_ITEMS).collect()),
+        }
+    }
+}
+
+impl Sequential for Model {
+    type Action = Action;
+    type Outcome = Outcome;
+
+    fn step(&self, action: &Action, outcome: Option<&Outcome>) -> Option<Self> {
+        let (next, answer) = match (self.clone(), *action) {
+            (Self::Key(value), Action::Get(_)) => (Self::Key(value), Outcome::Found(value)),
+            (Self::Key(_), Action::Put(_, new)) => (Self::Key(Some(new)), Outcome::Done),
+            (Self::Key(value), Action::Delete(_)) => {
+                (Self::Key(None), Outcome::Took(value.is_some()))
+            }
+            (Self::Key(value), Action::Swap(_, old, new)) => {
+                let took = value == Some(old);
+                let value = if took { Some(new) } else { value };
+                (Self::Key(value), Outcome::Took(took))
+            }
+            (Self::Counter(sum), Action::Add(_, amount)) => {
+                (Self::Counter(sum + amount), Outcome::Sum(sum + amount))
+            }
+            (Self::Queue(mut queue), Action::Push(_, value)) => {
+                queue.push_back(value);
+                (Self::Queue(queue), Outcome::Done)
+            }
+            (Self::Queue(mut queue), Action::Pop(_)) => {
+                let oldest = queue.pop_front();
+                (Self::Queue(queue), Outcome::Found(oldest))
+            }
+            (Self::Pool(free), Action::Take(_)) => return take(free, outcome),
+            (Self::Pool(mut free), Action::Give(_, item)) => {
+                let took = free.insert(item);
+                (Self::Pool(free), Outcome::Took(took))
+            }
+            _ => return None,
+        };
+        outcome.is_none_or(|seen| *seen == answer).then_some(next)
+    }
+}
+
+/// A pool may hand out any free item, so the answer decides the next state.
+/// Which item an unanswered taker got cannot be known; the search then has no
+/// single next state, and such pools are left to the log's order.
+fn take(mut free: BTreeSet<u64>, outcome: Option<&Outcome>) -> Option<Model> {
+    match outcome {
+        Some(Outcome::Found(Some(item))) => free.remove(item).then_some(Model::Pool(free)),
+        Some(Outcome::Found(None)) => free.is_empty().then_some(Model::Pool(free)),
+        _ => None,
+    }
+}
+
+/// All objects together, for replaying a whole log.
+#[derive(Clone, Default, Debug)]
+pub struct Spec(BTreeMap<Object, Model>);
+
+impl Spec {
+    /// Applies one executed operation; false if the answer is impossible.
+    pub fn apply(&mut self, action: Action, outcome: Outcome) -> bool {
+        let object = action.object();
+        let model = self.0.entry(object).or_insert_with(|| Model::new(object));
+        match model.step(&action, Some(&outcome)) {
+            Some(next) => {
+                *model = next;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_never_gives_an_item_twice() {
+        let mut spec = Spec::default();
+        assert!(spec.apply(Action::Take(0), Outcome::Found(Some(3))));
+        assert!(!spec.apply(Action::Take(0), Outcome::Found(Some(3))));
+        assert!(spec.apply(Action::Give(0, 3), Outcome::Took(true)));
+        assert!(spec.apply(Action::Take(0), Outcome::Found(Some(3))));
+        assert!(!spec.apply(Action::Take(0), Outcome::Found(None)));
+    }
+
+    #[test]
+    fn wrong_answers_are_impossible() {
+        let mut spec = Spec::default();
+        assert!(spec.apply(Action::Put(1, 5), Outcome::Done));
+        assert!(!spec.apply(Action::Get(1), Outcome::Found(None)));
+        assert!(!spec.apply(Action::Swap(1, 4, 6), Outcome::Took(true)));
+        assert!(spec.apply(Action::Swap(1, 5, 6), Outcome::Took(true)));
+        assert!(spec.apply(Action::Delete(1), Outcome::Took(true)));
+        assert!(!spec.apply(Action::Delete(1), Outcome::Took(true)));
+        assert!(spec.apply(Action::Add(0, 2), Outcome::Sum(2)));
+        assert!(!spec.apply(Action::Add(0, 2), Outcome::Sum(2)));
+        assert!(spec.apply(Action::Push(0, 1), Outcome::Done));
+        assert!(spec.apply(Action::Push(0, 2), Outcome::Done));
+        assert!(!spec.apply(Action::Pop(0), Outcome::Found(Some(2))));
+    }
+}
