@@ -40,7 +40,16 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// A flow as its packets show it at one interface.
+impl Endpoint {
+    /// In a [`FlowKey`]: whoever it is.
+    pub const ANY: Endpoint = Endpoint {
+        addr: Ipv4Addr::UNSPECIFIED,
+        port: 0,
+    };
+}
+
+/// A flow: what of its packets a function's decision depends on. An end that does not
+/// matter is [`Endpoint::ANY`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FlowKey {
     /// The protocol.
