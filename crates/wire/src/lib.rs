@@ -5,12 +5,23 @@
 //! * [`eth`], [`arp`], [`ipv4`], [`tcp`], [`udp`], [`icmp`]: one header each
 //! * [`checksum`]: full, incremental, and left unfinished by the sender
 //! * [`icmp_error`]: our own errors about packets that do not pass
+//!
+//! What nodes say to each other:
+//! * [`envelope`]: authentication and replay protection around every datagram
+//! * [`group`]: the messages of a store group
+//! * [`codec`]: fixed-layout fields, read totally
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod arp;
 pub mod checksum;
+pub mod codec;
+pub mod envelope;
 pub mod eth;
+pub mod group;
+pub mod heartbeat;
 pub mod icmp;
 pub mod icmp_error;
 pub mod ipv4;

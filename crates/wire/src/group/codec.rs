@@ -1,0 +1,371 @@
+//! Messages to bytes and back. The decoder is total and accepts exactly what
+//! the encoder writes.
+
+use alloc::vec::Vec;
+
+use stateplane_base::{ClientId, LogTime};
+
+use super::parts::{
+    decode_entry, decode_results, decode_vector, encode_entry, encode_results, encode_vector,
+};
+use super::{
+    Body, Entries, MAX_BATCH, Message, Ordered, Reply, Request, SnapshotChunk, Stamps, StartView,
+    Summary, VERSION, ViewChange,
+};
+use crate::codec::{Malformed, Reader, Writer};
+
+impl Message {
+    /// Appends the message to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::new(out);
+        w.u8(self.body.kind());
+        w.u8(VERSION);
+        w.u64(self.formation);
+        self.body.encode(&mut w);
+    }
+
+    /// Reads a message that fills `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let kind = r.u8()?;
+        if r.u8()? != VERSION {
+            return Err(Malformed("version"));
+        }
+        let formation = r.u64()?;
+        let body = Body::decode(kind, &mut r)?;
+        r.finish()?;
+        Ok(Self { formation, body })
+    }
+}
+
+impl Body {
+    /// The number that stands for this kind of message.
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Self::Request(_) => 1,
+            Self::Ordered(_) => 2,
+            Self::Reply(_) => 3,
+            Self::SessionRequest { .. } => 4,
+            Self::SessionGrant { .. } => 5,
+            Self::SessionInfo { .. } => 6,
+            Self::Tail { .. } => 7,
+            Self::Fetch { .. } => 8,
+            Self::Entries(_) => 9,
+            Self::GapCommit { .. } => 10,
+            Self::GapAck { .. } => 11,
+            Self::Heartbeat { .. } => 12,
+            Self::SyncAck { .. } => 13,
+            Self::ViewChange(_) => 14,
+            Self::StartView(_) => 15,
+            Self::Boot { .. } => 16,
+            Self::Hint { .. } => 17,
+            Self::SnapshotRequest { .. } => 18,
+            Self::SnapshotChunk(_) => 19,
+        }
+    }
+
+    /// The kind's name, for logs and traces.
+    pub const fn name(&self) -> &'static str {
+        const NAMES: [&str; 19] = [
+            "request",
+            "ordered",
+            "reply",
+            "session-request",
+            "session-grant",
+            "session-info",
+            "tail",
+            "fetch",
+            "entries",
+            "gap-commit",
+            "gap-ack",
+            "heartbeat",
+            "sync-ack",
+            "view-change",
+            "start-view",
+            "boot",
+            "hint",
+            "snapshot-request",
+            "snapshot-chunk",
+        ];
+        NAMES[self.kind() as usize - 1]
+    }
+
+    fn encode(&self, w: &mut Writer<'_>) {
+        match self {
+            Self::Request(m) => m.encode(w),
+            Self::Ordered(m) => m.encode(w),
+            Self::Reply(m) => m.encode(w),
+            Self::SessionRequest { nonce } => w.u64(*nonce),
+            Self::SessionGrant {
+                session,
+                nonce,
+                time,
+            } => words(w, &[*session, *nonce, time.as_nanos()]),
+            Self::SessionInfo { session, nonce } => words(w, &[*session, *nonce]),
+            Self::Tail {
+                session,
+                group,
+                sequence,
+            } => {
+                w.u64(*session);
+                w.u32(*group);
+                w.u64(*sequence);
+            }
+            Self::Fetch {
+                view,
+                basis,
+                from,
+                to,
+            } => words(w, &[*view, *basis, *from, *to]),
+            Self::Entries(m) => m.encode(w),
+            Self::GapCommit { view, from, to } | Self::GapAck { view, from, to } => {
+                words(w, &[*view, *from, *to])
+            }
+            Self::Heartbeat { view, summary } => {
+                w.u64(*view);
+                summary.encode(w);
+            }
+            Self::SyncAck { view, upto } => words(w, &[*view, *upto]),
+            Self::ViewChange(m) => m.encode(w),
+            Self::StartView(m) => m.encode(w),
+            Self::Boot { incarnation, heard } => {
+                w.u64(*incarnation);
+                encode_vector(heard, w);
+            }
+            Self::Hint { view, vector } => {
+                w.u64(*view);
+                encode_vector(vector, w);
+            }
+            Self::SnapshotRequest {
+                floor,
+                at,
+                offset,
+                chunks,
+            } => {
+                words(w, &[*floor, *at, *offset]);
+                w.u16(*chunks);
+            }
+            Self::SnapshotChunk(m) => m.encode(w),
+        }
+    }
+
+    fn decode(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match kind {
+            1 => Self::Request(Request::decode(r)?),
+            2 => Self::Ordered(Ordered::decode(r)?),
+            3 => Self::Reply(Reply::decode(r)?),
+            4 => Self::SessionRequest { nonce: r.u64()? },
+            5 => {
+                let (session, nonce) = (r.u64()?, r.u64()?);
+                Self::SessionGrant {
+                    session,
+                    nonce,
+                    time: LogTime::from_nanos(r.u64()?),
+                }
+            }
+            6 => Self::SessionInfo {
+                session: r.u64()?,
+                nonce: r.u64()?,
+            },
+            7 => Self::Tail {
+                session: r.u64()?,
+                group: r.u32()?,
+                sequence: r.u64()?,
+            },
+            8 => Self::Fetch {
+                view: r.u64()?,
+                basis: r.u64()?,
+                from: r.u64()?,
+                to: r.u64()?,
+            },
+            9 => Self::Entries(Entries::decode(r)?),
+            10 => Self::GapCommit {
+                view: r.u64()?,
+                from: r.u64()?,
+                to: r.u64()?,
+            },
+            11 => Self::GapAck {
+                view: r.u64()?,
+                from: r.u64()?,
+                to: r.u64()?,
+            },
+            12 => Self::Heartbeat {
+                view: r.u64()?,
+                summary: Summary::decode(r)?,
+            },
+            13 => Self::SyncAck {
+                view: r.u64()?,
+                upto: r.u64()?,
+            },
+            14 => Self::ViewChange(ViewChange::decode(r)?),
+            15 => Self::StartView(StartView::decode(r)?),
+            16 => Self::Boot {
+                incarnation: r.u64()?,
+                heard: decode_vector(r)?,
+            },
+            17 => Self::Hint {
+                view: r.u64()?,
+                vector: decode_vector(r)?,
+            },
+            18 => Self::SnapshotRequest {
+                floor: r.u64()?,
+                at: r.u64()?,
+                offset: r.u64()?,
+                chunks: r.u16()?,
+            },
+            19 => Self::SnapshotChunk(SnapshotChunk::decode(r)?),
+            _ => return Err(Malformed("kind")),
+        })
+    }
+}
+
+fn words(w: &mut Writer<'_>, values: &[u64]) {
+    values.iter().for_each(|v| w.u64(*v));
+}
+
+impl Ordered {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.session, self.time.as_nanos()]);
+        self.stamps.encode(w);
+        self.request.encode(w);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let session = r.u64()?;
+        let time = LogTime::from_nanos(r.u64()?);
+        Ok(Self {
+            session,
+            time,
+            stamps: Stamps::decode(r)?,
+            request: Request::decode(r)?,
+        })
+    }
+}
+
+impl Reply {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.view, self.session, self.slot]);
+        w.u8(self.replica);
+        w.u64(self.client.0);
+        encode_results(&self.results, w);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (view, session, slot) = (r.u64()?, r.u64()?, r.u64()?);
+        let replica = r.u8()?;
+        let client = ClientId(r.u64()?);
+        Ok(Self {
+            view,
+            session,
+            slot,
+            replica,
+            client,
+            results: decode_results(r)?,
+        })
+    }
+}
+
+impl Entries {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.view, self.basis, self.base, self.from]);
+        w.u16(u16::try_from(self.items.len()).expect("an answer is cut to far fewer slots"));
+        self.items
+            .iter()
+            .for_each(|item| encode_entry(item.as_ref(), w));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (view, basis, base, from) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+        let count = usize::from(r.u16()?);
+        if count > MAX_BATCH {
+            return Err(Malformed("entries"));
+        }
+        let mut items = Vec::with_capacity(count.min(r.remaining()));
+        for _ in 0..count {
+            items.push(decode_entry(r)?);
+        }
+        Ok(Self {
+            view,
+            basis,
+            base,
+            from,
+            items,
+        })
+    }
+}
+
+impl ViewChange {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.view, self.last_normal, self.incarnation]);
+        encode_vector(&self.vector, w);
+        self.summary.encode(w);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (view, last_normal, incarnation) = (r.u64()?, r.u64()?, r.u64()?);
+        let vector = decode_vector(r)?;
+        Ok(Self {
+            view,
+            last_normal,
+            incarnation,
+            vector,
+            summary: Summary::decode(r)?,
+        })
+    }
+}
+
+impl StartView {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(
+            w,
+            &[
+                self.view,
+                self.basis,
+                self.session,
+                self.nonce,
+                self.session_base,
+            ],
+        );
+        encode_vector(&self.vector, w);
+        self.summary.encode(w);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (view, basis, session, nonce, session_base) =
+            (r.u64()?, r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+        let vector = decode_vector(r)?;
+        Ok(Self {
+            view,
+            basis,
+            session,
+            nonce,
+            session_base,
+            vector,
+            summary: Summary::decode(r)?,
+        })
+    }
+}
+
+impl SnapshotChunk {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.at, self.total, self.offset]);
+        w.string(&self.bytes);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (at, total, offset) = (r.u64()?, r.u64()?, r.u64()?);
+        let bytes = r.string()?.to_vec();
+        if offset
+            .checked_add(bytes.len() as u64)
+            .is_none_or(|end| end > total)
+        {
+            return Err(Malformed("chunk"));
+        }
+        Ok(Self {
+            at,
+            total,
+            offset,
+            bytes,
+        })
+    }
+}

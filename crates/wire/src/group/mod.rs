@@ -1,0 +1,268 @@
+//! All messages of the store group (NOPaxos, Li et al., OSDI 2016; our
+//! additions are marked +).
+//!
+//! Every message is `kind u8 | version u8 | formation u64 | fields`, all
+//! big-endian. The envelope says who sent it. Layouts, `[x]` = string with
+//! four-byte length, `n*` = repeated by a count before it:
+//!
+//! ```text
+//!  1 Request         client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
+//!  2 Ordered         session 8 | log time 8 | groups 1 | n*(group 4 | sequence 8) | Request
+//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | client 8 | count 2 | n*(id 8 | done 1 | [result])
+//!  4 SessionRequest  nonce 8                                                                     +
+//!  5 SessionGrant    session 8 | nonce 8 | log time 8                                            +
+//!  6 SessionInfo     session 8 | nonce 8                                                         +
+//!  7 Tail            session 8 | group 4 | last sequence 8                                       +
+//!  8 Fetch           view 8 | basis 8 | from 8 | to 8
+//!  9 Entries         view 8 | basis 8 | base 8 | from 8 | count 2 | n*(0 | 1 | 2 time 8 Request)
+//! 10 GapCommit       view 8 | from 8 | to 8
+//! 11 GapAck          view 8 | from 8 | to 8
+//! 12 Heartbeat       view 8 | Summary
+//! 13 SyncAck         view 8 | upto 8
+//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | Vector | Summary
+//! 15 StartView       view 8 | basis 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
+//! 16 Boot            incarnation 8 | Vector heard                                               +
+//! 17 Hint            view 8 | Vector                                                            +
+//! 18 SnapshotRequest floor 8 | at 8 | offset 8 | chunks 2                                       +
+//! 19 SnapshotChunk   at 8 | total 8 | offset 8 | [bytes]                                        +
+//!
+//! Vector  = count 1 | n*(incarnation 8)          who belongs to the view, as which life
+//! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
+//! ```
+
+mod codec;
+mod parts;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+
+use stateplane_base::{ClientId, LogTime};
+
+pub use crate::codec::Malformed;
+pub use parts::{
+    Address, Batch, Entry, Formation, MAX_BATCH, MAX_NOOP_BYTES, MAX_OPERATION, MAX_REPLICAS,
+    MAX_STAMPS, NoopSet, OpResult, Request, Session, Slot, Stamps, Summary, View,
+};
+
+/// The version of these layouts.
+pub const VERSION: u8 = 1;
+
+/// A message and the life of the group it belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// 0 where the sender does not know it: requests, boots.
+    pub formation: Formation,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Client to sequencer.
+    Request(Request),
+    /// Sequencer to all replicas: the ordered multicast.
+    Ordered(Ordered),
+    /// Replica to client.
+    Reply(Reply),
+    /// Sequencer to all replicas: "I started; give me a session".
+    SessionRequest {
+        /// Drawn anew for every session asked for.
+        nonce: u64,
+    },
+    /// Leader to sequencer: the view that knows this session has started.
+    SessionGrant {
+        /// Stamp with it, from sequence number 1.
+        session: Session,
+        /// The request this answers.
+        nonce: u64,
+        /// The log's time: stamp none below it.
+        time: LogTime,
+    },
+    /// Replica to a sequencer whose stamps it cannot use.
+    SessionInfo {
+        /// The session in force.
+        session: Session,
+        /// Whose it is.
+        nonce: u64,
+    },
+    /// Sequencer to all replicas: how far it has stamped, so that a loss at
+    /// the end of a burst is noticed without further traffic.
+    Tail {
+        /// Its session.
+        session: Session,
+        /// For this group.
+        group: u32,
+        /// The last number given.
+        sequence: u64,
+    },
+    /// "Send me these slots."
+    Fetch {
+        /// The view both are in.
+        view: View,
+        /// During a view change: the view whose log is wanted. Else `view`.
+        basis: View,
+        /// First slot.
+        from: Slot,
+        /// Last slot.
+        to: Slot,
+    },
+    /// The answer to `Fetch`.
+    Entries(Entries),
+    /// Leader: "these slots are no-ops".
+    GapCommit {
+        /// The leader's view.
+        view: View,
+        /// First slot.
+        from: Slot,
+        /// Last slot.
+        to: Slot,
+    },
+    /// Follower: "they are, in my log".
+    GapAck {
+        /// The view.
+        view: View,
+        /// First slot.
+        from: Slot,
+        /// Last slot.
+        to: Slot,
+    },
+    /// Leader: life sign, sync prepare and sync commit in one.
+    Heartbeat {
+        /// The leader's view.
+        view: View,
+        /// The leader's log.
+        summary: Summary,
+    },
+    /// Follower: "my log equals yours up to here".
+    SyncAck {
+        /// The view.
+        view: View,
+        /// Last equal slot.
+        upto: Slot,
+    },
+    /// A vote for a new view, to all replicas.
+    ViewChange(ViewChange),
+    /// The new leader's log and membership.
+    StartView(StartView),
+    /// A replica without memory: "I started".
+    Boot {
+        /// Its life.
+        incarnation: u64,
+        /// The lives of booting replicas it heard lately (0 = none).
+        heard: Vec<u64>,
+    },
+    /// A member's answer to a replica that is not: "there is a group".
+    Hint {
+        /// The member's view.
+        view: View,
+        /// The lives it knows.
+        vector: Vec<u64>,
+    },
+    /// "Send me a piece of a snapshot."
+    SnapshotRequest {
+        /// A snapshot below this slot is of no use.
+        floor: Slot,
+        /// The snapshot wanted, or 0 for the newest.
+        at: Slot,
+        /// First byte wanted.
+        offset: u64,
+        /// How many pieces.
+        chunks: u16,
+    },
+    /// A piece of a snapshot.
+    SnapshotChunk(SnapshotChunk),
+}
+
+/// A stamped request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ordered {
+    /// Who may stamp.
+    pub session: Session,
+    /// The sequencer's time, never falling within a session.
+    pub time: LogTime,
+    /// One sequence number per group.
+    pub stamps: Stamps,
+    /// What was stamped.
+    pub request: Request,
+}
+
+/// A replica's reply; a client needs f+1 that agree, see `group::Client`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// The replica's view.
+    pub view: View,
+    /// Its session.
+    pub session: Session,
+    /// The slot it put the request into.
+    pub slot: Slot,
+    /// Which replica.
+    pub replica: u8,
+    /// To whom.
+    pub client: ClientId,
+    /// Filled by the view's leader only.
+    pub results: Vec<OpResult>,
+}
+
+/// Slots of a log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entries {
+    /// As in the fetch.
+    pub view: View,
+    /// As in the fetch.
+    pub basis: View,
+    /// The answering replica has truncated its log up to here.
+    pub base: Slot,
+    /// Slot of the first item.
+    pub from: Slot,
+    /// `None`: it has nothing there.
+    pub items: Vec<Option<Entry>>,
+}
+
+/// A vote for a view.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ViewChange {
+    /// The view voted for.
+    pub view: View,
+    /// The last view in which the voter's log was complete.
+    pub last_normal: View,
+    /// The voter's life.
+    pub incarnation: u64,
+    /// Membership of `last_normal`.
+    pub vector: Vec<u64>,
+    /// The voter's log.
+    pub summary: Summary,
+}
+
+/// The start of a view.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StartView {
+    /// The view.
+    pub view: View,
+    /// The view whose log it continues: equal slots need not be fetched.
+    pub basis: View,
+    /// The session in force from here on.
+    pub session: Session,
+    /// Whose session it is.
+    pub nonce: u64,
+    /// Slot of the session's (missing) sequence number 0.
+    pub session_base: Slot,
+    /// Membership.
+    pub vector: Vec<u64>,
+    /// The log.
+    pub summary: Summary,
+}
+
+/// A piece of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotChunk {
+    /// The state after this slot.
+    pub at: Slot,
+    /// Size of the whole snapshot.
+    pub total: u64,
+    /// Where this piece lies.
+    pub offset: u64,
+    /// The piece.
+    pub bytes: Vec<u8>,
+}

@@ -1,0 +1,434 @@
+//! What the group's messages are made of.
+
+use alloc::vec::Vec;
+
+use stateplane_base::{ClientId, LogTime};
+
+use crate::codec::{Malformed, Reader, Writer, length32};
+
+/// A place in the log, counted from 1 over the whole life of a group.
+pub type Slot = u64;
+/// The number of a view; its leader is replica `view mod n`.
+pub type View = u64;
+/// The number of a session: the view that granted it, so it is never reused.
+/// 0 = no sequencer yet.
+pub type Session = u64;
+/// One life of the whole group, from the day all its replicas started empty.
+pub type Formation = u64;
+
+/// Replicas a group has at most.
+pub const MAX_REPLICAS: usize = 9;
+/// Groups one ordered message may be stamped for.
+pub const MAX_STAMPS: usize = 4;
+/// Operations one request carries at most.
+pub const MAX_BATCH: usize = 256;
+/// Bytes of one operation or result at most: what its two-byte length can say.
+pub const MAX_OPERATION: usize = u16::MAX as usize;
+/// Bytes of a [`NoopSet`] at most: bits for 16,384 slots.
+pub const MAX_NOOP_BYTES: usize = 2048;
+
+/// Where replies go: an IPv6 (or IPv4-mapped) address and a port, written into
+/// the request by the sequencer's driver.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Address {
+    /// Network order.
+    pub ip: [u8; 16],
+    /// UDP port.
+    pub port: u16,
+}
+
+/// Operations of one client that share a slot, in their encoded form:
+/// per operation `id u64 | length u16 | bytes`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    count: u16,
+}
+
+impl Batch {
+    /// Adds an operation; false if the batch or the operation is too large.
+    #[must_use]
+    pub fn push(&mut self, id: u64, operation: &[u8]) -> bool {
+        let Ok(len) = u16::try_from(operation.len()) else {
+            return false;
+        };
+        if usize::from(self.count) >= MAX_BATCH {
+            return false;
+        }
+        let mut w = Writer::new(&mut self.bytes);
+        w.u64(id);
+        w.u16(len);
+        w.bytes(operation);
+        self.count += 1;
+        true
+    }
+
+    /// Number of operations.
+    pub fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Whether it carries nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Encoded size.
+    pub const fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The operations in order, with their request ids.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut r = Reader::new(&self.bytes);
+        // The bytes were checked when they were pushed or decoded, so the
+        // iteration ends only where they end.
+        core::iter::from_fn(move || take_operation(&mut r).ok())
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let count = r.u16()?;
+        if usize::from(count) > MAX_BATCH {
+            return Err(Malformed("batch too large"));
+        }
+        let bytes = r.string()?;
+        let mut check = Reader::new(bytes);
+        for _ in 0..count {
+            take_operation(&mut check)?;
+        }
+        check.finish()?;
+        Ok(Self {
+            bytes: bytes.to_vec(),
+            count,
+        })
+    }
+
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u16(self.count);
+        w.string(&self.bytes);
+    }
+}
+
+fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, &'a [u8]), Malformed> {
+    let id = r.u64()?;
+    let len = r.u16()?;
+    Ok((id, r.bytes(usize::from(len))?))
+}
+
+/// What a client asks for; the value of a slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Who asks.
+    pub client: ClientId,
+    /// Every request id below this one is finished and may be forgotten.
+    pub done_below: u64,
+    /// Where replies go.
+    pub reply_to: Address,
+    /// The operations.
+    pub batch: Batch,
+}
+
+impl Request {
+    /// Encoded size, for budgets.
+    pub const fn size(&self) -> usize {
+        8 + 8 + 18 + 6 + self.batch.size()
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.client.0);
+        w.u64(self.done_below);
+        w.bytes(&self.reply_to.ip);
+        w.u16(self.reply_to.port);
+        self.batch.encode(w);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let client = ClientId(r.u64()?);
+        let done_below = r.u64()?;
+        let reply_to = Address {
+            ip: r.octets16()?,
+            port: r.u16()?,
+        };
+        Ok(Self {
+            client,
+            done_below,
+            reply_to,
+            batch: Batch::decode(r)?,
+        })
+    }
+}
+
+/// What a slot of the log holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// The group agreed that nothing happened here.
+    Noop,
+    /// A request and the time its sequencer stamped.
+    Value {
+        /// The stamp; execution uses the highest so far.
+        time: LogTime,
+        /// What to execute.
+        request: Request,
+    },
+}
+
+impl Entry {
+    /// Whether nothing happened here.
+    pub const fn is_noop(&self) -> bool {
+        matches!(self, Self::Noop)
+    }
+
+    /// Memory it takes, roughly.
+    pub const fn size(&self) -> usize {
+        match self {
+            Self::Noop => 16,
+            Self::Value { request, .. } => 24 + request.size(),
+        }
+    }
+}
+
+/// One slot in the answer to a fetch: `None` = the answering replica has
+/// nothing there (yet).
+pub(super) fn encode_entry(entry: Option<&Entry>, w: &mut Writer<'_>) {
+    match entry {
+        None => w.u8(0),
+        Some(Entry::Noop) => w.u8(1),
+        Some(Entry::Value { time, request }) => {
+            w.u8(2);
+            w.u64(time.as_nanos());
+            request.encode(w);
+        }
+    }
+}
+
+pub(super) fn decode_entry(r: &mut Reader<'_>) -> Result<Option<Entry>, Malformed> {
+    Ok(match r.u8()? {
+        0 => None,
+        1 => Some(Entry::Noop),
+        2 => {
+            let time = LogTime::from_nanos(r.u64()?);
+            Some(Entry::Value {
+                time,
+                request: Request::decode(r)?,
+            })
+        }
+        _ => return Err(Malformed("entry")),
+    })
+}
+
+/// A set of slots that hold no-ops: a bitmap that starts at the first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NoopSet {
+    first: Slot,
+    bits: Vec<u8>,
+}
+
+impl NoopSet {
+    /// Builds the set from rising slots that lie within [`MAX_NOOP_BYTES`] of
+    /// each other; later ones are left out (callers bound their logs).
+    pub fn from_rising(slots: impl IntoIterator<Item = Slot>) -> Self {
+        let mut set = Self::default();
+        for slot in slots {
+            if set.bits.is_empty() {
+                set.first = slot;
+            }
+            let offset = slot.saturating_sub(set.first);
+            let byte = usize::try_from(offset / 8).unwrap_or(usize::MAX);
+            if byte >= MAX_NOOP_BYTES {
+                break;
+            }
+            if byte >= set.bits.len() {
+                set.bits.resize(byte + 1, 0);
+            }
+            set.bits[byte] |= 1 << (offset % 8);
+        }
+        set
+    }
+
+    /// Whether `slot` holds a no-op.
+    pub fn contains(&self, slot: Slot) -> bool {
+        let Some(offset) = slot.checked_sub(self.first) else {
+            return false;
+        };
+        let byte = usize::try_from(offset / 8)
+            .ok()
+            .and_then(|i| self.bits.get(i));
+        byte.is_some_and(|b| b & (1 << (offset % 8)) != 0)
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.bits.is_empty()
+    }
+
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.first);
+        w.string(&self.bits);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let first = r.u64()?;
+        let bits = r.string()?;
+        if bits.len() > MAX_NOOP_BYTES {
+            return Err(Malformed("no-op set too large"));
+        }
+        Ok(Self {
+            first,
+            bits: bits.to_vec(),
+        })
+    }
+}
+
+/// What a log looks like without its values. Within one view two logs can
+/// differ only in length and in which slots are no-ops, so this is all that a
+/// view change and a synchronisation need.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// The sync point: all slots up to here are final.
+    pub commit: Slot,
+    /// The last slot.
+    pub len: Slot,
+    /// `noops` is complete for the slots after this one.
+    pub known_from: Slot,
+    /// Which slots in `known_from + 1 ..= len` are no-ops.
+    pub noops: NoopSet,
+}
+
+impl Summary {
+    /// Whether it is known what kind of entry `slot` holds.
+    pub const fn knows(&self, slot: Slot) -> bool {
+        slot > self.known_from && slot <= self.len
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.commit);
+        w.u64(self.len);
+        w.u64(self.known_from);
+        self.noops.encode(w);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (commit, len, known_from) = (r.u64()?, r.u64()?, r.u64()?);
+        if commit > len || known_from > len {
+            return Err(Malformed("summary"));
+        }
+        Ok(Self {
+            commit,
+            len,
+            known_from,
+            noops: NoopSet::decode(r)?,
+        })
+    }
+}
+
+/// The sequence numbers of an ordered message, one for each group it is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stamps {
+    count: u8,
+    items: [(u32, u64); MAX_STAMPS],
+}
+
+impl Stamps {
+    /// Stamped for one group.
+    pub fn one(group: u32, sequence: u64) -> Self {
+        let mut stamps = Self::default();
+        stamps.count = 1;
+        stamps.items[0] = (group, sequence);
+        stamps
+    }
+
+    /// Adds a group; false if there is no room or the group is there already.
+    #[must_use]
+    pub fn push(&mut self, group: u32, sequence: u64) -> bool {
+        let at = usize::from(self.count);
+        if at >= MAX_STAMPS || self.sequence(group).is_some() {
+            return false;
+        }
+        self.items[at] = (group, sequence);
+        self.count += 1;
+        true
+    }
+
+    /// The sequence number for `group`.
+    pub fn sequence(&self, group: u32) -> Option<u64> {
+        self.iter().find(|(g, _)| *g == group).map(|(_, s)| s)
+    }
+
+    /// All (group, sequence number) pairs.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        self.items[..usize::from(self.count)].iter().copied()
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer<'_>) {
+        w.u8(self.count);
+        for (group, sequence) in self.iter() {
+            w.u32(group);
+            w.u64(sequence);
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let count = r.u8()?;
+        let mut stamps = Self::default();
+        for _ in 0..count {
+            if !stamps.push(r.u32()?, r.u64()?) {
+                return Err(Malformed("stamps"));
+            }
+        }
+        Ok(stamps)
+    }
+}
+
+/// The leader's answer to one operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpResult {
+    /// The request id.
+    pub id: u64,
+    /// `None`: refused for lack of room in the client table, not executed.
+    pub outcome: Option<Vec<u8>>,
+}
+
+pub(super) fn encode_results(results: &[OpResult], w: &mut Writer<'_>) {
+    w.u16(u16::try_from(results.len()).expect("a reply answers at most one batch"));
+    for result in results {
+        w.u64(result.id);
+        w.u8(u8::from(result.outcome.is_some()));
+        let bytes = result.outcome.as_deref().unwrap_or_default();
+        w.u32(length32(bytes.len()));
+        w.bytes(bytes);
+    }
+}
+
+pub(super) fn decode_results(r: &mut Reader<'_>) -> Result<Vec<OpResult>, Malformed> {
+    let count = usize::from(r.u16()?);
+    if count > MAX_BATCH {
+        return Err(Malformed("results"));
+    }
+    let mut results = Vec::with_capacity(count.min(r.remaining() / 13));
+    for _ in 0..count {
+        let id = r.u64()?;
+        let done = r.u8()?;
+        let bytes = r.string()?;
+        let outcome = match done {
+            0 if bytes.is_empty() => None,
+            1 => Some(bytes.to_vec()),
+            _ => return Err(Malformed("result")),
+        };
+        results.push(OpResult { id, outcome });
+    }
+    Ok(results)
+}
+
+/// Incarnations by replica: who belongs to a view, as which life.
+pub(super) fn encode_vector(vector: &[u64], w: &mut Writer<'_>) {
+    w.u8(u8::try_from(vector.len()).expect("a group has at most nine replicas"));
+    vector.iter().for_each(|v| w.u64(*v));
+}
+
+pub(super) fn decode_vector(r: &mut Reader<'_>) -> Result<Vec<u64>, Malformed> {
+    let count = usize::from(r.u8()?);
+    if count > MAX_REPLICAS {
+        return Err(Malformed("vector"));
+    }
+    (0..count).map(|_| r.u64()).collect()
+}

@@ -1,0 +1,230 @@
+use alloc::vec;
+use alloc::vec::Vec;
+
+use proptest::collection::vec as list;
+use proptest::prelude::*;
+
+use super::*;
+
+fn requests() -> impl Strategy<Value = Request> {
+    (
+        any::<u64>(),
+        any::<u64>(),
+        any::<[u8; 16]>(),
+        any::<u16>(),
+        list((any::<u64>(), list(any::<u8>(), 0..40)), 0..6),
+    )
+        .prop_map(|(client, done_below, ip, port, ops)| {
+            let mut batch = Batch::default();
+            assert!(ops.iter().all(|(id, op)| batch.push(*id, op)));
+            assert!(
+                batch
+                    .iter()
+                    .eq(ops.iter().map(|(id, op)| (*id, op.as_slice())))
+            );
+            Request {
+                client: ClientId(client),
+                done_below,
+                reply_to: Address { ip, port },
+                batch,
+            }
+        })
+}
+
+fn summaries() -> impl Strategy<Value = Summary> {
+    (0..50u64, 0..50u64, 0..50u64, list(any::<bool>(), 0..60)).prop_map(
+        |(commit, more, from, noops)| {
+            let slots = noops
+                .iter()
+                .enumerate()
+                .filter(|(_, n)| **n)
+                .map(|(i, _)| from + i as u64);
+            let len = commit + more;
+            Summary {
+                commit,
+                len,
+                known_from: from.min(len),
+                noops: NoopSet::from_rising(slots),
+            }
+        },
+    )
+}
+
+fn entries() -> impl Strategy<Value = Option<Entry>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(Entry::Noop)),
+        (any::<u64>(), requests()).prop_map(|(t, request)| Some(Entry::Value {
+            time: LogTime::from_nanos(t),
+            request
+        })),
+    ]
+}
+
+fn vectors() -> impl Strategy<Value = Vec<u64>> {
+    list(any::<u64>(), 0..=MAX_REPLICAS)
+}
+
+fn ordered_path() -> impl Strategy<Value = Body> {
+    let stamps = list((any::<u32>(), any::<u64>()), 0..6).prop_map(|items| {
+        let mut stamps = Stamps::default();
+        for (group, sequence) in items {
+            let _ = stamps.push(group, sequence);
+        }
+        stamps
+    });
+    let results = list(
+        (any::<u64>(), proptest::option::of(list(any::<u8>(), 0..30))),
+        0..5,
+    )
+    .prop_map(|r| {
+        r.into_iter()
+            .map(|(id, outcome)| OpResult { id, outcome })
+            .collect()
+    });
+    prop_oneof![
+        requests().prop_map(Body::Request),
+        (any::<u64>(), any::<u64>(), stamps, requests()).prop_map(
+            |(session, t, stamps, request)| {
+                Body::Ordered(Ordered {
+                    session,
+                    time: LogTime::from_nanos(t),
+                    stamps,
+                    request,
+                })
+            }
+        ),
+        (any::<[u64; 4]>(), any::<u8>(), results).prop_map(
+            |([view, session, slot, client], replica, results)| {
+                Body::Reply(Reply {
+                    view,
+                    session,
+                    slot,
+                    replica,
+                    client: ClientId(client),
+                    results,
+                })
+            }
+        ),
+        any::<u64>().prop_map(|nonce| Body::SessionRequest { nonce }),
+        any::<[u64; 3]>().prop_map(|[session, nonce, t]| Body::SessionGrant {
+            session,
+            nonce,
+            time: LogTime::from_nanos(t)
+        }),
+        any::<[u64; 2]>().prop_map(|[session, nonce]| Body::SessionInfo { session, nonce }),
+        (any::<[u64; 2]>(), any::<u32>()).prop_map(|([session, sequence], group)| Body::Tail {
+            session,
+            group,
+            sequence
+        }),
+    ]
+}
+
+fn replica_path() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        any::<[u64; 4]>().prop_map(|[view, basis, from, to]| Body::Fetch {
+            view,
+            basis,
+            from,
+            to
+        }),
+        (any::<[u64; 4]>(), list(entries(), 0..5)).prop_map(
+            |([view, basis, base, from], items)| Body::Entries(Entries {
+                view,
+                basis,
+                base,
+                from,
+                items
+            })
+        ),
+        any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapCommit { view, from, to }),
+        any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapAck { view, from, to }),
+        (any::<u64>(), summaries()).prop_map(|(view, summary)| Body::Heartbeat { view, summary }),
+        any::<[u64; 2]>().prop_map(|[view, upto]| Body::SyncAck { view, upto }),
+        (any::<[u64; 3]>(), vectors(), summaries()).prop_map(
+            |([view, last_normal, incarnation], vector, summary)| {
+                Body::ViewChange(ViewChange {
+                    view,
+                    last_normal,
+                    incarnation,
+                    vector,
+                    summary,
+                })
+            }
+        ),
+        (any::<[u64; 5]>(), vectors(), summaries()).prop_map(
+            |([view, basis, session, nonce, session_base], vector, summary)| {
+                Body::StartView(StartView {
+                    view,
+                    basis,
+                    session,
+                    nonce,
+                    session_base,
+                    vector,
+                    summary,
+                })
+            }
+        ),
+        (any::<u64>(), vectors())
+            .prop_map(|(incarnation, heard)| Body::Boot { incarnation, heard }),
+        (any::<u64>(), vectors()).prop_map(|(view, vector)| Body::Hint { view, vector }),
+        (any::<[u64; 3]>(), any::<u16>()).prop_map(|([floor, at, offset], chunks)| {
+            Body::SnapshotRequest {
+                floor,
+                at,
+                offset,
+                chunks,
+            }
+        }),
+        (
+            any::<u64>(),
+            0..1000u64,
+            0..1000u64,
+            list(any::<u8>(), 0..50)
+        )
+            .prop_map(|(at, offset, rest, bytes)| {
+                let total = offset + bytes.len() as u64 + rest;
+                Body::SnapshotChunk(SnapshotChunk {
+                    at,
+                    total,
+                    offset,
+                    bytes,
+                })
+            }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), replica_path()], cut: u16) {
+        let message = Message { formation, body };
+        let mut bytes = vec![];
+        message.encode(&mut bytes);
+        prop_assert_eq!(Message::decode(&bytes), Ok(message));
+        let short = usize::from(cut) % bytes.len();
+        prop_assert!(Message::decode(&bytes[..short]).is_err(), "a truncated message must not decode");
+        bytes.push(0);
+        prop_assert!(Message::decode(&bytes).is_err(), "trailing bytes must be noticed");
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(kind in 0..25u8, bytes in list(any::<u8>(), 0..200)) {
+        let mut all = vec![kind, VERSION];
+        all.extend_from_slice(&bytes);
+        if let Ok(message) = Message::decode(&all) {
+            let mut again = vec![];
+            message.encode(&mut again);
+            prop_assert_eq!(again, all, "only what the encoder writes is accepted");
+        }
+    }
+
+    #[test]
+    fn a_noop_set_holds_exactly_its_slots(first in 0..1000u64, bits in list(any::<bool>(), 0..200)) {
+        let slots: Vec<u64> = bits.iter().enumerate().filter(|(_, b)| **b).map(|(i, _)| first + i as u64).collect();
+        let set = NoopSet::from_rising(slots.iter().copied());
+        for slot in 0..first + 250 {
+            prop_assert_eq!(set.contains(slot), slots.contains(&slot));
+        }
+    }
+}
