@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::problem::Collector;
 use super::read::Draft;
 use super::section::closest;
-use super::{Nat, Node, Role, State, Switch};
+use super::{Nat, Node, Role, State, Switch, sender_id};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
@@ -216,16 +216,20 @@ fn steered(name: &str, draft: &Draft) -> bool {
         .any(|instance| instance.node == name)
 }
 
+/// Two senders with one number would take each other for a replay.
 fn identities(draft: &Draft, out: &mut Collector) {
     let mut seen = BTreeMap::new();
     for node in draft.nodes.values() {
-        if let Some(other) = seen.insert(node.id, &node.name) {
-            let message = format!("its identity on the wire equals that of \"{other}\"");
-            out.error(
-                &format!("node.{}", node.name),
-                message,
-                "rename one of the two nodes",
-            );
+        for role in &node.roles {
+            let other = seen.insert(sender_id(&node.name, *role), &node.name);
+            if let Some(other) = other.filter(|other| **other != node.name) {
+                let message = format!("its number on the wire equals that of \"{other}\"");
+                out.error(
+                    &format!("node.{}", node.name),
+                    message,
+                    "rename one of the two nodes",
+                );
+            }
         }
     }
 }

@@ -128,8 +128,6 @@ impl fmt::Display for Role {
 pub struct Node {
     /// Its name in the file.
     pub name: String,
-    /// Its identity on the wire: derived from the name, unique in the file.
-    pub id: u16,
     /// What it does, in the file's order.
     pub roles: Vec<Role>,
     /// Where each role receives datagrams. A lone function that keeps its
@@ -372,11 +370,12 @@ impl Config {
     }
 }
 
-/// A node's identity on the wire: a 16-bit FNV-1a fold of its name. It does not
-/// change when other nodes come or go; `check` refuses the rare file in which
-/// two names collide.
-pub fn node_id(name: &str) -> u16 {
-    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+/// The number of one role of a node on the wire: a 16-bit FNV-1a fold of both
+/// names. It does not change when other nodes come or go; `check` refuses the
+/// rare file in which two collide.
+pub fn sender_id(node: &str, role: Role) -> u16 {
+    let bytes = node.bytes().chain([b'/']).chain(role.word().bytes());
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
     ((hash >> 16) ^ hash) as u16

@@ -10,7 +10,7 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, Function, Instance, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, State, Switch, Timeouts, check, node_id, values,
+    Problems, Role, State, Switch, Timeouts, check, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -318,7 +318,6 @@ fn node(
     };
     Some(Node {
         name: name.to_owned(),
-        id: node_id(name),
         roles: roles?,
         control: control?,
         function: match function {

@@ -414,3 +414,19 @@ fn prefixes_at_the_edges() {
     assert_eq!((one.first(), one.last()), (one.last(), one.first()));
     assert!(one.contains(Ipv4Addr::new(1, 2, 3, 4)) && !one.contains(Ipv4Addr::new(1, 2, 3, 5)));
 }
+
+#[test]
+fn senders_are_told_apart_or_refused() {
+    let roles = Role::WORDS.map(|(_, role)| role);
+    let mut seen = BTreeMap::new();
+    let clash = (0..).map(|n| format!("n{n}")).find_map(|name| {
+        let other = seen.insert(sender_id(&name, roles[1]), name.clone())?;
+        Some((other, name))
+    });
+    let (one, two) = clash.expect("16 bits are few");
+    let text = GOOD.replace("r1", &one).replace("r2", &two);
+    let said = parse(&text)
+        .expect_err("two replicas with one number")
+        .to_string();
+    assert!(said.contains("its number on the wire equals"), "{said}");
+}

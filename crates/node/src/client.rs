@@ -1,0 +1,115 @@
+//! The worker's store: in its own process, or a group over the network.
+//!
+//! Nothing here blocks. The worker owns the client and turns it with its loop:
+//! `submit` any number of operations, `flush` once, wait on [`StateClient::fd`]
+//! until [`StateClient::next_timer`], `poll` what is answered.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+
+use stateplane_base::Time;
+use stateplane_state::Application;
+
+use crate::logclock::LogClock;
+
+/// The worker's name for an operation it has submitted.
+pub type Ticket = u64;
+
+/// An operation's end: the store's reply, or why there is none.
+pub type Done = (Ticket, Result<Vec<u8>, StateError>);
+
+/// Why an operation has no reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StateError {
+    /// Too many operations are on their way; it was not sent.
+    #[error("too many operations are waiting for the store")]
+    Busy,
+    /// No answer in time: it may or may not have been executed.
+    #[error("the store did not answer in time")]
+    Unknown,
+}
+
+/// A client of the store.
+#[derive(Debug)]
+pub enum StateClient {
+    /// State in this process.
+    Embedded(Embedded),
+}
+
+impl StateClient {
+    /// Hands over an operation; its end is told by [`Self::poll`].
+    pub fn submit(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
+        match self {
+            Self::Embedded(store) => store.submit(ticket, &op),
+        }
+    }
+
+    /// Sends what was submitted, in as few datagrams as possible.
+    pub fn flush(&mut self, now: Time) {
+        match self {
+            Self::Embedded(_) => {}
+        }
+    }
+
+    /// Moves everything that has ended into `done`; receives and fires timers.
+    pub fn poll(&mut self, now: Time, done: &mut Vec<Done>) {
+        match self {
+            Self::Embedded(store) => done.extend(store.done.drain(..)),
+        }
+    }
+
+    /// Readable when [`Self::poll`] has something to do.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Embedded(_) => None,
+        }
+    }
+
+    /// When [`Self::poll`] is next due, if nothing arrives before.
+    pub fn next_timer(&self) -> Option<Time> {
+        match self {
+            Self::Embedded(store) if store.done.is_empty() => None,
+            Self::Embedded(_) => Some(Time::ZERO),
+        }
+    }
+
+    /// Operations whose end is not told yet.
+    pub fn pending(&self) -> usize {
+        match self {
+            Self::Embedded(store) => store.done.len(),
+        }
+    }
+}
+
+/// The store inside the function's own process.
+pub struct Embedded {
+    store: Box<dyn Application + Send>,
+    clock: LogClock,
+    done: VecDeque<Done>,
+}
+
+impl Embedded {
+    /// An own store; nobody else sees it, and it ends with the process.
+    pub fn new(store: Box<dyn Application + Send>) -> Self {
+        Self {
+            store,
+            clock: LogClock::default(),
+            done: VecDeque::new(),
+        }
+    }
+
+    fn submit(&mut self, ticket: Ticket, op: &[u8]) {
+        let mut reply = Vec::new();
+        self.store.execute(self.clock.now(), op, &mut reply);
+        self.done.push_back((ticket, Ok(reply)));
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded")
+            .field("done", &self.done.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,155 @@
+//! What a function's worker is given, and what it publishes.
+//!
+//! [`crate::run`] prepares everything that can fail (sockets, identities) and
+//! hands a [`WorkerSetup`] to the worker's own thread, which owns it from then on.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use serde::Serialize;
+use serde_json::Value;
+use stateplane_base::Incarnation;
+use tokio::sync::oneshot;
+
+use crate::client::StateClient;
+use crate::config;
+use crate::heartbeat::Heartbeat;
+use crate::status::{Publisher, RoleStatus};
+use crate::stop::Stop;
+
+/// Questions that wait for the worker's attention; more are refused.
+const MAX_QUESTIONS: usize = 16;
+
+/// Everything a worker needs.
+#[derive(Debug)]
+pub struct WorkerSetup {
+    /// The node's name.
+    pub node: String,
+    /// The node's number on the wire, as configured: stable over restarts.
+    pub sender: u16,
+    /// This life of the instance: fences its port blocks.
+    pub incarnation: Incarnation,
+    /// Seeds the choice of ports.
+    pub seed: u64,
+    /// Which interfaces to serve.
+    pub interfaces: config::Function,
+    /// What to translate.
+    pub nat: config::Nat,
+    /// Bounds of parking.
+    pub park: config::Park,
+    /// The store.
+    pub state: StateClient,
+    /// To be called in every turn of the loop once the instance can serve.
+    pub heartbeat: Heartbeat,
+    /// Where the worker's status goes.
+    pub status: Publisher<FunctionStatus>,
+    /// Questions to answer between batches.
+    pub questions: Receiver<Question>,
+    /// When raised: `heartbeat.drain()`, finish what is parked, return.
+    pub stop: Stop,
+}
+
+/// What a function publishes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FunctionStatus {
+    /// Its interfaces serve packets.
+    pub attached: bool,
+    /// The store knows this instance and it owns ports.
+    pub registered: bool,
+    /// Draining before the end.
+    pub draining: bool,
+    /// The interfaces, and how packets reach the worker (driver, mode).
+    pub interfaces: BTreeMap<String, InterfaceStatus>,
+    /// Flows in the instance's own table.
+    pub flows: u64,
+    /// Packets that wait for state now.
+    pub parked: u64,
+    /// Operations sent to the store and not yet answered.
+    pub store_pending: u64,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Everything else that is counted, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One interface of a function.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InterfaceStatus {
+    /// `inside` or `outside`.
+    pub side: String,
+    /// `zero-copy`, `copy`, ...
+    pub mode: String,
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+}
+
+impl RoleStatus for FunctionStatus {
+    fn readiness(&self) -> Result<(), String> {
+        match (self.attached, self.registered, self.draining) {
+            (_, _, true) => Err("draining".to_owned()),
+            (false, _, _) => Err("its interfaces are not attached".to_owned()),
+            (_, false, _) => Err("the store has not answered its registration".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Something only the worker can answer, because only it has the flow table.
+#[derive(Debug)]
+pub enum Question {
+    /// The sessions, at most `limit` of them.
+    Sessions {
+        /// How many at most.
+        limit: usize,
+        /// Where the answer goes; the asker may be gone.
+        answer: oneshot::Sender<Vec<SessionView>>,
+    },
+}
+
+/// One session as `show sessions` prints it. `None` where the function has no
+/// such thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct SessionView {
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// The subscriber's endpoint, `address:port`.
+    pub inside: String,
+    /// The public endpoint it is translated to.
+    pub outside: String,
+    /// The other end.
+    pub remote: Option<String>,
+    /// The session's state in the function's words, e.g. `established`.
+    pub state: String,
+    /// Since the last packet.
+    pub idle_ms: Option<u64>,
+    /// Until the decision must be confirmed by the store.
+    pub valid_ms: Option<u64>,
+    /// Packets in both directions.
+    pub packets: Option<u64>,
+}
+
+/// The asking end of a worker's questions.
+#[derive(Clone, Debug)]
+pub struct Desk(SyncSender<Question>);
+
+impl Desk {
+    /// A desk, and the worker's end of it.
+    pub fn new() -> (Self, Receiver<Question>) {
+        let (sender, receiver) = sync_channel(MAX_QUESTIONS);
+        (Self(sender), receiver)
+    }
+
+    /// Asks for sessions; `None` if the worker is too busy or gone.
+    pub async fn sessions(&self, limit: usize) -> Option<Vec<SessionView>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.try_send(Question::Sessions { limit, answer }).ok()?;
+        answered.await.ok()
+    }
+}
+
+/// The counters part of a function's status.
+pub fn counters_of(status: &Value) -> Value {
+    serde_json::json!({ "drops": status["drops"], "counters": status["counters"] })
+}
