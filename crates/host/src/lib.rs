@@ -2,10 +2,12 @@
 //!
 //! * packets: [`frame`] (memory), [`port`] (the trait), over AF_XDP ([`xsk`]), capture
 //!   files ([`pcap`]) and memory ([`memory`])
+//! * XDP programs: [`bpf`]
 //! * interfaces: [`ethtool`], [`ifreq`], the settings a run borrows
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
 //! * time and processors: [`clock`], [`poll`], [`priority`]
 
+pub mod bpf;
 pub mod clock;
 pub mod ethtool;
 pub mod frame;
