@@ -3,7 +3,8 @@
 //! * packets: [`frame`] (memory), [`port`] (the trait), over AF_XDP ([`xsk`]), capture
 //!   files ([`pcap`]) and memory ([`memory`])
 //! * XDP programs: [`bpf`]
-//! * interfaces: [`ethtool`], [`ifreq`], the settings a run borrows
+//! * interfaces: [`ethtool`], [`ifreq`], [`guard`] (settings to restore)
+//! * nodes: [`udp`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
 //! * time and processors: [`clock`], [`poll`], [`priority`]
 
@@ -11,6 +12,7 @@ pub mod bpf;
 pub mod clock;
 pub mod ethtool;
 pub mod frame;
+pub mod guard;
 pub mod ifreq;
 pub mod link;
 mod map;
@@ -21,4 +23,5 @@ pub mod poll;
 pub mod port;
 pub mod priority;
 pub mod spawn;
+pub mod udp;
 pub mod xsk;

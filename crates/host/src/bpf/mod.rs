@@ -1,6 +1,7 @@
 //! XDP programs: compiled from `xdp/` at build time, embedded, loaded and attached
 //! here.
 //!
+//! * [`bench`]: the two ends of the packet benchmarks
 //! * [`punt`]: hands a network function's packets to its AF_XDP sockets
 //! * [`steering`]: the switch that gives each flow to one instance
 //! * [`Pass`]: passes everything, so that a veth receives redirected frames
@@ -9,6 +10,7 @@
 //! however it ends, the kernel detaches them. Native mode (in the driver) is tried
 //! first, then generic mode (in the stack, slower); [`Attachment::mode`] says which.
 
+pub mod bench;
 pub mod punt;
 pub mod steering;
 
