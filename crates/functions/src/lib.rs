@@ -1,9 +1,23 @@
 //! Network functions, the trait they implement and the runtime that parks packets on their state.
 //!
+//! * [`NetworkFunction`]: the author's trait; [`Context`]: what a decision can await
+//! * [`Runtime`]: flow table, parking and commit modes of one function on one worker
 //! * [`nat`]: NAT44
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod context;
+mod counters;
+mod function;
 pub mod nat;
+mod runtime;
+mod table;
+
+pub use context::{Context, Event, StateError, Tentative, Ticket};
+pub use counters::Counters;
+pub use function::{Class, Deciding, Decision, NetworkFunction, Token};
+pub use runtime::{
+    CommitMode, Disposition, Effect, FrameId, Parked, PortConfig, Runtime, RuntimeConfig, Session,
+};

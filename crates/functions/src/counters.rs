@@ -1,0 +1,85 @@
+//! What a runtime counts.
+
+use stateplane_base::Reason;
+
+/// Counters since the runtime began; all only grow, but for the two gauges.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Counters {
+    dropped: [u64; Reason::ALL.len()],
+    /// Packets sent on, by outgoing port (inside, outside).
+    pub forwarded: [u64; 2],
+    /// Packets whose flow's decision was cached.
+    pub hits: u64,
+    /// Answers made here: ARP replies and ICMP errors.
+    pub answered: u64,
+    /// Partial checksums completed.
+    pub checksums_finished: u64,
+    /// Decisions begun.
+    pub decisions: u64,
+    /// Decisions that ended in a refusal.
+    pub decisions_refused: u64,
+    /// Decisions given up because the state did not come.
+    pub decisions_timed_out: u64,
+    /// Decisions announced before their commit, in a mode that uses that.
+    pub announced: u64,
+    /// Announced decisions that came out differently.
+    pub misannounced: u64,
+    /// Packets that left before their flow's decision was committed.
+    pub passed_early: u64,
+    /// Packets parked.
+    pub parked: u64,
+    /// Of these, answers held back by the reply barrier.
+    pub held_by_barrier: u64,
+    /// Parked packets released.
+    pub released: u64,
+    /// Decisions that did not fit the flow table.
+    pub uncached: u64,
+    /// Gauge: packets parked now.
+    pub park_now: u64,
+    /// Gauge: most packets that were ever parked at once.
+    pub park_high_water: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            dropped: [0; Reason::ALL.len()],
+            forwarded: [0; 2],
+            hits: 0,
+            answered: 0,
+            checksums_finished: 0,
+            decisions: 0,
+            decisions_refused: 0,
+            decisions_timed_out: 0,
+            announced: 0,
+            misannounced: 0,
+            passed_early: 0,
+            parked: 0,
+            held_by_barrier: 0,
+            released: 0,
+            uncached: 0,
+            park_now: 0,
+            park_high_water: 0,
+        }
+    }
+}
+
+impl Counters {
+    /// Packets dropped for this reason. A packet answered with an ICMP error counts
+    /// here as well.
+    pub const fn dropped(&self, reason: Reason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// All reasons with their counts, in their fixed order.
+    pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL
+            .iter()
+            .map(|&reason| (reason, self.dropped(reason)))
+    }
+
+    /// Counts a drop, also one that the driver decided about (no route, full ring).
+    pub const fn drop(&mut self, reason: Reason) {
+        self.dropped[reason as usize] += 1;
+    }
+}

@@ -1,0 +1,84 @@
+//! The author's trait: a function decides once per flow, by awaiting state.
+
+use alloc::boxed::Box;
+use core::future::Future;
+use core::pin::Pin;
+
+use stateplane_base::{Reason, Time};
+use stateplane_flow::{FlowAction, FlowKey, PortId};
+use stateplane_wire::arp::Arp;
+use stateplane_wire::eth::Mac;
+use stateplane_wire::icmp_error;
+use stateplane_wire::packet::Headers;
+
+use crate::context::Context;
+
+/// A pending decision. It owns what it needs: functions keep what several decisions
+/// share behind a reference count.
+pub type Deciding = Pin<Box<dyn Future<Output = Result<Decision, Reason>>>>;
+
+/// What the packet itself says, before any state is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// It belongs to this flow, whose decision is cached or has to be made.
+    Flow(FlowKey),
+    /// It does not pass.
+    Drop(Reason),
+    /// It does not pass and its sender is told, if the rate limit allows.
+    Reject(icmp_error::Error, Reason),
+}
+
+/// The function's own handle for a flow; comes back in [`NetworkFunction::observe`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Token(pub u64);
+
+/// What happens to a flow's packets, and for how long that may be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// What to do with each packet.
+    pub action: FlowAction,
+    /// Last moment, on this node's clock, at which the action may be used without
+    /// asking again. A lease is counted from when the request was *sent*.
+    pub valid_until: Time,
+    /// The function's handle for the flow.
+    pub token: Token,
+}
+
+/// A network function: what is particular to a NAT, a firewall, a load balancer. The
+/// [`Runtime`](crate::Runtime) does the rest: flow table, parking, commit modes, time to
+/// live, MTU, ICMP errors.
+pub trait NetworkFunction {
+    /// Called once before the first packet; a place to register with the store.
+    fn start(&mut self, _cx: &Context) {}
+
+    /// Which flow does a packet belong to? Reads the packet and the configuration, no
+    /// state. Called for every packet.
+    fn classify(&mut self, now: Time, port: PortId, headers: &Headers) -> Class;
+
+    /// Decides about a flow, given its first packet. Called only when no valid decision
+    /// is cached and none is being made; polled when something it awaits is there.
+    /// An error drops the waiting packets; [`Reason::NoMapping`] is remembered briefly.
+    fn decide(&mut self, cx: Context, flow: FlowKey, first: &Headers) -> Deciding;
+
+    /// A packet of a decided flow passes. Called for every packet: must be cheap.
+    fn observe(&mut self, _now: Time, _flow: &FlowKey, _token: Token, _headers: &Headers) {}
+
+    /// The hardware address to answer this ARP request with, if the function has the
+    /// address that is asked for.
+    fn answer_arp(&mut self, _port: PortId, _request: &Arp) -> Option<Mac> {
+        None
+    }
+
+    /// When [`Self::on_timer`] wants to be called.
+    fn next_timer(&self) -> Option<Time> {
+        None
+    }
+
+    /// Regular work; may spawn background tasks.
+    fn on_timer(&mut self, _now: Time, _cx: &Context) {}
+
+    /// One word about a flow for people, such as its TCP phase.
+    fn describe(&self, _token: Token) -> &'static str {
+        ""
+    }
+}
