@@ -1,2 +1,73 @@
-//! x
-pub(crate) mod traffic;
+//! The lab: a whole network in namespaces of its own, real nodes as child
+//! processes, real traffic, real kills, and a verdict.
+//!
+//! * [`topology`], [`config`], [`nodes`]: the world and who lives in it
+//! * [`traffic`], [`clients`]: our generator, and other people's programs
+//! * [`scenario`]: the course of one run; [`report`]: its outcome
+//! * [`view`]: who watches
+//!
+//! Nothing is left behind: namespaces are anonymous, children die with their
+//! parent, files lie in one temporary directory.
+
+pub(crate) mod clients;
+mod config;
+mod nodes;
+pub(crate) mod options;
+pub(crate) mod report;
+pub(crate) mod scenario;
+mod topology;
+mod traffic;
+pub(crate) mod view;
+
+use std::process::ExitCode;
+
+pub(crate) use options::LabArgs;
+use options::{LabCommand, RunArgs, Spec};
+use report::Report;
+use scenario::Interrupted;
+use view::{Lines, Watcher};
+
+/// `stateplane lab …`: 0 pass, 1 fail, 2 cannot run, 130 interrupted.
+pub(crate) fn run(args: &LabArgs) -> ExitCode {
+    match &args.command {
+        LabCommand::List => {
+            println!("failover    kill instances and replicas under traffic; nothing may break");
+            println!("asymmetric  requests through one instance, answers through the other");
+            ExitCode::SUCCESS
+        }
+        LabCommand::Run(run) => run_scenario(run),
+    }
+}
+
+fn run_scenario(args: &RunArgs) -> ExitCode {
+    let spec = Spec::from(args);
+    finish(&spec, &mut Lines::new(), |report| {
+        if args.json {
+            println!("{:#}", report.json());
+        } else {
+            println!("{}", report.text());
+        }
+    })
+}
+
+/// Plays, prints, and says how it went.
+pub(crate) fn finish(
+    spec: &Spec,
+    watcher: &mut dyn Watcher,
+    print: impl FnOnce(&Report),
+) -> ExitCode {
+    match scenario::play(spec, watcher) {
+        Ok(report) => {
+            print(&report);
+            ExitCode::from(u8::from(!report.pass()))
+        }
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("interrupted; everything is removed");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("the lab cannot run: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The outcome of a run: one JSON object for machines, a table for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::clients::RealReport;
+use super::options::Spec;
+use super::topology::Device;
+use super::traffic::ServerReport;
+use super::traffic::records::Kind;
+use super::traffic::report::{AgeClass, ClientReport, FlowReport};
+
+/// The silence we aim at (the usual stack takes 310-380 ms).
+const GOAL_MS: f64 = 50.0;
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub(crate) struct Kill {
+    pub(crate) node: String,
+    pub(crate) role: &'static str,
+    pub(crate) at_ns: u64,
+    pub(crate) phase: usize,
+}
+
+/// Everything measured in one run.
+pub(crate) struct Report {
+    pub(crate) spec: Spec,
+    pub(crate) client: ClientReport,
+    pub(crate) server: ServerReport,
+    pub(crate) kills: Vec<Kill>,
+    /// Nodes that ended although nobody killed them.
+    pub(crate) died: Vec<String>,
+    pub(crate) real: Option<RealReport>,
+    pub(crate) states: Option<Value>,
+    pub(crate) duration: Duration,
+}
+
+impl Report {
+    /// Why the run did not pass; empty when it did.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut fail = |count: u64, what: &str| {
+            if count > 0 {
+                reasons.push(format!("{count} {what}"));
+            }
+        };
+        fail(self.client.broken(), "connections broke");
+        fail(self.client.not_connected(), "connections failed to connect");
+        fail(self.client.remapped(), "UDP flows changed their mapping");
+        if self.spec.no_delay_allowed {
+            fail(self.client.delayed, "connects took 200 ms or more");
+        }
+        let long = self.client.flows.len() as u64;
+        fail(u64::from(self.spec.plan.long_flows()).saturating_sub(long), "long flows never came up");
+        let missing = self.spec.kills.len() - self.kills.len();
+        fail(missing as u64, "kills found nobody to kill");
+        for name in &self.died {
+            reasons.push(format!("node {name} ended by itself"));
+        }
+        if let Some(real) = &self.real {
+            if !real.curl.intact {
+                let why = real.curl.error.as_deref().unwrap_or("the checksum differs");
+                reasons.push(format!("the download is not intact: {why}"));
+            }
+            if let Some(error) = &real.iperf3.error {
+                reasons.push(format!("iperf3: {error}"));
+            }
+        }
+        reasons
+    }
+
+    pub(crate) fn pass(&self) -> bool {
+        self.reasons().is_empty()
+    }
+
+    pub(crate) fn longest_silence_ms(&self) -> f64 {
+        longest(self.client.flows.iter())
+    }
+
+    fn connections(&self) -> u64 {
+        (self.client.tcp().count() + self.client.connections.len()) as u64
+    }
+
+    /// By the age at whichever kill struck, summed over the kills.
+    fn by_age(&self) -> Vec<AgeClass> {
+        let mut total: Vec<AgeClass> = Vec::new();
+        for kill in &self.kills {
+            let classes = self.client.by_age(kill.at_ns);
+            if total.is_empty() {
+                total = classes;
+                continue;
+            }
+            for (sum, class) in total.iter_mut().zip(classes) {
+                sum.connections += class.connections;
+                sum.broken += class.broken;
+            }
+        }
+        total
+    }
+
+    fn kill_json(&self, kill: &Kill) -> Value {
+        let phase = |flows: &mut dyn Iterator<Item = &FlowReport>| {
+            ms(flows.map(|f| f.silence.get(kill.phase)).max().unwrap_or(0))
+        };
+        json!({
+            "node": kill.node,
+            "role": kill.role,
+            "at_s": seconds(kill.at_ns),
+            "longest_silence_ms": phase(&mut self.client.flows.iter()),
+            "tcp_silence_ms": phase(&mut self.client.tcp()),
+            "udp_silence_ms": phase(&mut self.client.udp()),
+            "median_silence_ms": {
+                "ask": ms(self.client.median_silence(Kind::Ask, kill.phase)),
+                "push": ms(self.client.median_silence(Kind::Push, kill.phase)),
+                "udp": ms(self.client.median_silence(Kind::Datagram, kill.phase)),
+            },
+            "generator_stall_ms": self.stall_ms(kill.phase),
+        })
+    }
+
+    /// How late our own threads were: silence below this says nothing.
+    fn stall_ms(&self, phase: usize) -> f64 {
+        ms(self.client.stall.get(phase).max(self.server.stall.get(phase)))
+    }
+
+    /// The one object that `--json` prints.
+    pub(crate) fn json(&self) -> Value {
+        let steady = self.client.flows.iter().map(|f| f.silence.get(1)).max();
+        let udp_lost: u64 = self.client.udp().map(|f| f.sent - f.received.min(f.sent)).sum();
+        let kills: Vec<Value> = self.kills.iter().map(|k| self.kill_json(k)).collect();
+        json!({
+            "scenario": self.spec.name,
+            "verdict": if self.pass() { "pass" } else { "fail" },
+            "reasons": self.reasons(),
+            "device": match self.spec.device {
+                Device::Stateplane => "stateplane",
+                Device::Kernel => "kernel",
+            },
+            "state": format!("{:?}", self.spec.settings.state).to_lowercase(),
+            "commit": format!("{:?}", self.spec.settings.commit).to_lowercase(),
+            "connections": self.connections(),
+            "long_tcp": self.client.tcp().count(),
+            "long_udp": self.client.udp().count(),
+            "new_connections": self.client.connections.len(),
+            "new_per_s": self.spec.plan.rate,
+            "broken": self.client.broken(),
+            "failed_connects": self.client.not_connected(),
+            "delayed_connects": self.client.delayed,
+            "remapped": self.client.remapped(),
+            "udp_lost": udp_lost,
+            "failures": self.client.failures(),
+            "wrong_data_at_server": self.server.wrong_data,
+            "longest_silence_ms": self.longest_silence_ms(),
+            "tcp_silence_ms": longest(self.client.tcp()),
+            "udp_silence_ms": longest(self.client.udp()),
+            "steady_silence_ms": ms(steady.unwrap_or(0)),
+            "steady_stall_ms": self.stall_ms(1),
+            "silence_goal_ms": GOAL_MS,
+            "kills": kills,
+            "by_age": self.by_age(),
+            "latency": {
+                "connect_us": quantiles(&self.client.connect_us),
+                "connect_and_answer_us": quantiles(&self.client.answer_us),
+                "record_us": quantiles(&self.client.record_us),
+            },
+            "curl": self.real.as_ref().map(|r| &r.curl),
+            "ping": self.real.as_ref().map(|r| &r.ping),
+            "iperf3": self.real.as_ref().map(|r| &r.iperf3),
+            "states": self.states,
+            "duration_s": (self.duration.as_secs_f64() * 100.0).round() / 100.0,
+        })
+    }
+
+    /// The table for people.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_text(&mut out);
+        out
+    }
+
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+        let c = &self.client;
+        let mut row = |name: &str, value: String| writeln!(out, "  {name:<26}{value}");
+        row("long-lived flows", format!("{} TCP, {} UDP", c.tcp().count(), c.udp().count()))?;
+        row(
+            "new connections",
+            format!("{} at {}/s", c.connections.len(), self.spec.plan.rate),
+        )?;
+        row("broken", c.broken().to_string())?;
+        row("failed to connect", c.not_connected().to_string())?;
+        row("connects >= 200 ms", c.delayed.to_string())?;
+        row("UDP mappings changed", c.remapped().to_string())?;
+        for (name, count) in c.failures() {
+            row("", format!("{count} x {name}"))?;
+        }
+        if let Some(real) = &self.real {
+            let intact = if real.curl.intact { "SHA-256 equal" } else { "NOT INTACT" };
+            let curl = &real.curl;
+            row(
+                "curl",
+                format!("{:.0} MB in {:.1} s, {intact}", curl.bytes as f64 / 1e6, curl.seconds),
+            )?;
+            row("ping", format!("{} lost of {}", real.ping.lost, real.ping.sent))?;
+            let iperf = &real.iperf3;
+            row(
+                "iperf3",
+                format!("{:.1} Mbit/s, {} retransmits", iperf.mbit_per_s, iperf.retransmits),
+            )?;
+        }
+        let connect = &c.answer_us;
+        row(
+            "connect + answer",
+            format!(
+                "p50 {:.2} ms, p99 {:.2} ms",
+                connect.value_at_quantile(0.5) as f64 / 1e3,
+                connect.value_at_quantile(0.99) as f64 / 1e3
+            ),
+        )?;
+        for kill in &self.kills {
+            let k = self.kill_json(kill);
+            row(
+                &format!("SIGKILL {} ({})", kill.node, kill.role),
+                format!(
+                    "longest silence TCP {} ms, UDP {} ms (generator late by {} ms)",
+                    k["tcp_silence_ms"], k["udp_silence_ms"], k["generator_stall_ms"]
+                ),
+            )?;
+        }
+        for class in self.by_age() {
+            let counts = format!("{} broken of {}", class.broken, class.connections);
+            row(&format!("aged {} at a kill", class.age), counts)?;
+        }
+        row(
+            "longest silence",
+            format!("{} ms of any flow (goal < {GOAL_MS} ms)", self.longest_silence_ms()),
+        )?;
+        let verdict = if self.pass() { "PASS" } else { "FAIL" };
+        writeln!(out, "\n  {verdict} {} after {:.1} s", self.spec.name, self.duration.as_secs_f64())?;
+        for reason in self.reasons() {
+            writeln!(out, "    {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+fn longest<'a>(flows: impl Iterator<Item = &'a FlowReport>) -> f64 {
+    ms(flows.map(|f| f.silence.largest()).max().unwrap_or(0))
+}
+
+/// Tenths of a millisecond are all the clock of a busy machine is good for.
+fn ms(ns: u64) -> f64 {
+    (ns as f64 / 1e5).round() / 10.0
+}
+
+fn seconds(ns: u64) -> f64 {
+    (ns as f64 / 1e6).round() / 1e3
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> Value {
+    json!({
+        "count": histogram.len(),
+        "p50": histogram.value_at_quantile(0.5),
+        "p99": histogram.value_at_quantile(0.99),
+        "max": histogram.max(),
+    })
+}
