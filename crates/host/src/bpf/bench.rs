@@ -28,7 +28,7 @@ impl Generator {
             .map_err(map_error::<MapError>("bench_settings"))?;
         map_mut!(ebpf, "bench_out", DevMap<_>)?
             .set(0, ifindex, None, 0)
-            .map_err(map_error::<MapError>("bench_out"))?;
+            .map_err(map_error("bench_out"))?;
         verify(&mut ebpf, "bench_generate")?;
         Ok(Self { ebpf })
     }

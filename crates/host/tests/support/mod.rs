@@ -1,7 +1,9 @@
 //! What the tests over real interfaces share.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 
 use stateplane_host::ethtool::{self, Offload};
 use stateplane_host::link::Netlink;
@@ -20,40 +22,46 @@ pub(crate) fn can_make_interfaces() -> bool {
 
 /// One interface of a [`cable`].
 pub(crate) struct End<'a> {
-    pub namespace: &'a Namespace,
-    pub name: &'a str,
-    pub mac: [u8; 6],
-    pub address: Option<Ipv4Addr>,
+    pub(crate) namespace: &'a Namespace,
+    pub(crate) name: &'a str,
+    pub(crate) mac: [u8; 6],
+    pub(crate) address: Option<Ipv4Addr>,
 }
 
-/// Connects two namespaces by a veth pair whose ends leave no checksum and no
-/// segmentation to hardware that is not there.
-pub(crate) fn cable(one: &End<'_>, two: &End<'_>) -> io::Result<()> {
-    let (name, peer) = (one.name.to_owned(), two.name.to_owned());
-    let other = two.namespace.try_clone()?;
-    one.namespace.run(move || {
-        use std::os::fd::AsFd;
+/// Makes a veth pair between two namespaces, up, with all settings as the kernel
+/// chooses them.
+pub(crate) fn plain_cable(one: &End<'_>, two: &End<'_>) -> io::Result<()> {
+    one.namespace.run(|| {
         let netlink = Netlink::open()?;
-        netlink.add_veth(&name, &peer)?;
-        netlink.move_to(&peer, other.as_fd())
+        netlink.add_veth(one.name, two.name)?;
+        netlink.move_to(two.name, two.namespace.as_fd())
     })?;
     for end in [one, two] {
-        let (name, mac, address) = (end.name.to_owned(), end.mac, end.address);
-        end.namespace.run(move || {
+        end.namespace.run(|| {
             let netlink = Netlink::open()?;
-            netlink.set_mac(&name, mac)?;
-            for offload in [Offload::Tso, Offload::Gso, Offload::TxChecksum] {
-                ethtool::set_offload(&name, offload, false)?;
-            }
-            // The receiving half of a redirect on veth.
-            ethtool::set_offload(&name, Offload::Gro, true)?;
-            if let Some(address) = address {
-                netlink.add_address(&name, address, 24)?;
+            netlink.set_mac(end.name, end.mac)?;
+            if let Some(address) = end.address {
+                netlink.add_address(end.name, address, 24)?;
             }
             netlink.set_up("lo")?;
-            netlink.set_up(&name)
+            netlink.set_up(end.name)
         })?;
         end.namespace.set_sysctls(&[("ipv4/ip_forward", "0")])?;
+    }
+    Ok(())
+}
+
+/// A [`plain_cable`] whose ends leave no checksum and no segmentation to hardware
+/// that is not there, and receive what XDP redirects to them.
+pub(crate) fn cable(one: &End<'_>, two: &End<'_>) -> io::Result<()> {
+    plain_cable(one, two)?;
+    for end in [one, two] {
+        end.namespace.run(|| {
+            for offload in [Offload::Tso, Offload::Gso, Offload::TxChecksum] {
+                ethtool::set_offload(end.name, offload, false)?;
+            }
+            ethtool::set_offload(end.name, Offload::Gro, true)
+        })?;
     }
     Ok(())
 }
