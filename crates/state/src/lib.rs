@@ -6,15 +6,55 @@
 //!
 //! * [`application`]: the face a group sees
 //! * [`op`]: operations and replies as bytes: the face a client sees
+//! * [`Registry`] and [`Tx`]: the face a procedure sees: [`Table`], [`Counters`], [`Queues`],
+//!   [`Pools`], timers
+//! * [`builtin`]: procedures every store has
+//!
+//! ```
+//! use stateplane_base::LogTime;
+//! use stateplane_state::op::Operation;
+//! use stateplane_state::{Application, Limits, Registry, Store, builtin::counter::Add};
+//!
+//! let mut store = Store::new(Registry::builtin(), Limits::default());
+//! let take_two = Add { key: b"tickets", delta: 2, lowest: 0, highest: 3 };
+//! let mut reply = Vec::new();
+//! store.execute(LogTime::from_millis(1), &take_two.encode(), &mut reply);
+//! assert_eq!(Add::decode_reply(&reply), Ok(2));
+//! store.execute(LogTime::from_millis(2), &take_two.encode(), &mut reply);
+//! assert!(Add::decode_reply(&reply).is_err(), "there are only three");
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod application;
+mod blob;
+pub mod builtin;
+mod counter;
+mod hash;
+mod limits;
 pub mod op;
+mod pool;
+mod queue;
 mod refusal;
+mod registry;
+mod snapshot;
+mod state;
+mod store;
+mod table;
+mod timers;
+mod tx;
 
 pub use application::{Application, SnapshotError};
+pub use counter::Counters;
+pub use limits::Limits;
 pub use op::ProcedureId;
+pub use pool::{PoolTables, Pools};
+pub use queue::Queues;
 pub use refusal::Refusal;
+pub use registry::{Handler, Procedure, RegisterError, Registry};
+pub use store::{Store, StoreSummary, TableSummary, Tally};
+pub use table::{Ordered, Record, Table, TableSpec, Unordered};
+pub use timers::{TimerId, TimerKind};
+pub use tx::Tx;

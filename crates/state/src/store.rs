@@ -1,0 +1,204 @@
+//! The store: the sequential machine that a group replicates and an embedded user calls.
+
+use alloc::vec::Vec;
+
+use stateplane_base::LogTime;
+
+use crate::application::{Application, SnapshotError};
+use crate::hash::Seed;
+use crate::limits::Limits;
+use crate::op;
+use crate::refusal::Refusal;
+use crate::registry::Registry;
+use crate::snapshot;
+use crate::state::State;
+use crate::tx::Journal;
+
+/// Tables, timers and procedures, driven by operations and the times stamped on them.
+pub struct Store {
+    registry: Registry,
+    state: State,
+    journal: Journal,
+    seed: Seed,
+    tally: Tally,
+}
+
+/// What a store has done since it was made. Not part of its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Operations executed.
+    pub executed: u64,
+    /// Operations refused.
+    pub refused: u64,
+    /// Timers fired.
+    pub fired: u64,
+    /// Timers whose handler refused.
+    pub misfired: u64,
+}
+
+/// One table, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableSummary {
+    /// Its name.
+    pub name: &'static str,
+    /// Rows it has.
+    pub rows: usize,
+    /// Rows it may have.
+    pub max_rows: usize,
+    /// Bytes of its rows, about.
+    pub bytes: usize,
+}
+
+/// A store's figures besides its tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoreSummary {
+    /// The log's time.
+    pub now: LogTime,
+    /// Timers armed.
+    pub timers: usize,
+    /// Timers that may be armed.
+    pub max_timers: usize,
+    /// Bytes of all rows and timers, about.
+    pub bytes: usize,
+    /// Bytes they may have.
+    pub max_bytes: usize,
+    /// What it has done.
+    pub tally: Tally,
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new(registry: Registry, limits: Limits) -> Self {
+        Self::with_seed(registry, limits, [0; 2])
+    }
+
+    /// An empty store whose hash tables are placed by a secret, so that who chooses keys cannot
+    /// choose collisions. Nothing a store answers depends on it, replicas may have different ones.
+    pub fn with_seed(registry: Registry, limits: Limits, seed: [u64; 2]) -> Self {
+        let seed = Seed(seed[0], seed[1]);
+        let limits = limits.encodable();
+        let state = State::new(registry.tables(), limits, seed);
+        Self {
+            registry,
+            state,
+            journal: Journal::default(),
+            seed,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The log's time: that of the last operation.
+    pub fn now(&self) -> LogTime {
+        self.state.now
+    }
+
+    /// When the next timer is due.
+    pub fn next_timer(&self) -> Option<LogTime> {
+        Some(self.state.timers.first()?.deadline())
+    }
+
+    /// See [`Registry::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.registry.fingerprint()
+    }
+
+    /// Each table, in the order registered.
+    pub fn summary(&self) -> Vec<TableSummary> {
+        let tables = self.state.tables.iter();
+        tables
+            .map(|table| TableSummary {
+                name: table.name,
+                rows: table.rows.len(),
+                max_rows: table.max_rows,
+                bytes: table.bytes,
+            })
+            .collect()
+    }
+
+    /// The figures besides the tables.
+    pub fn totals(&self) -> StoreSummary {
+        StoreSummary {
+            now: self.state.now,
+            timers: self.state.timers.len(),
+            max_timers: self.state.limits.timers,
+            bytes: self.state.bytes,
+            max_bytes: self.state.limits.memory_bytes,
+            tally: self.tally,
+        }
+    }
+
+    /// Asserts what must always hold. Slow: reads everything.
+    pub fn check(&self) {
+        self.state.check();
+    }
+
+    /// Fires the timers due at or before `at`, each at its own deadline: what they do does not
+    /// depend on when the next operation happens to come.
+    fn fire_until(&mut self, at: LogTime) {
+        while let Some(id) = self.state.timers.first().filter(|id| id.deadline() <= at) {
+            let alarm = self.state.disarm(id).expect("the first timer is armed");
+            self.state.now = id.deadline();
+            let handler = self.registry.handler(alarm.kind);
+            self.tally.fired += 1;
+            match handler(&mut self.journal.begin(&mut self.state), &alarm.key) {
+                Ok(()) => self.journal.commit(),
+                Err(_) => {
+                    self.journal.undo(&mut self.state);
+                    self.tally.misfired += 1;
+                }
+            }
+        }
+        self.state.now = at;
+    }
+
+    fn call(&mut self, op: &[u8], reply: &mut Vec<u8>) -> Result<(), Refusal> {
+        let limits = self.state.limits;
+        if op.len() > limits.op_bytes {
+            return Err(Refusal::OpTooLarge);
+        }
+        let (id, arguments) = op::decode(op).ok_or(Refusal::BadArguments)?;
+        let procedure = self
+            .registry
+            .procedure(id)
+            .ok_or(Refusal::UnknownProcedure)?;
+        procedure(&mut self.journal.begin(&mut self.state), arguments, reply)?;
+        if reply.len() > limits.reply_bytes {
+            return Err(Refusal::ReplyTooLarge);
+        }
+        Ok(())
+    }
+}
+
+impl Application for Store {
+    fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
+        // A time before the last one (a sequencer's clock was set back) stands still instead.
+        self.fire_until(at.max(self.state.now));
+        reply.clear();
+        reply.push(op::OK);
+        self.tally.executed += 1;
+        match self.call(op, reply) {
+            Ok(()) => self.journal.commit(),
+            Err(refusal) => {
+                self.journal.undo(&mut self.state);
+                reply.clear();
+                reply.push(refusal.code());
+                self.tally.refused += 1;
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        snapshot::encode(&self.state, self.registry.fingerprint())
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let empty = State::new(self.registry.tables(), self.state.limits, self.seed);
+        let kinds = self.registry.timer_kinds();
+        self.state = snapshot::decode(bytes, empty, self.registry.fingerprint(), kinds)?;
+        Ok(())
+    }
+
+    fn digest(&self) -> u64 {
+        self.state.digest()
+    }
+}

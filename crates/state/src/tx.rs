@@ -1,0 +1,219 @@
+//! A transaction: through it, and only through it, a procedure touches the store.
+//!
+//! Every change is made at once and noted in a journal. If the procedure refuses, the journal is
+//! undone from its end, so that a refused operation leaves no trace wherever it gave up. The other
+//! way, to demand of every procedure that it checks everything before its first change, could not
+//! be enforced, and limits (a full table) would have to be foreseen by each of them.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use stateplane_base::LogTime;
+
+use crate::blob::{Key, Value};
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::table::{Ordered, Record, Table};
+use crate::timers::{Alarm, TimerId, TimerKind};
+
+/// How to undo one change.
+enum Undo {
+    Unset { table: u16, key: Key },
+    Reset { table: u16, key: Key, value: Value },
+    Disarm(TimerId),
+    Rearm(TimerId, Alarm),
+}
+
+/// What the running transaction has changed.
+#[derive(Default)]
+pub(crate) struct Journal {
+    changes: Vec<Undo>,
+}
+
+impl Journal {
+    /// Begins a transaction.
+    pub(crate) fn begin<'a>(&'a mut self, state: &'a mut State) -> Tx<'a> {
+        assert!(self.changes.is_empty(), "transactions do not nest");
+        Tx {
+            state,
+            journal: self,
+        }
+    }
+
+    /// Keeps the changes.
+    pub(crate) fn commit(&mut self) {
+        self.changes.clear();
+    }
+
+    /// Undoes the changes. Each step returns to a state that was within the limits, so none fails.
+    pub(crate) fn undo(&mut self, state: &mut State) {
+        while let Some(change) = self.changes.pop() {
+            match change {
+                Undo::Unset { table, key } => {
+                    state
+                        .remove(table, &key)
+                        .expect("the row was set by this transaction");
+                }
+                Undo::Reset { table, key, value } => {
+                    state
+                        .put(table, &key, &value)
+                        .expect("the row was there before");
+                }
+                Undo::Disarm(id) => {
+                    state
+                        .disarm(id)
+                        .expect("the timer was armed by this transaction");
+                    state.timers.last_serial = id.serial() - 1;
+                }
+                Undo::Rearm(id, alarm) => {
+                    state.arm(id, alarm).expect("the timer was there before");
+                }
+            }
+        }
+    }
+}
+
+/// The running transaction.
+pub struct Tx<'a> {
+    state: &'a mut State,
+    journal: &'a mut Journal,
+}
+
+impl Tx<'_> {
+    /// The log's time: of the operation, or in a timer's handler the timer's deadline.
+    pub fn now(&self) -> LogTime {
+        self.state.now
+    }
+
+    /// The value under a key.
+    ///
+    /// Refuses with [`Refusal::Corrupt`] if the row is not of the table's type, as only a snapshot
+    /// from elsewhere could bring about.
+    pub fn get<K, V, O>(&self, table: Table<K, V, O>, key: &K) -> Result<Option<&V>, Refusal>
+    where
+        K: Record + ?Sized,
+        V: Record + ?Sized,
+    {
+        match self.state.get(table.index, key.as_bytes()) {
+            Some(bytes) => V::ref_from_bytes(bytes)
+                .map(Some)
+                .map_err(|_| Refusal::Corrupt),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a key has a row.
+    pub fn contains<K, V, O>(&self, table: Table<K, V, O>, key: &K) -> bool
+    where
+        K: Record + ?Sized,
+        V: ?Sized,
+    {
+        self.state.get(table.index, key.as_bytes()).is_some()
+    }
+
+    /// How many rows a table has.
+    pub fn len<K: ?Sized, V: ?Sized, O>(&self, table: Table<K, V, O>) -> usize {
+        self.state.tables[usize::from(table.index)].rows.len()
+    }
+
+    /// How many rows a table may have.
+    pub fn capacity<K: ?Sized, V: ?Sized, O>(&self, table: Table<K, V, O>) -> usize {
+        self.state.tables[usize::from(table.index)].max_rows
+    }
+
+    /// Sets the value under a key; says whether there was one before.
+    pub fn put<K, V, O>(
+        &mut self,
+        table: Table<K, V, O>,
+        key: &K,
+        value: &V,
+    ) -> Result<bool, Refusal>
+    where
+        K: Record + ?Sized,
+        V: Record + ?Sized,
+    {
+        let (table, key) = (table.index, key.as_bytes());
+        let old = self.state.put(table, key, value.as_bytes())?;
+        let existed = old.is_some();
+        let key = Key::from(key);
+        self.journal.changes.push(match old {
+            Some(value) => Undo::Reset { table, key, value },
+            None => Undo::Unset { table, key },
+        });
+        Ok(existed)
+    }
+
+    /// Removes the row under a key; says whether there was one.
+    pub fn remove<K, V, O>(&mut self, table: Table<K, V, O>, key: &K) -> bool
+    where
+        K: Record + ?Sized,
+        V: ?Sized,
+    {
+        let table = table.index;
+        match self.state.remove(table, key.as_bytes()) {
+            Some((key, value)) => {
+                self.journal.changes.push(Undo::Reset { table, key, value });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The rows from a key on, in the byte order of their keys. Rows that are not of the table's
+    /// types are passed over.
+    pub fn scan<'a, K: Record + 'a, V: Record + 'a>(
+        &'a self,
+        table: Table<K, V, Ordered>,
+        from: &K,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> {
+        let rows = self.state.tables[usize::from(table.index)]
+            .rows
+            .scan(from.as_bytes());
+        rows.filter_map(|(key, value)| {
+            Some((K::ref_from_bytes(key).ok()?, V::ref_from_bytes(value).ok()?))
+        })
+    }
+
+    /// Arms a timer that fires when the log's time reaches `deadline`, but not before the next
+    /// nanosecond: a handler that arms its own timer again always lets time pass.
+    pub fn arm<K: Record + ?Sized>(
+        &mut self,
+        kind: TimerKind,
+        key: &K,
+        deadline: LogTime,
+    ) -> Result<TimerId, Refusal> {
+        let now = self.state.now;
+        if now == LogTime::MAX {
+            return Err(Refusal::OutOfRange);
+        }
+        let deadline = deadline.max(now + Duration::from_nanos(1));
+        let serial = self
+            .state
+            .timers
+            .last_serial
+            .checked_add(1)
+            .ok_or(Refusal::TimersFull)?;
+        let id = TimerId::new(deadline, serial);
+        self.state.arm(
+            id,
+            Alarm {
+                kind: kind.0,
+                key: key.as_bytes().into(),
+            },
+        )?;
+        self.state.timers.last_serial = serial;
+        self.journal.changes.push(Undo::Disarm(id));
+        Ok(id)
+    }
+
+    /// Takes an armed timer away; says whether it was still armed.
+    pub fn disarm(&mut self, id: TimerId) -> bool {
+        match self.state.disarm(id) {
+            Some(alarm) => {
+                self.journal.changes.push(Undo::Rearm(id, alarm));
+                true
+            }
+            None => false,
+        }
+    }
+}
