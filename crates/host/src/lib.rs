@@ -4,6 +4,7 @@
 //!   files ([`pcap`]) and memory ([`memory`])
 //! * XDP programs: [`bpf`]
 //! * interfaces: [`ethtool`], [`ifreq`], [`guard`] (settings to restore)
+//! * routes and neighbours: [`neigh`]
 //! * nodes: [`udp`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
 //! * time and processors: [`clock`], [`poll`], [`priority`]
@@ -17,6 +18,7 @@ pub mod ifreq;
 pub mod link;
 mod map;
 pub mod memory;
+pub mod neigh;
 pub mod netns;
 pub mod pcap;
 pub mod poll;
