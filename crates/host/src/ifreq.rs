@@ -1,6 +1,7 @@
 //! The `SIOC*IF*` calls: an interface's number, address, MTU and flags, and ethtool.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater};
@@ -10,6 +11,7 @@ use crate::port::Mac;
 
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCGIFADDR: Opcode = 0x8915;
 const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCSIFMTU: Opcode = 0x8922;
 const SIOCGIFHWADDR: Opcode = 0x8927;
@@ -73,6 +75,18 @@ pub fn mac(interface: &str) -> io::Result<Mac> {
     let mut mac = [0; 6];
     mac.copy_from_slice(&request.value[2..8]);
     Ok(Mac(mac))
+}
+
+/// The interface's first IPv4 address.
+pub fn address(interface: &str) -> io::Result<Ipv4Addr> {
+    let mut request = request(interface)?;
+    // The kernel answers for the family that is asked for.
+    request.value[..2].copy_from_slice(&AddressFamily::INET.as_raw().to_ne_bytes());
+    call::<SIOCGIFADDR>(&mut request)?;
+    // A sockaddr_in: two bytes of family, two of port, then the address.
+    let mut octets = [0; 4];
+    octets.copy_from_slice(&request.value[4..8]);
+    Ok(Ipv4Addr::from(octets))
 }
 
 /// The largest IP packet the interface sends.
@@ -139,6 +153,7 @@ mod tests {
         assert_eq!(index("lo").unwrap(), 1);
         assert_eq!(mac("lo").unwrap(), Mac::default());
         assert!(mtu("lo").unwrap() >= 1500);
+        assert_eq!(address("lo").unwrap(), Ipv4Addr::LOCALHOST);
     }
 
     #[test]

@@ -37,7 +37,7 @@ use object;
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
     /// The kernel did not take the program or one of its maps.
-    #[error("loading the XDP program '{program}': {}{}", chain(.source), permission_hint(.source))]
+    #[error("loading the XDP program '{program}': {}{}", chain(.source.as_ref()), permission_hint(.source.as_ref()))]
     Load {
         /// Its name.
         program: &'static str,
@@ -63,7 +63,7 @@ pub enum BpfError {
         source: io::Error,
     },
     /// A map could not be read or written.
-    #[error("map '{map}' of an XDP program: {}", chain(.source))]
+    #[error("map '{map}' of an XDP program: {}", chain(.source.as_ref()))]
     Map {
         /// Its name.
         map: &'static str,
@@ -76,7 +76,7 @@ pub enum BpfError {
 }
 
 /// An error with its causes; the loader's own text often stops at the first.
-fn chain(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -89,7 +89,7 @@ fn chain(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
     text
 }
 
-fn permission_hint(error: &Box<dyn std::error::Error + Send + Sync>) -> &'static str {
+fn permission_hint(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
     let text = chain(error);
     if text.contains("os error 1)") || text.contains("os error 13)") {
         " (run as root, or with CAP_BPF and CAP_NET_ADMIN)"
@@ -183,7 +183,7 @@ fn attach(xdp: &mut Xdp, interface: &str) -> Result<Attachment, BpfError> {
 }
 
 fn attach_as(xdp: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, String> {
-    let text = |error: ProgramError| chain(&error.into());
+    let text = |error: ProgramError| chain(&error);
     let id = xdp.attach_to_if_index(ifindex, mode).map_err(text)?;
     let link = xdp.take_link(id).map_err(text)?;
     // Where the kernel refuses a link the loader attaches for good, which would outlive
