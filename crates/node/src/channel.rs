@@ -5,24 +5,17 @@
 //! else. Nothing here blocks.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Serialize;
 use stateplane_base::{ClientId, Incarnation};
+use stateplane_host::udp::BatchSocket;
 use stateplane_wire::envelope::{
-    self, HEADER_LEN, Header, Kind, OpenError, ReplayGuard, cluster_id,
+    self, Header, Kind, OpenError, ReplayGuard, cluster_id,
 };
 
 use crate::config::{Config, Role, sender_id};
-
-/// Kernel buffer asked for; a burst of this many bytes survives a busy moment.
-const BUFFER_BYTES: usize = 4 << 20;
-/// Bad datagrams skipped in one [`Channel::receive`] before the caller gets a
-/// chance to do something else.
-const SKIP_AT_MOST: usize = 64;
-/// No UDP datagram over IPv4 is longer.
-const MAX_DATAGRAM: usize = 65_507;
 
 /// Who a channel speaks as.
 #[derive(Clone, Debug)]
@@ -47,6 +40,11 @@ impl Identity {
     /// Which life this is.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// The role's number on the wire.
+    pub fn sender(&self) -> u16 {
+        self.sender
     }
 
     /// This life as a client of the store.
@@ -94,31 +92,24 @@ pub struct Counters {
 /// A socket that speaks and hears envelopes.
 #[derive(Debug)]
 pub struct Channel {
-    socket: UdpSocket,
+    socket: BatchSocket,
     me: Identity,
     counter: u64,
     guard: ReplayGuard,
     counters: Counters,
     sealed: Vec<u8>,
-    buffer: Vec<u8>,
 }
 
 impl Channel {
     /// Hears at `address`.
     pub fn bind(address: SocketAddrV4, me: Identity) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
-        socket.set_nonblocking(true)?;
-        // Best effort: without privileges the kernel caps the size silently.
-        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, BUFFER_BYTES)?;
-        rustix::net::sockopt::set_socket_send_buffer_size(&socket, BUFFER_BYTES)?;
         Ok(Self {
-            socket,
+            socket: BatchSocket::bind(SocketAddr::V4(address))?,
             me,
             counter: 0,
             guard: ReplayGuard::default(),
             counters: Counters::default(),
             sealed: Vec::new(),
-            buffer: vec![0; MAX_DATAGRAM],
         })
     }
 
@@ -127,8 +118,8 @@ impl Channel {
         Self::bind(SocketAddrV4::new(address, 0), me)
     }
 
-    /// Seals and sends `body`. Loss is the protocols' business: a datagram the
-    /// kernel refuses is counted.
+    /// Seals `body` and queues it for [`Self::flush`]. Loss is the protocols'
+    /// business: a datagram the kernel refuses is counted.
     pub fn send(&mut self, to: SocketAddrV4, kind: Kind, body: &[u8]) {
         self.counter += 1;
         let header = Header {
@@ -139,36 +130,34 @@ impl Channel {
             counter: self.counter,
         };
         envelope::seal(&self.me.key, header, body, &mut self.sealed);
-        match self.socket.send_to(&self.sealed, SocketAddr::V4(to)) {
-            Ok(_) => self.counters.sent += 1,
-            Err(_) => self.counters.send_failed += 1,
-        }
+        self.socket.send(SocketAddr::V4(to), &self.sealed);
     }
 
-    /// The next good datagram, if one waits.
-    pub fn receive(&mut self) -> io::Result<Option<(Header, &[u8])>> {
-        for _ in 0..SKIP_AT_MOST {
-            let len = match self.socket.recv_from(&mut self.buffer) {
-                Ok((len, _)) => len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                // A signal, or an ICMP error about something sent earlier.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(error) => return Err(error),
-            };
-            let datagram = &self.buffer[..len];
-            match envelope::open(&self.me.key, self.me.cluster, datagram) {
-                Ok((header, body)) if self.guard.accept(&header) => {
-                    self.counters.received += 1;
-                    let body = HEADER_LEN..HEADER_LEN + body.len();
-                    return Ok(Some((header, &self.buffer[body])));
+    /// Sends what is queued.
+    pub fn flush(&mut self) {
+        self.socket.flush();
+    }
+
+    /// Takes at most `max` waiting datagrams and hands the good ones to `each`.
+    /// Never waits.
+    pub fn receive(
+        &mut self,
+        max: usize,
+        mut each: impl FnMut(&Header, &[u8]),
+    ) -> io::Result<()> {
+        let Self { socket, me, guard, counters, .. } = self;
+        socket.receive(max, |_, datagram| {
+            match envelope::open(&me.key, me.cluster, datagram) {
+                Ok((header, body)) if guard.accept(&header) => {
+                    counters.received += 1;
+                    each(&header, body);
                 }
-                Ok(_) => self.counters.replayed += 1,
-                Err(OpenError::Tag | OpenError::Cluster) => self.counters.unauthentic += 1,
-                Err(_) => self.counters.malformed += 1,
+                Ok(_) => counters.replayed += 1,
+                Err(OpenError::Tag | OpenError::Cluster) => counters.unauthentic += 1,
+                Err(_) => counters.malformed += 1,
             }
-        }
-        Ok(None)
+        })?;
+        Ok(())
     }
 
     /// For waiting.
@@ -183,13 +172,15 @@ impl Channel {
 
     /// What became of datagrams so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let socket = self.socket.stats();
+        Counters { sent: socket.sent, send_failed: socket.refused, ..self.counters }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::UdpSocket;
 
     const HERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
@@ -209,14 +200,22 @@ mod tests {
         }
     }
 
-    fn next(channel: &mut Channel) -> Option<(u16, Vec<u8>)> {
-        for _ in 0..200 {
-            if let Some((header, body)) = channel.receive().unwrap() {
-                return Some((header.sender, body.to_vec()));
+    fn say(channel: &mut Channel, to: SocketAddrV4, word: &[u8]) {
+        channel.send(to, Kind::Heartbeat, word);
+        channel.flush();
+    }
+
+    /// Everything heard until `until`.
+    fn hear(channel: &mut Channel, until: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let mut heard = Vec::new();
+        for _ in 0..500 {
+            channel.receive(8, |header, body| heard.push((header.sender, body.to_vec()))).unwrap();
+            if heard.last().is_some_and(|(_, body)| body == until) {
+                break;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        None
+        heard
     }
 
     #[test]
@@ -225,18 +224,12 @@ mod tests {
         let to = address(&hears);
         let mut friend = Channel::bind(HERE, identity(1, 2, 1)).unwrap();
         let mut stranger = Channel::bind(HERE, identity(9, 3, 1)).unwrap();
-        stranger.send(to, Kind::Heartbeat, b"let me in");
-        UdpSocket::bind(HERE)
-            .unwrap()
-            .send_to(b"noise", to)
-            .unwrap();
-        friend.send(to, Kind::Heartbeat, b"hello");
-        assert_eq!(next(&mut hears), Some((2, b"hello".to_vec())));
+        say(&mut stranger, to, b"let me in");
+        UdpSocket::bind(HERE).unwrap().send_to(b"noise", to).unwrap();
+        say(&mut friend, to, b"hello");
+        assert_eq!(hear(&mut hears, b"hello"), [(2, b"hello".to_vec())]);
         let counters = hears.counters();
-        assert_eq!(
-            (counters.unauthentic, counters.malformed, counters.received),
-            (1, 1, 1)
-        );
+        assert_eq!((counters.unauthentic, counters.malformed, counters.received), (1, 1, 1));
         assert_eq!(friend.counters().sent, 1);
     }
 
@@ -245,11 +238,10 @@ mod tests {
         let mut hears = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
         let to = address(&hears);
         let mut friend = Channel::bind(HERE, identity(1, 2, 1)).unwrap();
-        friend.send(to, Kind::Heartbeat, b"once");
-        friend.socket.send_to(&friend.sealed, to).unwrap();
-        friend.send(to, Kind::Heartbeat, b"end");
-        assert_eq!(next(&mut hears), Some((2, b"once".to_vec())));
-        assert_eq!(next(&mut hears), Some((2, b"end".to_vec())));
+        say(&mut friend, to, b"once");
+        UdpSocket::bind(HERE).unwrap().send_to(&friend.sealed, to).unwrap();
+        say(&mut friend, to, b"end");
+        assert_eq!(hear(&mut hears, b"end"), [(2, b"once".to_vec()), (2, b"end".to_vec())]);
         assert_eq!(hears.counters().replayed, 1);
     }
 

@@ -9,32 +9,25 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use stateplane_base::Time;
+use stateplane_functions::{StateError, Ticket};
 use stateplane_state::Application;
 
 use crate::logclock::LogClock;
 
-/// The worker's name for an operation it has submitted.
-pub type Ticket = u64;
+mod group;
+
+pub use group::GroupClient;
 
 /// An operation's end: the store's reply, or why there is none.
 pub type Done = (Ticket, Result<Vec<u8>, StateError>);
-
-/// Why an operation has no reply.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum StateError {
-    /// Too many operations are on their way; it was not sent.
-    #[error("too many operations are waiting for the store")]
-    Busy,
-    /// No answer in time: it may or may not have been executed.
-    #[error("the store did not answer in time")]
-    Unknown,
-}
 
 /// A client of the store.
 #[derive(Debug)]
 pub enum StateClient {
     /// State in this process.
     Embedded(Embedded),
+    /// State in a replicated group.
+    Group(Box<GroupClient>),
 }
 
 impl StateClient {
@@ -42,6 +35,7 @@ impl StateClient {
     pub fn submit(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
         match self {
             Self::Embedded(store) => store.submit(ticket, &op),
+            Self::Group(client) => client.submit(now, ticket, op),
         }
     }
 
@@ -49,6 +43,7 @@ impl StateClient {
     pub fn flush(&mut self, now: Time) {
         match self {
             Self::Embedded(_) => {}
+            Self::Group(client) => client.flush(now),
         }
     }
 
@@ -56,6 +51,7 @@ impl StateClient {
     pub fn poll(&mut self, now: Time, done: &mut Vec<Done>) {
         match self {
             Self::Embedded(store) => done.extend(store.done.drain(..)),
+            Self::Group(client) => client.poll(now, done),
         }
     }
 
@@ -63,6 +59,7 @@ impl StateClient {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Embedded(_) => None,
+            Self::Group(client) => Some(client.fd()),
         }
     }
 
@@ -71,6 +68,7 @@ impl StateClient {
         match self {
             Self::Embedded(store) if store.done.is_empty() => None,
             Self::Embedded(_) => Some(Time::ZERO),
+            Self::Group(client) => client.next_timer(),
         }
     }
 
@@ -78,6 +76,7 @@ impl StateClient {
     pub fn pending(&self) -> usize {
         match self {
             Self::Embedded(store) => store.done.len(),
+            Self::Group(client) => client.pending(),
         }
     }
 }
@@ -92,11 +91,7 @@ pub struct Embedded {
 impl Embedded {
     /// An own store; nobody else sees it, and it ends with the process.
     pub fn new(store: Box<dyn Application + Send>) -> Self {
-        Self {
-            store,
-            clock: LogClock::default(),
-            done: VecDeque::new(),
-        }
+        Self { store, clock: LogClock::default(), done: VecDeque::new() }
     }
 
     fn submit(&mut self, ticket: Ticket, op: &[u8]) {
@@ -108,8 +103,6 @@ impl Embedded {
 
 impl fmt::Debug for Embedded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Embedded")
-            .field("done", &self.done.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Embedded").field("done", &self.done.len()).finish_non_exhaustive()
     }
 }

@@ -9,6 +9,9 @@ use std::time::Duration;
 use stateplane_base::{Incarnation, Time};
 use stateplane_wire::heartbeat::State;
 
+/// Most instances behind one switch.
+pub const MAX_INSTANCES: usize = 64;
+
 /// How long an instance that was dead must beat before it gets packets again.
 pub const STABLE: Duration = Duration::from_millis(100);
 
@@ -40,6 +43,22 @@ impl Health {
     }
 }
 
+/// A set of instances, by index.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Instances(u64);
+
+impl Instances {
+    /// Whether the instance is in the set.
+    pub fn contains(self, instance: usize) -> bool {
+        instance < MAX_INSTANCES && self.0 & (1 << instance) != 0
+    }
+
+    /// The members in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..MAX_INSTANCES as u8).filter(move |n| self.contains(usize::from(*n)))
+    }
+}
+
 /// One instance under observation.
 #[derive(Clone, Copy, Debug)]
 struct Watch {
@@ -57,7 +76,8 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Watches `instances`, none of which has been heard yet.
+    /// Watches `instances` (at most [`MAX_INSTANCES`]), none of which has been
+    /// heard yet.
     pub fn new(instances: usize, dead_after: Duration) -> Self {
         let never = Watch {
             health: Health::Unknown,
@@ -71,22 +91,14 @@ impl Detector {
         }
     }
 
-    /// A heartbeat arrived. Returns whether the set of live instances changed.
-    pub fn on_heartbeat(
-        &mut self,
-        now: Time,
-        instance: usize,
-        life: Incarnation,
-        state: State,
-    ) -> bool {
-        let Some(watch) = self.watched.get_mut(instance) else {
-            return false;
-        };
+    /// A heartbeat arrived.
+    pub fn on_heartbeat(&mut self, now: Time, instance: usize, life: Incarnation, state: State) {
+        let Some(watch) = self.watched.get_mut(instance) else { return };
         let before = watch.health;
         let first = before == Health::Unknown;
         let new_life = !first && watch.life != life;
         if new_life && life < watch.life {
-            return false; // a late beat of a life that has ended
+            return; // a late beat of a life that has ended
         }
         watch.life = life;
         watch.last = now;
@@ -108,20 +120,16 @@ impl Detector {
             }
             (kept, State::Serving) => kept,
         };
-        (before == Health::Live) != (watch.health == Health::Live)
     }
 
-    /// Looks for silence. Returns whether the set of live instances changed.
-    pub fn on_timer(&mut self, now: Time) -> bool {
-        let mut changed = false;
+    /// Looks for silence.
+    pub fn on_timer(&mut self, now: Time) {
         for watch in &mut self.watched {
             let heard = !matches!(watch.health, Health::Unknown | Health::Dead);
             if heard && now.since(watch.last) >= self.dead_after {
-                changed |= watch.health == Health::Live;
                 watch.health = Health::Dead;
             }
         }
-        changed
     }
 
     /// When silence is next due to be noticed.
@@ -134,12 +142,20 @@ impl Detector {
             .min()
     }
 
-    /// The live instances in ascending order.
-    pub fn live(&self) -> impl Iterator<Item = usize> {
-        let numbered = self.watched.iter().enumerate();
-        numbered
-            .filter(|(_, w)| w.health == Health::Live)
-            .map(|(n, _)| n)
+    /// The instances that should get packets: the live ones; if there are none,
+    /// those that return; if there are none either, those that drain.
+    pub fn serving(&self) -> Instances {
+        [Health::Live, Health::Returning, Health::Draining]
+            .map(|health| self.those(health))
+            .into_iter()
+            .find(|set| *set != Instances::default())
+            .unwrap_or_default()
+    }
+
+    fn those(&self, health: Health) -> Instances {
+        let numbered = self.watched.iter().zip(0..);
+        let matching = numbered.filter(|(w, _)| w.health == health);
+        Instances(matching.fold(0, |set, (_, n)| set | 1_u64 << n))
     }
 
     /// What is thought of an instance.
@@ -166,93 +182,98 @@ mod tests {
         Time::from_millis(1_000 + ms)
     }
 
-    fn live(detector: &Detector) -> Vec<usize> {
-        detector.live().collect()
+    fn serving(detector: &Detector) -> Vec<u8> {
+        detector.serving().iter().collect()
+    }
+
+    fn beat(detector: &mut Detector, ms: u64, instance: usize) {
+        detector.on_heartbeat(at(ms), instance, Incarnation(1), State::Serving);
     }
 
     /// Two instances, both live at 0 ms, in life 1.
     fn two_live() -> Detector {
         let mut detector = Detector::new(2, DEAD);
-        assert!(detector.on_heartbeat(at(0), 0, Incarnation(1), State::Serving));
-        assert!(detector.on_heartbeat(at(0), 1, Incarnation(1), State::Serving));
+        beat(&mut detector, 0, 0);
+        beat(&mut detector, 0, 1);
+        assert_eq!(serving(&detector), [0, 1]);
         detector
     }
 
     #[test]
     fn an_instance_lives_from_its_first_beat() {
         let mut detector = Detector::new(2, DEAD);
-        assert_eq!((live(&detector), detector.next_timer()), (vec![], None));
-        assert!(!detector.on_timer(at(500)), "nobody can die before living");
-        assert!(detector.on_heartbeat(at(0), 1, Incarnation(1), State::Serving));
-        assert_eq!(live(&detector), [1]);
-        assert!(!detector.on_heartbeat(at(5), 1, Incarnation(1), State::Serving));
+        detector.on_timer(at(500));
+        assert_eq!((serving(&detector), detector.next_timer()), (vec![], None));
+        assert_eq!(detector.health(1), Health::Unknown, "nobody can die before living");
+        beat(&mut detector, 0, 1);
+        assert_eq!(serving(&detector), [1]);
+        beat(&mut detector, 0, 9);
+        assert_eq!(serving(&detector), [1], "there is no tenth instance");
     }
 
     #[test]
     fn silence_kills_at_the_deadline_and_not_before() {
         let mut detector = two_live();
-        detector.on_heartbeat(at(15), 1, Incarnation(1), State::Serving);
+        beat(&mut detector, 15, 1);
         assert_eq!(detector.next_timer(), Some(at(20)));
-        assert!(!detector.on_timer(at(19)));
-        assert!(detector.on_timer(at(20)));
-        assert_eq!(
-            (live(&detector), detector.health(0)),
-            (vec![1], Health::Dead)
-        );
+        detector.on_timer(at(19));
+        assert_eq!(serving(&detector), [0, 1]);
+        detector.on_timer(at(20));
+        assert_eq!((serving(&detector), detector.health(0)), (vec![1], Health::Dead));
         assert_eq!(detector.next_timer(), Some(at(35)));
     }
 
     #[test]
     fn the_dead_return_only_after_a_stable_while() {
         let mut detector = two_live();
-        detector.on_timer(at(20));
-        for ms in (30..130).step_by(5) {
-            assert!(
-                !detector.on_heartbeat(at(ms), 0, Incarnation(1), State::Serving),
-                "{ms}"
-            );
+        for ms in (5..=125).step_by(5) {
+            beat(&mut detector, ms, 1);
+            if ms >= 30 {
+                beat(&mut detector, ms, 0);
+                assert_eq!(serving(&detector), [1], "{ms}");
+            }
+            detector.on_timer(at(ms));
         }
-        assert!(detector.on_heartbeat(at(130), 0, Incarnation(1), State::Serving));
-        assert_eq!(live(&detector), [0]);
+        beat(&mut detector, 130, 0);
+        assert_eq!(serving(&detector), [0, 1]);
     }
 
     #[test]
     fn a_gap_while_returning_starts_the_wait_again() {
         let mut detector = two_live();
         detector.on_timer(at(20));
-        detector.on_heartbeat(at(30), 0, Incarnation(1), State::Serving);
-        assert!(
-            !detector.on_timer(at(60)),
-            "it was not live, so nothing changes"
-        );
-        assert!(!detector.on_heartbeat(at(131), 0, Incarnation(1), State::Serving));
+        beat(&mut detector, 30, 0);
+        detector.on_timer(at(60));
+        beat(&mut detector, 131, 0);
         assert_eq!(detector.health(0), Health::Returning);
+    }
+
+    #[test]
+    fn without_better_the_returning_and_then_the_draining_serve() {
+        let mut detector = two_live();
+        detector.on_timer(at(20));
+        assert_eq!(serving(&detector), [0u8; 0]);
+        detector.on_heartbeat(at(30), 1, Incarnation(1), State::Draining);
+        assert_eq!(serving(&detector), [1]);
+        beat(&mut detector, 31, 0);
+        assert_eq!(serving(&detector), [0]);
     }
 
     #[test]
     fn a_new_life_is_noticed_even_without_silence() {
         let mut detector = two_live();
-        assert!(detector.on_heartbeat(at(5), 0, Incarnation(2), State::Serving));
-        assert_eq!(
-            (live(&detector), detector.health(0)),
-            (vec![1], Health::Returning)
-        );
-        assert!(
-            !detector.on_heartbeat(at(6), 0, Incarnation(1), State::Serving),
-            "late beat"
-        );
-        assert_eq!(detector.last_heard(0), Some(at(5)));
+        detector.on_heartbeat(at(5), 0, Incarnation(2), State::Serving);
+        assert_eq!((serving(&detector), detector.health(0)), (vec![1], Health::Returning));
+        beat(&mut detector, 6, 0);
+        assert_eq!(detector.last_heard(0), Some(at(5)), "a late beat of the former life");
     }
 
     #[test]
     fn draining_takes_effect_at_once() {
         let mut detector = two_live();
-        assert!(detector.on_heartbeat(at(5), 0, Incarnation(1), State::Draining));
-        assert_eq!(live(&detector), [1]);
-        assert!(!detector.on_timer(at(60)) || detector.health(0) == Health::Dead);
-        assert!(
-            !detector.on_heartbeat(at(70), 9, Incarnation(1), State::Serving),
-            "nobody"
-        );
+        detector.on_heartbeat(at(5), 0, Incarnation(1), State::Draining);
+        assert_eq!(serving(&detector), [1]);
+        detector.on_timer(at(25));
+        assert_eq!(detector.health(0), Health::Dead);
     }
 }

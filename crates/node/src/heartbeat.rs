@@ -92,5 +92,6 @@ impl Heartbeat {
             };
             channel.send(switch, Kind::Heartbeat, &beat.encode());
         }
+        channel.flush();
     }
 }

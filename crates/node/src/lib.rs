@@ -1,13 +1,16 @@
 //! The daemon: configuration, roles, worker loops and the admin API.
 //!
 //! * [`config`]: one TOML file, identical on all nodes, strictly checked
-//! * [`function`]: what a function's worker is given; [`worker`]: its loop
+//! * [`mod@run`]: starts a node's roles, each on its own thread, and ends them
+//! * roles: [`sequencer`], [`replica`], [`switch`], and [`function`], whose loop
+//!   is [`worker`]
 //! * [`client`]: the worker's store, embedded or a group over the network
 //! * [`heartbeat`] and [`detect`]: telling and judging who lives
-//! * [`channel`]: authenticated datagrams
-//! * [`status`]: what the roles publish
+//! * [`channel`]: authenticated datagrams; [`peers`]: who is who in the group
+//! * [`status`] and [`admin`]: what the roles publish, and who may ask
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod channel;
 pub mod client;
 pub mod config;
@@ -16,9 +19,17 @@ pub mod failure;
 pub mod function;
 pub mod heartbeat;
 mod logclock;
+pub mod peers;
+pub mod replica;
+pub mod run;
+pub mod sequencer;
 pub mod status;
 pub mod stop;
+mod store;
+pub mod switch;
 pub mod worker;
 
 pub use failure::Failure;
 pub use logclock::LogClock;
+pub use run::run;
+pub use stop::Stop;

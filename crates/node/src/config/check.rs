@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use super::problem::Collector;
 use super::read::Draft;
 use super::section::closest;
+use crate::detect::MAX_INSTANCES;
+
 use super::{Nat, Node, Role, State, Switch, sender_id};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
-/// An instance's index is one byte in the steering table.
-const MAX_INSTANCES: usize = 64;
 /// Longest path of a unix socket that the kernel takes, less one.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -111,15 +111,11 @@ fn member(key: &str, name: &str, role: Role, draft: &Draft, out: &mut Collector)
     if !declared(key, name, &draft.declared, out) {
         return;
     }
-    if let Some(node) = draft.nodes.get(name) {
-        if !node.is(role) {
-            let help = format!("add \"{role}\" to `node.{name}.roles`, or name another node");
-            out.error(
-                key,
-                format!("node \"{name}\" does not have the role {role}"),
-                help,
-            );
-        }
+    if let Some(node) = draft.nodes.get(name)
+        && !node.is(role)
+    {
+        let help = format!("add \"{role}\" to `node.{name}.roles`, or name another node");
+        out.error(key, format!("node \"{name}\" does not have the role {role}"), help);
     }
 }
 
@@ -199,12 +195,13 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
             help,
         );
     }
-    if let Some(function) = &node.function {
-        if role == Role::Function && function.inside == function.outside {
-            let message = format!("inside and outside are both \"{}\"", function.inside);
-            let help = "a NAT stands between two interfaces: name two";
-            out.error(&format!("node.{name}.outside"), message, help);
-        }
+    if let Some(function) = &node.function
+        && role == Role::Function
+        && function.inside == function.outside
+    {
+        let message = format!("inside and outside are both \"{}\"", function.inside);
+        let help = "a NAT stands between two interfaces: name two";
+        out.error(&format!("node.{name}.outside"), message, help);
     }
 }
 

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Collector;
 
 /// Why a value was refused: what was expected, and how to mend it (or empty).
+#[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) expected: String,
     pub(super) help: String,

@@ -199,7 +199,7 @@ pub(super) fn ports(value: &DeValue<'_>) -> Parsed<RangeInclusive<u16>> {
     if first > last {
         return Err(wrong());
     }
-    if first < BLOCK || first % BLOCK != 0 || last % BLOCK != BLOCK - 1 {
+    if first < BLOCK || !first.is_multiple_of(BLOCK) || last % BLOCK != BLOCK - 1 {
         let low = (first / BLOCK).max(1) * BLOCK;
         let high = last - last % BLOCK + (BLOCK - 1);
         return Err(Wrong::new(
@@ -317,7 +317,7 @@ mod tests {
             "300-301",
             "65300-65400",
         ] {
-            let refused = ports(&DeValue::String(text.into())).err().expect(text);
+            let refused = ports(&DeValue::String(text.into())).expect_err(text);
             let suggestion = refused
                 .help
                 .split('"')
@@ -334,8 +334,7 @@ mod tests {
     #[test]
     fn a_refused_key_is_not_repeated() {
         let refused = key("00112233445566778899aabbccddeefg")
-            .err()
-            .expect("g is no digit");
+            .expect_err("g is no digit");
         assert!(!refused.expected.contains("0011"));
     }
 }

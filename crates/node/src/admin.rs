@@ -1,0 +1,278 @@
+//! The admin API: JSON over HTTP on the unix socket `DIR/NODE.sock`.
+//!
+//! ```text
+//! GET /v1/status            node, roles, ready (or what it waits for), one part per role
+//! GET /v1/sessions?limit=N  a function's sessions
+//! GET /v1/store             a replica's view, session, log and tables
+//! GET /v1/counters          what every role counts
+//! GET /v1/nodes             all nodes of the file; a switch adds who lives
+//! ```
+//!
+//! It runs on a thread of its own and only reads what the roles publish, so it
+//! can neither stop a packet nor an operation.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::function::Desk;
+use crate::status::Board;
+
+/// Sessions answered when the asker names no limit, and at most.
+const SESSIONS: usize = 1_000;
+const MAX_SESSIONS: usize = 100_000;
+
+/// Where a node answers.
+pub fn socket_path(dir: &Path, node: &str) -> PathBuf {
+    dir.join(format!("{node}.sock"))
+}
+
+/// What the API tells about.
+pub struct Facts {
+    /// The whole file.
+    pub config: Config,
+    /// This node's name.
+    pub node: String,
+    /// What the roles publish.
+    pub board: Board,
+    /// A function's worker.
+    pub desk: Option<Desk>,
+    /// When the node started.
+    pub started: Instant,
+}
+
+/// A bound socket that nobody answers yet. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Socket {
+    /// Binds `DIR/NODE.sock`, making `DIR` and replacing what a dead process left.
+    pub fn bind(dir: &Path, node: &str) -> Result<Self, Failure> {
+        let path = socket_path(dir, node);
+        let failed = |what: &str, error: io::Error| {
+            let help = match error.kind() {
+                io::ErrorKind::PermissionDenied => "run as root, or change `cluster.admin-dir`",
+                _ => "change `cluster.admin-dir` to a directory that can be written",
+            };
+            Failure::missing(format!("{what} {}: {error}", path.display()), help)
+        };
+        fs::create_dir_all(dir).map_err(|e| failed("cannot make the directory of", e))?;
+        match UnixStream::connect(&path) {
+            Ok(_) => {
+                let what = format!("node \"{node}\" already runs here: {} answers", path.display());
+                return Err(Failure::missing(what, "stop it first, or start another node"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(&path).map_err(|e| failed("cannot replace", e))?;
+            }
+            Err(_) => {} // usually: no such file; binding will tell
+        }
+        let listener = UnixListener::bind(&path).map_err(|e| failed("cannot listen at", e))?;
+        let socket = Self { path: path.clone(), listener: Some(listener) };
+        fs::set_permissions(&path, Permissions::from_mode(0o660))
+            .map_err(|e| failed("cannot protect", e))?;
+        Ok(socket)
+    }
+
+    /// Answers from a thread of its own until the handle is dropped.
+    pub fn serve(mut self, facts: Facts) -> Result<Server, Failure> {
+        let listener = self.listener.take().expect("a socket is served once");
+        let failed = |error: io::Error| Failure::running(format!("admin API: {error}"));
+        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serve = async move {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            axum::serve(listener, router(Arc::new(facts)))
+                .with_graceful_shutdown(async move {
+                    // A dropped sender says the same as a sent word.
+                    let _ = stopped.await;
+                })
+                .await
+        };
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                if let Err(error) = runtime.block_on(serve) {
+                    tracing::error!(%error, "the admin API ended");
+                }
+                // Connections that are still open do not delay the node's end.
+                runtime.shutdown_background();
+            })
+            .map_err(failed)?;
+        Ok(Server { stop: Some(stop), thread: Some(thread), socket: self })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // If it cannot be removed the next start replaces it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The answering thread. Dropping it ends the thread and removes the socket.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    socket: Socket,
+}
+
+impl Server {
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.socket.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+type Shared = State<Arc<Facts>>;
+type Answer = Result<Json<Value>, (StatusCode, Json<Value>)>;
+
+fn router(facts: Arc<Facts>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/store", get(store))
+        .route("/v1/counters", get(counters))
+        .route("/v1/nodes", get(nodes))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
+        .with_state(facts)
+}
+
+fn error(code: StatusCode, message: &str) -> (StatusCode, Json<Value>) {
+    (code, Json(json!({ "error": message })))
+}
+
+async fn status(State(facts): Shared) -> Json<Value> {
+    let (parts, waiting) = facts.board.all();
+    let mut value = json!({
+        "node": facts.node,
+        "roles": facts.board.roles(),
+        "ready": waiting.is_empty(),
+        "waiting_for": waiting,
+        "pid": std::process::id(),
+        "uptime_s": facts.started.elapsed().as_secs_f64(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "cluster": facts.config.cluster.name,
+    });
+    for (role, part) in parts {
+        value[role] = part;
+    }
+    Json(value)
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+async fn sessions(State(facts): Shared, Query(query): Query<Limit>) -> Answer {
+    let Some(desk) = &facts.desk else {
+        return Err(error(StatusCode::NOT_FOUND, "this node is not a function"));
+    };
+    let limit = query.limit.unwrap_or(SESSIONS).min(MAX_SESSIONS);
+    match desk.sessions(limit).await {
+        Some(sessions) => Ok(Json(json!({ "node": facts.node, "sessions": sessions }))),
+        None => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the worker did not answer")),
+    }
+}
+
+async fn store(State(facts): Shared) -> Answer {
+    match facts.board.part("replica") {
+        Some(part) => Ok(Json(json!({ "node": facts.node, "replica": part }))),
+        None => Err(error(StatusCode::NOT_FOUND, "this node is not a replica")),
+    }
+}
+
+async fn counters(State(facts): Shared) -> Json<Value> {
+    let mut value = json!({ "node": facts.node });
+    for (role, part) in facts.board.all().0 {
+        value[role] = numbers_of(part);
+    }
+    Json(value)
+}
+
+/// Keeps what is counted: numbers, and maps of numbers.
+fn numbers_of(part: Value) -> Value {
+    let Value::Object(fields) = part else { return part };
+    let counted = fields.into_iter().filter(|(_, value)| match value {
+        Value::Number(_) => true,
+        Value::Object(map) => !map.is_empty() && map.values().all(Value::is_number),
+        _ => false,
+    });
+    Value::Object(counted.collect())
+}
+
+async fn nodes(State(facts): Shared) -> Json<Value> {
+    let nodes: Vec<Value> = facts
+        .config
+        .nodes
+        .values()
+        .map(|node| {
+            json!({
+                "node": node.name,
+                "roles": node.roles,
+                "control": node.control.values().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let instances = facts.board.part("switch").map(|part| part["instances"].clone());
+    Json(json!({ "node": facts.node, "nodes": nodes, "instances": instances }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_process_left_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path(), "gw1");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a listener's end leaves the file");
+        let socket = Socket::bind(dir.path(), "gw1").unwrap();
+        let refused = Socket::bind(dir.path(), "gw1").unwrap_err();
+        assert_eq!(refused.exit_code(), 3);
+        assert!(refused.to_string().contains("already runs here"), "{refused}");
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn counters_are_the_numbers_of_a_part() {
+        let part = json!({ "n": 1, "word": "x", "drops": { "a": 2 }, "list": [1], "ports": { "p": "native" } });
+        assert_eq!(numbers_of(part), json!({ "n": 1, "drops": { "a": 2 } }));
+    }
+}

@@ -1,0 +1,105 @@
+//! The client of a replicated store.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use stateplane_base::{ClientId, Time};
+use stateplane_functions::{StateError, Ticket};
+use stateplane_group::{Client, Effect, RequestId};
+use tracing::warn;
+
+use super::Done;
+use crate::channel::{Channel, Counters};
+use crate::config::Config;
+use crate::peers::Peers;
+use crate::sequencer::random;
+
+/// Datagrams handled in one [`GroupClient::poll`].
+const BATCH: usize = 256;
+
+/// A client core with its socket.
+#[derive(Debug)]
+pub struct GroupClient {
+    core: Client,
+    peers: Peers,
+    channel: Channel,
+    tickets: BTreeMap<RequestId, Ticket>,
+    /// Refused at once; told by the next poll.
+    refused: Vec<Ticket>,
+    /// A broken socket is reported once.
+    broken: bool,
+}
+
+impl GroupClient {
+    /// The client `id` at `node`, which speaks through `channel`.
+    pub fn new(config: &Config, node: &str, id: ClientId, channel: Channel) -> Self {
+        let peers = Peers::new(config, node);
+        let core = Client::new(peers.group_config(), id, random());
+        Self { core, peers, channel, tickets: BTreeMap::new(), refused: Vec::new(), broken: false }
+    }
+
+    pub(super) fn submit(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
+        match self.core.submit(now, op) {
+            Ok(request) => {
+                self.tickets.insert(request, ticket);
+            }
+            Err(_) => self.refused.push(ticket),
+        }
+    }
+
+    pub(super) fn flush(&mut self, _now: Time) {
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
+                Effect::Alarm(alarm) => warn!(?alarm, "store client"),
+            }
+        }
+        self.channel.flush();
+    }
+
+    pub(super) fn poll(&mut self, now: Time, done: &mut Vec<Done>) {
+        done.extend(self.refused.drain(..).map(|ticket| (ticket, Err(StateError::Unavailable))));
+        if let Err(error) = self.receive(now)
+            && !self.broken
+        {
+            warn!(%error, "the store client's socket failed");
+            self.broken = true;
+        }
+        if self.core.next_timer().is_some_and(|due| due <= now) {
+            self.core.on_timer(now);
+        }
+        self.flush(now);
+        while let Some((request, result)) = self.core.poll_done() {
+            if let Some(ticket) = self.tickets.remove(&request) {
+                done.push((ticket, result.map_err(|_| StateError::Unavailable)));
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Time) -> io::Result<()> {
+        let Self { core, peers, channel, .. } = self;
+        channel.receive(BATCH, |header, body| {
+            if let Some((peer, message)) = peers.hear(header, body) {
+                core.on_message(now, peer, message);
+            }
+        })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.fd()
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Time> {
+        if self.refused.is_empty() { self.core.next_timer() } else { Some(Time::ZERO) }
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.tickets.len() + self.refused.len()
+    }
+
+    /// Datagrams.
+    pub fn counters(&self) -> Counters {
+        self.channel.counters()
+    }
+}

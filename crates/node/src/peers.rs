@@ -1,0 +1,130 @@
+//! Who is who in the store group: numbers on the wire, addresses, names of the
+//! cores.
+//!
+//! Everybody who may speak is in the configuration, so no message can make
+//! this grow, and nobody can have answers sent anywhere but to its own
+//! configured address.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+
+use stateplane_base::{Incarnation, ReplicaId};
+use stateplane_group::{GroupConfig, Peer};
+use stateplane_wire::envelope::{Header, Kind};
+use stateplane_wire::group::{Address, Body, Message};
+
+use crate::channel::{Channel, client_id};
+use crate::config::{Config, Role, State, sender_id};
+
+/// The members and clients of the group.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    sequencer: (u16, SocketAddrV4),
+    replicas: Vec<(u16, SocketAddrV4)>,
+    clients: BTreeMap<u16, SocketAddrV4>,
+    /// This node, if it is a replica.
+    me: Option<ReplicaId>,
+    encoded: Vec<u8>,
+}
+
+impl Peers {
+    /// The group of `config`, as `node` sees it.
+    ///
+    /// # Panics
+    /// Unless the (checked) configuration has a group.
+    pub fn new(config: &Config, node: &str) -> Self {
+        let State::Group { sequencer, replicas } = &config.state else {
+            panic!("a checked configuration with members has a group");
+        };
+        let member = |name: &str, role| {
+            let address = config.node(name).and_then(|node| node.control.get(&role));
+            let address = *address.expect("a checked member has an address");
+            (sender_id(name, role), address)
+        };
+        let functions = config.nodes.values().filter(|node| node.is(Role::Function));
+        Self {
+            sequencer: member(sequencer, Role::Sequencer),
+            replicas: replicas.iter().map(|name| member(name, Role::Replica)).collect(),
+            clients: functions.map(|node| member(&node.name, Role::Function)).collect(),
+            me: replicas.iter().zip(0..).find(|(r, _)| *r == node).map(|(_, n)| ReplicaId(n)),
+            encoded: Vec::new(),
+        }
+    }
+
+    /// The group's size and limits.
+    pub fn group_config(&self) -> GroupConfig {
+        GroupConfig::new(u8::try_from(self.replicas.len()).expect("a checked group is small"))
+    }
+
+    /// This node, if it is a replica.
+    pub fn me(&self) -> Option<ReplicaId> {
+        self.me
+    }
+
+    /// The message and its sender; `None` if it is not the group's business, or
+    /// if somebody speaks for a client that it is not.
+    pub fn hear(&self, header: &Header, body: &[u8]) -> Option<(Peer, Message)> {
+        if header.kind != Kind::Group {
+            return None;
+        }
+        let message = Message::decode(body).ok()?;
+        let peer = self.who(header)?;
+        if let (Peer::Client(client, _), Body::Request(request)) = (peer, &message.body)
+            && request.client != client
+        {
+            return None;
+        }
+        Some((peer, message))
+    }
+
+    fn who(&self, header: &Header) -> Option<Peer> {
+        let sender = header.sender;
+        if sender == self.sequencer.0 {
+            return Some(Peer::Sequencer);
+        }
+        let replicas = self.replicas.iter().zip(0..);
+        if let Some((_, n)) = replicas.into_iter().find(|((s, _), _)| *s == sender) {
+            return Some(Peer::Replica(ReplicaId(n)));
+        }
+        let address = self.clients.get(&sender)?;
+        let client = client_id(sender, Incarnation(header.incarnation));
+        Some(Peer::Client(client, to_wire(*address)))
+    }
+
+    /// Sends a message to one or all of its peers.
+    pub fn send(&mut self, channel: &mut Channel, to: Peer, message: &Message) {
+        self.encoded.clear();
+        message.encode(&mut self.encoded);
+        match to {
+            Peer::Sequencer => channel.send(self.sequencer.1, Kind::Group, &self.encoded),
+            Peer::Replica(ReplicaId(n)) => {
+                if let Some((_, address)) = self.replicas.get(usize::from(n)) {
+                    channel.send(*address, Kind::Group, &self.encoded);
+                }
+            }
+            Peer::Replicas => {
+                for ((_, address), n) in self.replicas.iter().zip(0..) {
+                    if self.me != Some(ReplicaId(n)) {
+                        channel.send(*address, Kind::Group, &self.encoded);
+                    }
+                }
+            }
+            Peer::Client(_, address) => {
+                if let Some(address) = from_wire(address) {
+                    channel.send(address, Kind::Group, &self.encoded);
+                }
+            }
+        }
+    }
+}
+
+/// An IPv4 address in the form requests carry.
+fn to_wire(address: SocketAddrV4) -> Address {
+    Address { ip: address.ip().to_ipv6_mapped().octets(), port: address.port() }
+}
+
+/// The IPv4 address a request carries, if it is one.
+fn from_wire(address: Address) -> Option<SocketAddrV4> {
+    let ip: Ipv4Addr = Ipv6Addr::from(address.ip).to_ipv4_mapped()?;
+    Some(SocketAddrV4::new(ip, address.port))
+}

@@ -1,0 +1,221 @@
+//! A replica's loop: ordered operations in, replies out.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+use stateplane_base::{Incarnation, Time};
+use stateplane_group::{Alarm, Effect, Role};
+use stateplane_host::{clock, poll, priority};
+use stateplane_state::Store;
+use tracing::{info, warn};
+
+use crate::channel::{self, Channel};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::peers::Peers;
+use crate::status::{Publisher, RoleStatus};
+use crate::stop::Stop;
+use crate::store;
+
+/// The loop looks at the stop flag at least this often.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Datagrams handled before answers are sent.
+const BATCH: usize = 64;
+
+/// What a replica publishes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ReplicaStatus {
+    /// Its number in the group.
+    pub id: u8,
+    /// What it does: `booting`, `follower`, `leader`, ...
+    pub role: String,
+    /// It leads the group.
+    pub leader: bool,
+    /// It works: it is in a view that has started, with the view's log.
+    pub normal: bool,
+    /// The life of the group (0: none yet).
+    pub formation: u64,
+    /// The view it is in or votes for.
+    pub view: u64,
+    /// The session in force.
+    pub session: u64,
+    /// Last slot of its log.
+    pub log: u64,
+    /// Everything up to this slot is final.
+    pub commit: u64,
+    /// Everything up to this slot is executed here.
+    pub executed: u64,
+    /// The time of the last executed operation, nanoseconds since 1970.
+    pub log_time_ns: u64,
+    /// The store's tables.
+    pub tables: Vec<TableStatus>,
+    /// Bytes of all rows and timers, about, and how many they may have.
+    pub store_bytes: u64,
+    /// See `store_bytes`.
+    pub store_max_bytes: u64,
+    /// Timers armed.
+    pub timers: u64,
+    /// Rare events, by name.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// What the operator should know, by name and how often.
+    pub alarms: BTreeMap<&'static str, u64>,
+    /// Authentic datagrams that are not the group's business.
+    pub ignored: u64,
+    /// Datagrams.
+    pub datagrams: channel::Counters,
+}
+
+/// One table of the store.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub name: String,
+    /// Rows it has.
+    pub rows: u64,
+    /// Rows it may have.
+    pub max_rows: u64,
+}
+
+impl RoleStatus for ReplicaStatus {
+    fn readiness(&self) -> Result<(), String> {
+        if self.normal { Ok(()) } else { Err(format!("it is {}", self.role)) }
+    }
+}
+
+/// A replica ready to run.
+pub struct Replica {
+    core: stateplane_group::Replica<Store>,
+    peers: Peers,
+    channel: Channel,
+    told: (&'static str, u64),
+    ignored: u64,
+    alarms: BTreeMap<&'static str, u64>,
+    status: Publisher<ReplicaStatus>,
+}
+
+impl Replica {
+    /// A replica of the configured group, without memory.
+    ///
+    /// # Panics
+    /// If the (checked) configuration does not name `node` as a replica.
+    pub fn new(
+        config: &Config,
+        node: &str,
+        life: Incarnation,
+        channel: Channel,
+        status: Publisher<ReplicaStatus>,
+    ) -> Result<Self, Failure> {
+        let peers = Peers::new(config, node);
+        let me = peers.me().expect("a checked replica is listed");
+        let store = store::new(config)?;
+        let core = stateplane_group::Replica::new(peers.group_config(), me, life, store);
+        let alarms = BTreeMap::new();
+        Ok(Self { core, peers, channel, told: ("", 0), ignored: 0, alarms, status })
+    }
+
+    /// Serves until asked to stop.
+    pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
+        if let Err(error) = priority::set_nice(-5) {
+            warn!(%error, "the replica runs without priority");
+        }
+        while !stop.is_raised() {
+            self.turn().map_err(|error| Failure::running(format!("replica: {error}")))?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        let next = self.core.next_timer().unwrap_or(Time::MAX).min(self.status.next());
+        poll::wait(&[self.channel.fd()], Some(next.since(now).min(PATIENCE)))?;
+        let Self { core, peers, channel, ignored, .. } = self;
+        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
+            Some((peer, message)) => core.on_message(clock::now(), peer, message),
+            None => *ignored += 1,
+        })?;
+        // Timers only after everything that waited was heard: silence is
+        // judged by what arrived, not by when this thread ran.
+        let now = clock::now();
+        if self.core.next_timer().is_some_and(|due| due <= now) {
+            self.core.on_timer(now);
+        }
+        self.carry_out();
+        if self.status.due(now) {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
+                Effect::Alarm(alarm) => {
+                    let name = alarm_name(alarm);
+                    warn!(alarm = name, "replica");
+                    *self.alarms.entry(name).or_default() += 1;
+                }
+            }
+        }
+        self.channel.flush();
+    }
+
+    fn publish(&mut self) {
+        let core = self.core.inspect();
+        let role = role_name(core.role);
+        if self.told != (role, core.view) {
+            self.told = (role, core.view);
+            info!(role, view = core.view, session = core.session, log = core.len, "replica");
+        }
+        let store = self.core.app();
+        let totals = store.totals();
+        let tables = store.summary().into_iter().map(|table| TableStatus {
+            name: table.name.to_owned(),
+            rows: table.rows as u64,
+            max_rows: table.max_rows as u64,
+        });
+        let marks = self.core.marks().iter();
+        let marks = marks.filter(|(_, n)| *n > 0).map(|(mark, n)| (mark.name(), n)).collect();
+        let status = ReplicaStatus {
+            id: core.me,
+            role: role.to_owned(),
+            leader: core.role == Role::Leader,
+            normal: matches!(core.role, Role::Leader | Role::Follower),
+            formation: core.formation,
+            view: core.view,
+            session: core.session,
+            log: core.len,
+            commit: core.commit,
+            executed: core.executed,
+            log_time_ns: core.log_time.as_nanos(),
+            tables: tables.collect(),
+            store_bytes: totals.bytes as u64,
+            store_max_bytes: totals.max_bytes as u64,
+            timers: totals.timers as u64,
+            marks,
+            alarms: self.alarms.clone(),
+            ignored: self.ignored,
+            datagrams: self.channel.counters(),
+        };
+        self.status.update(|s| *s = status);
+    }
+}
+
+fn alarm_name(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::IncarnationReused => "incarnation-reused",
+        Alarm::SnapshotRefused => "snapshot-refused",
+        Alarm::SnapshotTooLarge => "snapshot-too-large",
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Booting => "booting",
+        Role::ViewChange => "view-change",
+    }
+}

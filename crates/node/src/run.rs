@@ -1,0 +1,265 @@
+//! Starting a node: its roles, each on a thread of its own, and its end.
+
+use std::io;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use stateplane_base::Incarnation;
+use stateplane_host::clock;
+use tracing::{error, info};
+
+use crate::admin::{Facts, Socket};
+use crate::channel::{Channel, Identity, new_incarnation};
+use crate::client::{Embedded, GroupClient, StateClient};
+use crate::config::{Config, Node, Role, State};
+use crate::failure::Failure;
+use crate::function::{Desk, FunctionStatus, Question, WorkerSetup};
+use crate::heartbeat::Heartbeat;
+use crate::replica::{Replica, ReplicaStatus};
+use crate::sequencer::{Sequencer, SequencerStatus};
+use crate::status::Board;
+use crate::stop::Stop;
+use crate::switch::{Switch, SwitchStatus};
+use crate::{store, worker};
+
+/// How often a waiting node looks at its signals.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How long the roles may take to finish after they were asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A role, ready to run on its own thread.
+type Job = Box<dyn FnOnce(&Stop) -> Result<(), Failure> + Send>;
+
+/// Runs the node called `name` until `stop` is raised or a role fails.
+///
+/// Whatever can fail at the start (ports, sockets, programs) fails here, before
+/// the first role runs.
+pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
+    let started = Instant::now();
+    let node = config.node(name).ok_or_else(|| {
+        let names: Vec<&str> = config.nodes.keys().map(String::as_str).collect();
+        Failure::Usage(format!(
+            "the file declares no node \"{name}\"; it declares: {}",
+            names.join(", ")
+        ))
+    })?;
+    let socket = Socket::bind(&config.cluster.admin_dir, name)?;
+    let mut board = Board::default();
+    let (desk, questions) = Desk::new();
+    let mut starter =
+        Starter { config, node, incarnation: new_incarnation(), stop, board: &mut board };
+    let mut questions = Some(questions);
+    let mut jobs = Vec::new();
+    for role in &node.roles {
+        jobs.push((*role, starter.job(*role, &mut questions)?));
+    }
+    let desk = node.is(Role::Function).then_some(desk);
+    let facts = Facts { config: config.clone(), node: name.to_owned(), board, desk, started };
+    let server = socket.serve(facts)?;
+    info!(node = name, roles = ?node.roles, admin = %server.path().display(), "started");
+    let result = supervise(jobs, stop);
+    drop(server);
+    info!(node = name, "stopped");
+    result
+}
+
+/// Prepares the roles of one node.
+struct Starter<'a> {
+    config: &'a Config,
+    node: &'a Node,
+    incarnation: Incarnation,
+    stop: &'a Stop,
+    board: &'a mut Board,
+}
+
+impl Starter<'_> {
+    fn job(
+        &mut self,
+        role: Role,
+        questions: &mut Option<Receiver<Question>>,
+    ) -> Result<Job, Failure> {
+        match role {
+            Role::Sequencer => {
+                let status = self.board.add("sequencer", SequencerStatus::default());
+                let channel = self.channel(role)?;
+                let sequencer = Sequencer::new(self.config, &self.node.name, channel, status);
+                Ok(Box::new(move |stop| sequencer.run(stop)))
+            }
+            Role::Replica => {
+                let status = self.board.add("replica", ReplicaStatus::default());
+                let channel = self.channel(role)?;
+                let replica =
+                    Replica::new(self.config, &self.node.name, self.incarnation, channel, status)?;
+                Ok(Box::new(move |stop| replica.run(stop)))
+            }
+            Role::Switch => {
+                let status = self.board.add("switch", SwitchStatus::default());
+                let switch = self.node.switch.as_ref();
+                let switch = switch.expect("a checked switch node has its part");
+                let channel = self.channel(role)?;
+                let switch = Switch::new(self.config, switch, channel, status)?;
+                Ok(Box::new(move |stop| switch.run(stop)))
+            }
+            Role::Function => {
+                let questions = questions.take().expect("a checked node has each role once");
+                let setup = self.function(questions)?;
+                Ok(Box::new(move |_| worker::run(setup)))
+            }
+        }
+    }
+
+    fn function(
+        &mut self,
+        questions: Receiver<Question>,
+    ) -> Result<WorkerSetup, Failure> {
+        let function = self.node.function.as_ref().expect("a checked function node has its part");
+        let nat = self.config.nat.as_ref().expect("a checked function node has a nat");
+        let identity = self.identity(Role::Function);
+        let state = match &self.config.state {
+            State::Embedded => {
+                StateClient::Embedded(Embedded::new(Box::new(store::new(self.config)?)))
+            }
+            State::Group { .. } => {
+                let id = identity.client_id();
+                let channel = self.channel(Role::Function)?;
+                StateClient::Group(Box::new(GroupClient::new(self.config, &self.node.name, id, channel)))
+            }
+        };
+        Ok(WorkerSetup {
+            node: self.node.name.clone(),
+            sender: identity.sender(),
+            incarnation: self.incarnation,
+            seed: self.incarnation.0 ^ clock::now().as_nanos().rotate_left(32),
+            interfaces: function.clone(),
+            nat: nat.clone(),
+            park: self.config.park,
+            state,
+            heartbeat: self.heartbeat(identity)?,
+            status: self.board.add("function", FunctionStatus::default()),
+            questions,
+            stop: self.stop.clone(),
+        })
+    }
+
+    /// The heartbeat's socket is its own: what it sends goes to switches only,
+    /// so its counter never meets the store client's.
+    fn heartbeat(&self, identity: Identity) -> Result<Heartbeat, Failure> {
+        let switches: Vec<_> = self
+            .config
+            .switches_of(&self.node.name)
+            .filter_map(|(switch, index)| Some((*switch.control.get(&Role::Switch)?, index)))
+            .collect();
+        let Some(own) = self.node.control.get(&Role::Function).filter(|_| !switches.is_empty())
+        else {
+            return Ok(Heartbeat::silent());
+        };
+        let channel = Channel::sending_from(*own.ip(), identity)
+            .map_err(|e| Failure::bind("the heartbeat", own.ip(), &e))?;
+        Ok(Heartbeat::new(channel, switches, self.config.detect.heartbeat))
+    }
+
+    fn identity(&self, role: Role) -> Identity {
+        Identity::new(self.config, &self.node.name, role, self.incarnation)
+    }
+
+    fn channel(&self, role: Role) -> Result<Channel, Failure> {
+        let address = self.node.control.get(&role);
+        let address = *address.expect("a checked node has an address for this role");
+        Channel::bind(address, self.identity(role))
+            .map_err(|e| Failure::bind(&format!("the {role}"), address, &e))
+    }
+}
+
+/// Runs every job on its thread. The first to fail ends them all.
+fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
+    let (ended, ends) = channel();
+    let mut threads: Vec<(Role, JoinHandle<()>)> = Vec::new();
+    for (role, job) in jobs {
+        let (ended, own_stop) = (ended.clone(), stop.clone());
+        let body = move || {
+            // A panic drops `ended` without a word, which says enough.
+            let result = job(&own_stop);
+            let _ = ended.send((role, result));
+        };
+        let spawned = std::thread::Builder::new().name(role.to_string()).spawn(body);
+        match spawned {
+            Ok(thread) => threads.push((role, thread)),
+            Err(failed) => {
+                stop.raise();
+                return Err(Failure::running(format!("cannot start a thread: {failed}")));
+            }
+        }
+    }
+    drop(ended);
+    let mut result = Ok(());
+    let mut deadline = None;
+    while threads.iter().any(|(_, thread)| !thread.is_finished()) {
+        if let Ok((role, end)) = ends.recv_timeout(GLANCE) {
+            if let Err(failure) = end {
+                error!(%role, %failure, "failed");
+                result = result.and(Err(failure));
+            }
+            stop.raise(); // a node works with all its roles or not at all
+        }
+        if stop.is_raised() {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + GRACE);
+            if Instant::now() >= deadline {
+                let stuck = threads.iter().filter(|(_, t)| !t.is_finished());
+                let names: Vec<&str> = stuck.map(|(role, _)| role.word()).collect();
+                let why = format!("did not stop in {} s: {}", GRACE.as_secs(), names.join(", "));
+                return result.and(Err(Failure::running(why)));
+            }
+        }
+    }
+    for (role, thread) in threads {
+        if thread.join().is_err() {
+            stop.raise();
+            result = result.and(Err(Failure::running(format!("the {role} panicked"))));
+        }
+    }
+    for (role, end) in ends.try_iter() {
+        if let Err(failure) = end {
+            error!(%role, %failure, "failed");
+            result = result.and(Err(failure));
+        }
+    }
+    result
+}
+
+/// Raises `stop` at SIGTERM or SIGINT; a second signal ends the process at once.
+pub fn stop_at_signals(stop: &Stop) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::running(format!("signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let stop = stop.clone();
+    let (ready, registered) = channel();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                use tokio::signal::unix::{SignalKind, signal};
+                let both = signal(SignalKind::terminate())
+                    .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+                let (mut term, mut int) = match both {
+                    Ok(both) => {
+                        let _ = ready.send(Ok(()));
+                        both
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                        return;
+                    }
+                };
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                info!("asked to stop");
+                stop.raise();
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                std::process::exit(130);
+            });
+        })
+        .map_err(failed)?;
+    registered.recv().unwrap_or(Ok(())).map_err(failed)
+}

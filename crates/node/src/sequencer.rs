@@ -1,0 +1,146 @@
+//! The sequencer's loop: requests in, stamped requests out.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+use stateplane_base::Time;
+use stateplane_group::Effect;
+use stateplane_host::{clock, poll, priority};
+use tracing::{info, warn};
+
+use crate::channel::{self, Channel};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::logclock::LogClock;
+use crate::peers::Peers;
+use crate::status::{Publisher, RoleStatus};
+use crate::stop::Stop;
+
+/// The loop looks at the stop flag at least this often.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Requests stamped before they are sent on.
+const BATCH: usize = 32;
+
+/// What a sequencer publishes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SequencerStatus {
+    /// The life of the group (0: not known yet).
+    pub formation: u64,
+    /// Its session (0: waiting for one).
+    pub session: u64,
+    /// The last number given in the session.
+    pub sequence: u64,
+    /// The last time stamped, nanoseconds since 1970.
+    pub log_time_ns: u64,
+    /// Rare events, by name.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// Authentic datagrams that are not the sequencer's business.
+    pub ignored: u64,
+    /// Datagrams.
+    pub datagrams: channel::Counters,
+}
+
+impl RoleStatus for SequencerStatus {
+    fn readiness(&self) -> Result<(), String> {
+        if self.session != 0 { Ok(()) } else { Err("no session granted by the replicas".to_owned()) }
+    }
+}
+
+/// A sequencer ready to run.
+pub struct Sequencer {
+    core: stateplane_group::Sequencer,
+    peers: Peers,
+    channel: Channel,
+    log_clock: LogClock,
+    session: u64,
+    ignored: u64,
+    status: Publisher<SequencerStatus>,
+}
+
+impl Sequencer {
+    /// The sequencer of the configured group.
+    pub fn new(
+        config: &Config,
+        node: &str,
+        channel: Channel,
+        status: Publisher<SequencerStatus>,
+    ) -> Self {
+        let peers = Peers::new(config, node);
+        let core = stateplane_group::Sequencer::new(peers.group_config(), random());
+        let log_clock = LogClock::default();
+        Self { core, peers, channel, log_clock, session: 0, ignored: 0, status }
+    }
+
+    /// Stamps until asked to stop.
+    pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
+        if let Err(error) = priority::set_nice(-5) {
+            warn!(%error, "the sequencer runs without priority");
+        }
+        while !stop.is_raised() {
+            self.turn().map_err(|error| Failure::running(format!("sequencer: {error}")))?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        let next = self.core.next_timer().unwrap_or(Time::MAX).min(self.status.next());
+        poll::wait(&[self.channel.fd()], Some(next.since(now).min(PATIENCE)))?;
+        let Self { core, peers, channel, log_clock, ignored, .. } = self;
+        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
+            Some((peer, message)) => {
+                core.on_message(clock::now(), log_clock.now(), peer, message);
+            }
+            None => *ignored += 1,
+        })?;
+        let now = clock::now();
+        if self.core.next_timer().is_some_and(|due| due <= now) {
+            self.core.on_timer(now);
+        }
+        self.carry_out();
+        if self.status.due(now) {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
+                Effect::Alarm(alarm) => warn!(?alarm, "sequencer"),
+            }
+        }
+        self.channel.flush();
+    }
+
+    fn publish(&mut self) {
+        let core = self.core.inspect();
+        if core.session != self.session {
+            self.session = core.session;
+            info!(session = core.session, "sequencer session");
+        }
+        let marks = self.core.marks().iter();
+        let marks = marks.filter(|(_, n)| *n > 0).map(|(mark, n)| (mark.name(), n)).collect();
+        self.status.update(|s| {
+            *s = SequencerStatus {
+                formation: core.formation,
+                session: core.session,
+                sequence: core.sequence,
+                log_time_ns: core.log_time.as_nanos(),
+                marks,
+                ignored: self.ignored,
+                datagrams: self.channel.counters(),
+            };
+        });
+    }
+}
+
+/// 64 bits nobody can foresee: the standard library keys each of its hash maps
+/// from the system's random source.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,306 @@
+//! The switch: listens for heartbeats and keeps the XDP steering table pointed
+//! at live instances.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+use stateplane_base::{Incarnation, Time};
+use stateplane_flow::steering::{NOBODY, Side, Table};
+use stateplane_host::bpf::BpfError;
+use stateplane_host::bpf::steering::{Role as PortRole, Steering, SwitchPort};
+use stateplane_host::{clock, poll, priority};
+use stateplane_wire::envelope::Kind;
+use stateplane_wire::heartbeat::Beat;
+use tracing::{info, warn};
+
+use crate::channel::{self, Channel};
+use crate::config::{self, Config, Pin, Role, sender_id};
+use crate::detect::{Detector, Instances};
+use crate::failure::Failure;
+use crate::status::{Publisher, RoleStatus};
+use crate::stop::Stop;
+
+/// The loop looks at the stop flag at least this often.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Heartbeats heard before silence is judged; more than can wait in one beat.
+const BATCH: usize = 1024;
+/// Changes of the table remembered for `show`.
+const HISTORY: usize = 16;
+
+/// What a switch publishes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SwitchStatus {
+    /// A table that gives packets to somebody is in use.
+    pub steering: bool,
+    /// Its instances by index.
+    pub instances: Vec<InstanceStatus>,
+    /// How each port is attached: `native` or `generic`.
+    pub ports: BTreeMap<String, String>,
+    /// The last changes of the table, newest last.
+    pub resteers: VecDeque<Resteer>,
+    /// Changes of the table since the start.
+    pub resteered: u64,
+    /// Frames, by what became of them.
+    pub frames: BTreeMap<&'static str, u64>,
+    /// Heartbeats that named another index than this switch's configuration.
+    pub misconfigured: u64,
+    /// Datagrams.
+    pub datagrams: channel::Counters,
+}
+
+/// One instance behind the switch.
+#[derive(Clone, Debug, Serialize)]
+pub struct InstanceStatus {
+    /// The function node's name.
+    pub node: String,
+    /// `live`, `dead`, ...
+    pub health: &'static str,
+    /// It gets packets.
+    pub serving: bool,
+    /// Since its last heartbeat.
+    pub silent_ms: Option<u64>,
+}
+
+/// One change of the steering table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Resteer {
+    /// Time of day, nanoseconds since 1970.
+    pub at_ns: u64,
+    /// Who got packets from then on.
+    pub serving: Vec<String>,
+    /// Who no longer did, and how long each had been silent when the new table
+    /// was in use.
+    pub lost: BTreeMap<String, u64>,
+    /// How long computing and installing the table took.
+    pub install_ns: u64,
+}
+
+impl RoleStatus for SwitchStatus {
+    fn readiness(&self) -> Result<(), String> {
+        if self.steering { Ok(()) } else { Err("no instance is live".to_owned()) }
+    }
+}
+
+/// A switch ready to run.
+pub struct Switch {
+    config: config::Switch,
+    channel: Channel,
+    steering: Steering,
+    /// Instance index by the sender's number on the wire.
+    senders: BTreeMap<u16, usize>,
+    detector: Detector,
+    serving: Instances,
+    misconfigured: u64,
+    resteered: u64,
+    history: VecDeque<Resteer>,
+    status: Publisher<SwitchStatus>,
+}
+
+impl Switch {
+    /// Attaches the steering program to every port; it steers to nobody yet.
+    pub fn new(
+        config: &Config,
+        switch: &config::Switch,
+        channel: Channel,
+        status: Publisher<SwitchStatus>,
+    ) -> Result<Self, Failure> {
+        let steering = Steering::new(&ports(switch)).map_err(missing)?;
+        let attached = steering.attachments().iter();
+        let ports: BTreeMap<String, String> =
+            attached.map(|a| (a.interface().to_owned(), a.mode().to_string())).collect();
+        for (interface, mode) in &ports {
+            info!(interface, mode, "steering attached");
+        }
+        status.update(|s| s.ports = ports);
+        let numbered = switch.instances.iter().enumerate();
+        let senders =
+            numbered.map(|(n, i)| (sender_id(&i.node, Role::Function), n)).collect();
+        Ok(Self {
+            config: switch.clone(),
+            channel,
+            steering,
+            senders,
+            detector: Detector::new(switch.instances.len(), config.detect.dead),
+            serving: Instances::default(),
+            misconfigured: 0,
+            resteered: 0,
+            history: VecDeque::new(),
+            status,
+        })
+    }
+
+    /// Steers until asked to stop.
+    pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
+        if let Err(error) = priority::set_nice(-10) {
+            warn!(%error, "the switch runs without priority: detection may be late on a busy machine");
+        }
+        while !stop.is_raised() {
+            self.turn().map_err(|error| Failure::running(format!("switch: {error}")))?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), SwitchError> {
+        let now = clock::now();
+        let next = self.detector.next_timer().unwrap_or(Time::MAX).min(self.status.next());
+        let timeout = next.since(now).min(PATIENCE);
+        poll::wait(&[self.channel.fd()], Some(timeout))?;
+        self.hear()?;
+        // Beats that arrived while this thread was not running were heard just
+        // now; only then is silence judged.
+        let now = clock::now();
+        self.detector.on_timer(now);
+        if self.detector.serving() != self.serving {
+            self.resteer(now)?;
+        }
+        if self.status.due(now) {
+            self.publish(now)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<(), SwitchError> {
+        let Self { channel, detector, senders, misconfigured, .. } = self;
+        channel.receive(BATCH, |header, body| {
+            let instance = senders.get(&header.sender).copied();
+            let (Kind::Heartbeat, Some(instance), Some(beat)) =
+                (header.kind, instance, Beat::decode(body))
+            else {
+                return;
+            };
+            if usize::from(beat.instance) != instance {
+                *misconfigured += 1;
+                return;
+            }
+            let life = Incarnation(header.incarnation);
+            detector.on_heartbeat(clock::now(), instance, life, beat.state);
+        })?;
+        Ok(())
+    }
+
+    fn resteer(&mut self, noticed: Time) -> Result<(), SwitchError> {
+        let serving = self.detector.serving();
+        let live: Vec<u8> = serving.iter().collect();
+        self.steering.set_table(&table(&live, self.config.pin))?;
+        let done = clock::now();
+        let name = |n: u8| self.config.instances[usize::from(n)].node.clone();
+        let lost = self.serving.iter().filter(|n| !serving.contains(usize::from(*n)));
+        let silence = |n: u8| {
+            let last = self.detector.last_heard(usize::from(n)).unwrap_or(done);
+            done.since(last).as_nanos() as u64
+        };
+        let change = Resteer {
+            at_ns: clock::wall().as_nanos(),
+            serving: live.iter().map(|n| name(*n)).collect(),
+            lost: lost.map(|n| (name(n), silence(n))).collect(),
+            install_ns: done.since(noticed).as_nanos() as u64,
+        };
+        info!(serving = ?change.serving, lost_ns = ?change.lost, "steering changed");
+        self.serving = serving;
+        self.resteered += 1;
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(change);
+        self.publish(done)
+    }
+
+    fn publish(&mut self, now: Time) -> Result<(), SwitchError> {
+        let frames = self.steering.counters()?;
+        let frames = BTreeMap::from([
+            ("steered", frames.steered),
+            ("flooded", frames.flooded),
+            ("to-host", frames.to_host),
+            ("passed", frames.passed),
+            ("malformed", frames.malformed),
+            ("nobody", frames.nobody),
+            ("failed", frames.failed),
+        ]);
+        let numbered = self.config.instances.iter().enumerate();
+        let instances = numbered.map(|(n, instance)| InstanceStatus {
+            node: instance.node.clone(),
+            health: self.detector.health(n).word(),
+            serving: self.serving.contains(n),
+            silent_ms: self.detector.last_heard(n).map(|t| now.since(t).as_millis() as u64),
+        });
+        let instances: Vec<_> = instances.collect();
+        self.status.update(|s| {
+            s.steering = self.serving != Instances::default();
+            s.instances = instances;
+            s.resteers.clone_from(&self.history);
+            s.resteered = self.resteered;
+            s.frames = frames;
+            s.misconfigured = self.misconfigured;
+            s.datagrams = self.channel.counters();
+        });
+        Ok(())
+    }
+}
+
+/// Why a switch cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum SwitchError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}
+
+fn missing(error: BpfError) -> Failure {
+    let help = match &error {
+        BpfError::Interface { .. } => "`ip link` lists this machine's interfaces",
+        BpfError::Load { .. } | BpfError::Attach { .. } => {
+            "steering needs root (or CAP_BPF and CAP_NET_ADMIN) and a kernel with XDP"
+        }
+        _ => "",
+    };
+    Failure::missing(format!("switch: {error}"), help)
+}
+
+fn ports(switch: &config::Switch) -> Vec<SwitchPort> {
+    let port = |interface: &String, side, role| SwitchPort { interface: interface.clone(), side, role };
+    let mut ports = Vec::new();
+    ports.extend(switch.inside.iter().map(|i| port(i, Side::Inside, PortRole::Host)));
+    ports.extend(switch.outside.iter().map(|i| port(i, Side::Outside, PortRole::Host)));
+    for (instance, n) in switch.instances.iter().zip(0..) {
+        ports.push(port(&instance.inside, Side::Inside, PortRole::Instance(n)));
+        ports.push(port(&instance.outside, Side::Outside, PortRole::Instance(n)));
+    }
+    ports
+}
+
+/// The table for the live instances; a pinned side falls back to the first live
+/// instance when its own is not.
+fn table(live: &[u8], pin: Option<Pin>) -> Table {
+    let Some(pin) = pin else { return Table::compute(live) };
+    let choose = |wanted: usize| {
+        let found = live.iter().find(|n| usize::from(**n) == wanted);
+        found.or(live.first()).copied().unwrap_or(NOBODY)
+    };
+    Table::pinned(choose(pin.inside), choose(pin.outside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_side_falls_back_while_its_instance_is_dead() {
+        let pin = Some(Pin { inside: 0, outside: 1 });
+        let owners = |table: Table| (table.inside[0], table.outside[0]);
+        assert_eq!(owners(table(&[0, 1], pin)), (0, 1));
+        assert_eq!(owners(table(&[1], pin)), (1, 1));
+        assert_eq!(owners(table(&[], pin)), (NOBODY, NOBODY));
+    }
+
+    #[test]
+    fn without_a_pin_every_live_instance_has_a_share() {
+        let table = table(&[0, 2], None);
+        for n in [0, 2] {
+            assert!(table.inside.contains(&n) && table.outside.contains(&n));
+        }
+        assert!(!table.inside.contains(&1));
+    }
+}
