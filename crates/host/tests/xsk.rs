@@ -2,22 +2,29 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use stateplane_host::bpf::AttachMode;
-use stateplane_host::bpf::punt::{NfProgram, Prefix};
+use stateplane_host::bpf::punt::{NfProgram, Prefix, PuntCounters};
 use stateplane_host::frame::{Frame, FramePool, PoolConfig};
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::poll;
-use stateplane_host::port::Port;
+use stateplane_host::port::{Port, PortStats};
 use stateplane_host::xsk::{XskConfig, XskMode, XskPort};
 use support::{End, cable, can_make_interfaces};
 
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const FAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
 /// A host and a gateway, with the host's default route through the gateway.
@@ -27,7 +34,7 @@ fn world() -> (Namespace, Namespace) {
     let near = End {
         namespace: &host,
         name: "host0",
-        mac: [2, 0, 0, 0, 0, 2],
+        mac: HOST_MAC,
         address: Some(HOST),
     };
     let far = End {
@@ -52,6 +59,78 @@ fn turn_round(packet: &mut [u8]) {
     source.swap_with_slice(destination);
 }
 
+/// Small rings, so that positions go round them hundreds of times.
+fn small() -> (FramePool, XskConfig) {
+    let pool = PoolConfig {
+        frames: 512,
+        frame_size: 2048,
+    };
+    let config = XskConfig {
+        ring: 64,
+        copy_only: false,
+    };
+    (FramePool::new(pool).unwrap(), config)
+}
+
+/// Everything is back once the ports are closed.
+fn close_all(ports: Vec<XskPort>, mut pool: FramePool) {
+    assert_eq!(pool.census().held + pool.census().parked, 0);
+    pool.check();
+    ports.into_iter().for_each(|port| port.close(&mut pool));
+    assert_eq!(pool.census().free, pool.size(), "a frame was lost");
+    pool.check();
+}
+
+/// Turns every packet round until told to stop.
+fn mirror(ready: &Barrier, stop: &AtomicBool) -> (PortStats, PuntCounters) {
+    let (mut pool, config) = small();
+    let mut port = XskPort::open(&mut pool, "gw0", &config).unwrap();
+    assert_eq!(port.mode(), XskMode::Copy, "veth offers no zero-copy");
+    assert_eq!((port.mac().0, port.mtu()), (GATEWAY, 1500));
+    let program = NfProgram::attach(&port, &[], &[LOCAL]).unwrap();
+    assert_eq!(program.attachment().mode(), AttachMode::Native);
+    ready.wait();
+    let mut batch: Vec<Frame> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let fd = port.fd().unwrap();
+        poll::wait(&[fd], Some(Duration::from_millis(20))).unwrap();
+        port.receive(&mut pool, 32, &mut batch);
+        for frame in &batch {
+            turn_round(pool.bytes_mut(frame));
+        }
+        port.transmit(&mut pool, &mut batch);
+        port.flush();
+    }
+    batch.drain(..).for_each(|frame| pool.give(frame));
+    let seen = (port.stats(), program.counters().unwrap());
+    close_all(vec![port], pool);
+    seen
+}
+
+/// Sends `packets` in bursts and awaits each burst's answers; how many came.
+fn converse(packets: u32) -> io::Result<u32> {
+    let socket = UdpSocket::bind((HOST, 5000))?;
+    socket.set_read_timeout(Some(Duration::from_millis(1000)))?;
+    // Stays with the gateway's kernel, as does the ARP before it.
+    socket.send_to(b"yours", (LOCAL, 9))?;
+    let (mut answered, mut buffer) = (0, [0; 2000]);
+    for number in 0..packets {
+        let text = vec![number as u8; 18 + (number % 1400) as usize];
+        socket.send_to(&text, (FAR, 9))?;
+        if number % 16 == 15 {
+            for expected in number - 15..=number {
+                let Ok((len, from)) = socket.recv_from(&mut buffer) else {
+                    return Ok(answered);
+                };
+                assert_eq!(from.ip(), FAR);
+                assert_eq!(len, 18 + (expected % 1400) as usize, "order is kept");
+                answered += 1;
+            }
+        }
+    }
+    Ok(answered)
+}
+
 #[test]
 fn packets_make_the_round_trip_and_no_frame_is_lost() {
     const PACKETS: u32 = 20_000;
@@ -59,89 +138,103 @@ fn packets_make_the_round_trip_and_no_frame_is_lost() {
         return;
     }
     let (host, gateway) = world();
+    let (ready, stop) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
+    let (is_ready, must_stop) = (Arc::clone(&ready), Arc::clone(&stop));
     let mirror = gateway
-        .spawn_thread("mirror", || {
-            let mut pool = FramePool::new(PoolConfig {
-                frames: 512,
-                frame_size: 2048,
-            })
-            .unwrap();
-            // Small rings, so that positions go round them hundreds of times.
-            let config = XskConfig {
-                ring: 64,
-                copy_only: false,
-            };
-            let mut port = XskPort::open(&mut pool, "gw0", &config).unwrap();
-            assert_eq!(port.mode(), XskMode::Copy, "veth offers no zero-copy");
-            assert_eq!(port.mac().0, GATEWAY);
-            assert_eq!(port.mtu(), 1500);
-            let program = NfProgram::attach(&port, &[], &[LOCAL]).unwrap();
-            assert_eq!(program.attachment().mode(), AttachMode::Native);
-            let mut batch: Vec<Frame> = Vec::new();
-            let mut idle = Instant::now();
-            while idle.elapsed() < Duration::from_millis(700) {
-                let fd = port.fd().unwrap();
-                poll::wait(&[fd], Some(Duration::from_millis(50))).unwrap();
-                port.receive(&mut pool, 32, &mut batch);
-                for frame in &batch {
-                    turn_round(pool.bytes_mut(frame));
-                }
-                if port.transmit(&mut pool, &mut batch) > 0 {
-                    idle = Instant::now();
-                }
-                port.flush();
-            }
-            batch.drain(..).for_each(|frame| pool.give(frame));
-            let (stats, counters) = (port.stats(), program.counters().unwrap());
-            assert_eq!(pool.census().held + pool.census().parked, 0);
-            pool.check();
-            port.close(&mut pool);
-            assert_eq!(
-                pool.census().free,
-                pool.size(),
-                "closing brings every frame home"
-            );
-            pool.check();
-            (stats, counters)
-        })
+        .spawn_thread("mirror", move || mirror(&is_ready, &must_stop))
         .unwrap();
-    let answered = host.run(|| {
-        let socket = UdpSocket::bind((HOST, 5000)).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        // Two packets that never come back: to the gateway itself, and ARP before it.
-        socket.send_to(b"yours", (LOCAL, 9)).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
-        let (mut answered, mut buffer) = (0u32, [0; 2000]);
-        for number in 0..PACKETS {
-            let text = vec![number as u8; 18 + (number % 1400) as usize];
-            socket.send_to(&text, (FAR, 9)).unwrap();
-            if number % 16 == 15 {
-                for expected in number - 15..=number {
-                    let Ok((len, from)) = socket.recv_from(&mut buffer) else {
-                        break;
-                    };
-                    assert_eq!(from.ip(), FAR);
-                    assert_eq!(len, 18 + (expected % 1400) as usize, "order is kept");
-                    answered += 1;
-                }
-            }
-        }
-        Ok(answered)
-    });
-    let answered = answered.unwrap();
+    ready.wait();
+    let answered = host.run(|| converse(PACKETS)).unwrap();
+    stop.store(true, Ordering::Relaxed);
     let (stats, counters) = mirror.join().unwrap().unwrap();
     println!("{stats:?} {counters:?}");
     assert_eq!(answered, PACKETS);
     assert_eq!(stats.received, u64::from(PACKETS));
     assert_eq!(stats.sent, u64::from(PACKETS));
     assert_eq!(counters.function, u64::from(PACKETS));
-    assert!(
-        counters.kernel >= 2,
-        "ARP and the gateway's own packet went to the kernel"
-    );
+    assert!(counters.kernel >= 2, "ARP and the gateway's own packet");
     assert!(stats.kicks > 0);
+}
+
+/// Carries every packet from one port to the other, towards a fixed neighbour, in the
+/// frame it arrived in.
+fn forward(ready: &Barrier, stop: &AtomicBool) -> [PortStats; 2] {
+    let (mut pool, config) = small();
+    let open = |pool: &mut FramePool, name| XskPort::open(pool, name, &config).unwrap();
+    let mut ports = vec![open(&mut pool, "gw0"), open(&mut pool, "gw1")];
+    let _programs: Vec<NfProgram> = ports
+        .iter()
+        .map(|port| NfProgram::attach(port, &[], &[LOCAL, OUTSIDE]).unwrap())
+        .collect();
+    ready.wait();
+    let mut batch: Vec<Frame> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let fds: Vec<_> = ports.iter().filter_map(|port| port.fd()).collect();
+        poll::wait(&fds, Some(Duration::from_millis(20))).unwrap();
+        for (from, to, next) in [(0, 1, SERVER_MAC), (1, 0, HOST_MAC)] {
+            ports[from].receive(&mut pool, 32, &mut batch);
+            for frame in &batch {
+                let packet = pool.bytes_mut(frame);
+                packet[..6].copy_from_slice(&next);
+                packet[6..12].copy_from_slice(&GATEWAY);
+            }
+            ports[to].transmit(&mut pool, &mut batch);
+            // What does not fit is dropped: TCP sends it again.
+            batch.drain(..).for_each(|frame| pool.give(frame));
+            ports[to].flush();
+        }
+    }
+    let stats = [ports[0].stats(), ports[1].stats()];
+    close_all(ports, pool);
+    stats
+}
+
+/// Real TCP between two kernels, through two ports that share one pool.
+#[test]
+fn tcp_crosses_two_ports_that_share_their_frames() {
+    const BYTES: usize = 8 << 20;
+    if !can_make_interfaces() {
+        return;
+    }
+    let (host, gateway) = world();
+    let server = Namespace::create("server").unwrap();
+    let near = End {
+        namespace: &server,
+        name: "server0",
+        mac: SERVER_MAC,
+        address: Some(SERVER),
+    };
+    let far = End {
+        namespace: &gateway,
+        name: "gw1",
+        mac: GATEWAY,
+        address: Some(OUTSIDE),
+    };
+    cable(&near, &far).unwrap();
+    server
+        .run(|| Netlink::open()?.add_route(Ipv4Addr::UNSPECIFIED, 0, OUTSIDE))
+        .unwrap();
+    let (ready, stop) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
+    let (is_ready, must_stop) = (Arc::clone(&ready), Arc::clone(&stop));
+    let forwarder = gateway
+        .spawn_thread("forward", move || forward(&is_ready, &must_stop))
+        .unwrap();
+    let listener = server.run(|| TcpListener::bind((SERVER, 80))).unwrap();
+    let sender = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let pattern: Vec<u8> = (0..BYTES).map(|at| (at / 251) as u8 ^ at as u8).collect();
+        stream.write_all(&pattern).unwrap();
+        pattern
+    });
+    ready.wait();
+    let mut stream = host.run(|| TcpStream::connect((SERVER, 80))).unwrap();
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    assert!(received == sender.join().unwrap(), "the bytes are intact");
+    stop.store(true, Ordering::Relaxed);
+    let stats = forwarder.join().unwrap().unwrap();
+    println!("{stats:?}");
+    assert!(stats[1].received >= (BYTES / 1460) as u64);
 }
 
 /// Requests for pool addresses reach the function, those for the interface's own
