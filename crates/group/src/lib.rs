@@ -1,3 +1,41 @@
-//! stub
+//! The store group: network-ordered operations and replicas that execute them.
+//!
+//! NOPaxos (Li et al., OSDI 2016) as three sans-IO cores:
+//! * [`Sequencer`]: stamps each request with a number and a time and sends it
+//!   to every replica (ordered unreliable multicast, section 4 of the paper)
+//! * [`Replica`]: keeps the log, agrees on gaps, changes views, executes
+//! * [`Client`]: many outstanding operations, commit by matching replies
+//!
+//! A driver feeds messages and the time in, and takes [`Effect`]s out. No core
+//! looks at a clock, draws a random number or blocks; none grows beyond its
+//! [`Limits`].
+//!
+//! What differs from the paper, and why:
+//! * **Views are numbered by one counter**, and everything a view means (session,
+//!   membership) is decided by its leader when it starts. The paper's pair
+//!   (leader number, session number) becomes a function of that counter, so that
+//!   "the same view" implies the same session and the same members.
+//! * **Sessions are granted by the replicas** to a sequencer's nonce through a view
+//!   change, and named after the view; none is ever used twice.
+//! * **Replicas have no disk.** One that restarts has forgotten its promises, so it
+//!   joins by a view change that it has no vote in and that replaces its
+//!   incarnation; messages of its former life then count for nothing.
+//! * **Followers execute at sync points** only, so only a deposed leader can have
+//!   executed what did not survive; a snapshot from a peer sets it right.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod client;
+mod config;
+mod effect;
+mod replica;
+mod sequencer;
+
+pub use client::{Busy, Client, ClientStatus, RequestId, Unknown};
+pub use config::{GroupConfig, Limits, Timing};
+pub use effect::{Alarm, Effect, Mark, Marks, Peer};
+pub use replica::{Replica, ReplicaStatus, Role};
+pub use sequencer::{Sequencer, SequencerStatus};
+pub use stateplane_wire::group::Message;

@@ -297,19 +297,25 @@ impl Entries {
 impl ViewChange {
     fn encode(&self, w: &mut Writer<'_>) {
         words(w, &[self.view, self.last_normal, self.incarnation]);
+        words(w, &[self.session, self.nonce, self.session_base]);
         encode_vector(&self.vector, w);
         self.summary.encode(w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (view, last_normal, incarnation) = (r.u64()?, r.u64()?, r.u64()?);
+        let (session, nonce, session_base) = (r.u64()?, r.u64()?, r.u64()?);
         let vector = decode_vector(r)?;
+        let summary = Summary::decode(r)?;
         Ok(Self {
             view,
             last_normal,
             incarnation,
+            session,
+            nonce,
+            session_base,
             vector,
-            summary: Summary::decode(r)?,
+            summary,
         })
     }
 }

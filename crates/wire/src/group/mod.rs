@@ -19,7 +19,7 @@
 //! 11 GapAck          view 8 | from 8 | to 8
 //! 12 Heartbeat       view 8 | Summary
 //! 13 SyncAck         view 8 | upto 8
-//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | Vector | Summary
+//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
 //! 15 StartView       view 8 | basis 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
 //! 16 Boot            incarnation 8 | Vector heard                                               +
 //! 17 Hint            view 8 | Vector                                                            +
@@ -229,6 +229,12 @@ pub struct ViewChange {
     pub last_normal: View,
     /// The voter's life.
     pub incarnation: u64,
+    /// The session of `last_normal`.
+    pub session: Session,
+    /// Whose session it is.
+    pub nonce: u64,
+    /// Slot of the session's (missing) sequence number 0.
+    pub session_base: Slot,
     /// Membership of `last_normal`.
     pub vector: Vec<u64>,
     /// The voter's log.

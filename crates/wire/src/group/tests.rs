@@ -142,15 +142,19 @@ fn replica_path() -> impl Strategy<Value = Body> {
         any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapAck { view, from, to }),
         (any::<u64>(), summaries()).prop_map(|(view, summary)| Body::Heartbeat { view, summary }),
         any::<[u64; 2]>().prop_map(|[view, upto]| Body::SyncAck { view, upto }),
-        (any::<[u64; 3]>(), vectors(), summaries()).prop_map(
-            |([view, last_normal, incarnation], vector, summary)| {
-                Body::ViewChange(ViewChange {
+        (any::<[u64; 6]>(), vectors(), summaries()).prop_map(
+            |([view, last_normal, incarnation, session, nonce, session_base], vector, summary)| {
+                let vote = ViewChange {
                     view,
                     last_normal,
                     incarnation,
+                    session,
+                    nonce,
+                    session_base,
                     vector,
                     summary,
-                })
+                };
+                Body::ViewChange(vote)
             }
         ),
         (any::<[u64; 5]>(), vectors(), summaries()).prop_map(

@@ -1,0 +1,335 @@
+//! The client: many outstanding operations, each done when a majority of the
+//! replicas, the leader among them, put its request into the same slot of the
+//! same view (paper, section 5.2).
+//!
+//! An operation keeps its request id through all repetitions, so the replicas'
+//! client table executes it once. One that got no majority by its deadline ends
+//! as [`Unknown`]: it may or may not have been executed, now or later.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use stateplane_base::{ClientId, Time};
+use stateplane_wire::group::{
+    Address, Batch, Body, Formation, Message, OpResult, Reply, Request, Session, Slot, View,
+};
+
+use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+
+/// An operation of this client.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// The client takes no more operations now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Busy {
+    /// Too many are outstanding.
+    #[error("too many operations outstanding")]
+    Outstanding,
+    /// This one will never fit.
+    #[error("operation too large")]
+    TooLarge,
+}
+
+/// The deadline passed without a majority.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the operation's outcome is unknown")]
+pub struct Unknown;
+
+/// What a client tells about itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientStatus {
+    /// Operations without an outcome.
+    pub outstanding: usize,
+    /// Present patience with a request.
+    pub patience: Duration,
+    /// The newest view seen in a reply.
+    pub view: View,
+}
+
+#[derive(Debug)]
+struct Pending {
+    op: Vec<u8>,
+    submitted: Time,
+    due: Time,
+    tries: u32,
+}
+
+/// Replies that agree are those with the same key.
+type Key = (Formation, View, Session, Slot);
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// Who replied, one bit each.
+    replicas: u16,
+    /// The leader's results, until there is a majority.
+    results: Vec<OpResult>,
+}
+
+/// The client core.
+#[derive(Debug)]
+pub struct Client {
+    config: GroupConfig,
+    id: ClientId,
+    next: u64,
+    pending: BTreeMap<u64, Pending>,
+    /// Submitted, not yet sent.
+    fresh: Vec<u64>,
+    due: BTreeSet<(Time, u64)>,
+    tallies: BTreeMap<Key, Tally>,
+    /// Smoothed round trip, once measured.
+    round_trip: Option<Duration>,
+    view: View,
+    jitter: u64,
+    effects: VecDeque<Effect>,
+    done: VecDeque<(RequestId, Result<Vec<u8>, Unknown>)>,
+    marks: Marks,
+}
+
+/// Bytes an operation adds to a batch besides itself.
+const OP_OVERHEAD: usize = 10;
+
+impl Client {
+    /// A client that just started: `id` is never reused, `seed` decorrelates
+    /// the retries of different clients.
+    pub fn new(config: GroupConfig, id: ClientId, seed: u64) -> Self {
+        Self {
+            config,
+            id,
+            next: 1,
+            pending: BTreeMap::new(),
+            fresh: Vec::new(),
+            due: BTreeSet::new(),
+            tallies: BTreeMap::new(),
+            round_trip: None,
+            view: 0,
+            jitter: seed,
+            effects: VecDeque::new(),
+            done: VecDeque::new(),
+            marks: Marks::default(),
+        }
+    }
+
+    /// Takes an operation. Those taken before the next [`Self::poll_effect`]
+    /// share datagrams.
+    pub fn submit(&mut self, now: Time, op: Vec<u8>) -> Result<RequestId, Busy> {
+        if op.len() > self.config.limits.operation {
+            return Err(Busy::TooLarge);
+        }
+        // The replicas cache results for a window of ids above the oldest.
+        let full = self.next.saturating_sub(self.done_below()) >= self.config.limits.window;
+        if full || self.done.len() as u64 >= self.config.limits.window {
+            return Err(Busy::Outstanding);
+        }
+        let id = self.next;
+        self.next += 1;
+        let due = now + self.patience(0);
+        self.pending.insert(
+            id,
+            Pending {
+                op,
+                submitted: now,
+                due,
+                tries: 0,
+            },
+        );
+        self.due.insert((due, id));
+        self.fresh.push(id);
+        Ok(RequestId(id))
+    }
+
+    fn done_below(&self) -> u64 {
+        self.pending
+            .first_key_value()
+            .map_or(self.next, |(id, _)| *id)
+    }
+
+    /// Patience with the given number of tries behind us: three smoothed round
+    /// trips, doubled with each try, a little scattered.
+    fn patience(&mut self, tries: u32) -> Duration {
+        let timing = &self.config.timing;
+        let base = self.round_trip.map_or(timing.retry, |r| {
+            (r * 3).clamp(timing.retry / 4, timing.retry_max)
+        });
+        let span = base.saturating_mul(1 << tries.min(6)).min(timing.retry_max);
+        self.jitter = self
+            .jitter
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        let eighths = u32::try_from(self.jitter >> 62).expect("two bits");
+        span + span / 16 * eighths
+    }
+
+    /// Sends the given operations, as many per datagram as fit.
+    fn send(&mut self, ids: &[u64]) {
+        let done_below = self.done_below();
+        let mut batch = Batch::default();
+        for id in ids {
+            let Some(pending) = self.pending.get(id) else {
+                continue;
+            };
+            let size = batch.size() + pending.op.len() + OP_OVERHEAD;
+            if !batch.is_empty() && size > self.config.limits.batch_bytes
+                || !batch.push(*id, &pending.op)
+            {
+                let full = core::mem::take(&mut batch);
+                self.request(done_below, full);
+                let fits = batch.push(*id, &pending_op(&self.pending, *id));
+                assert!(fits, "an operation within limits fits an empty batch");
+            }
+        }
+        if !batch.is_empty() {
+            self.request(done_below, batch);
+        }
+    }
+
+    fn request(&mut self, done_below: u64, batch: Batch) {
+        let request = Request {
+            client: self.id,
+            done_below,
+            reply_to: Address::default(),
+            batch,
+        };
+        let msg = Message {
+            formation: 0,
+            body: Body::Request(request),
+        };
+        self.effects.push_back(Effect::Send {
+            to: Peer::Sequencer,
+            msg,
+        });
+    }
+
+    /// Handles a reply.
+    pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
+        let (Peer::Replica(replica), Body::Reply(reply)) = (from, msg.body) else {
+            return;
+        };
+        if replica.0 != reply.replica || replica.0 >= self.config.n || reply.client != self.id {
+            return;
+        }
+        self.view = self.view.max(reply.view);
+        self.count(now, msg.formation, reply);
+    }
+
+    /// Adds a reply to those it agrees with.
+    fn count(&mut self, now: Time, formation: Formation, reply: Reply) {
+        let key = (formation, reply.view, reply.session, reply.slot);
+        let leader = self.config.leader_of(reply.view);
+        let tally = self.tallies.entry(key).or_default();
+        tally.replicas |= 1 << reply.replica;
+        if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
+            tally.results.extend(reply.results);
+        }
+        let majority = tally.replicas.count_ones() as usize >= self.config.quorum();
+        if majority && tally.replicas & (1 << leader) != 0 {
+            for result in core::mem::take(&mut tally.results) {
+                if let Some(outcome) = result.outcome {
+                    self.finish(now, result.id, outcome);
+                }
+            }
+        }
+        // Slots long past get no more replies; the newest keys are the highest.
+        while self.tallies.len() > self.config.limits.window as usize * 2 {
+            self.tallies.pop_first();
+        }
+    }
+
+    fn finish(&mut self, now: Time, id: u64, outcome: Vec<u8>) {
+        let Some(pending) = self.pending.remove(&id) else {
+            return;
+        };
+        self.due.remove(&(pending.due, id));
+        if pending.tries == 0 {
+            // Karn: a repeated request's reply measures nothing.
+            let sample = now.since(pending.submitted);
+            self.round_trip = Some(self.round_trip.map_or(sample, |r| (r * 7 + sample) / 8));
+        }
+        self.done.push_back((RequestId(id), Ok(outcome)));
+    }
+
+    /// When [`Self::on_timer`] wants to be called.
+    pub fn next_timer(&self) -> Option<Time> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Repeats what is due and gives up what is overdue.
+    pub fn on_timer(&mut self, now: Time) {
+        let mut again = Vec::new();
+        while let Some(&(at, id)) = self.due.first().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, id));
+            let pending = self.pending.get_mut(&id).expect("what is due is pending");
+            if now.since(pending.submitted) >= self.config.timing.deadline {
+                self.pending.remove(&id);
+                self.done.push_back((RequestId(id), Err(Unknown)));
+                self.marks.hit(Mark::UnknownOutcome);
+                continue;
+            }
+            pending.tries = pending.tries.saturating_add(1);
+            let (tries, deadline) = (
+                pending.tries,
+                pending.submitted + self.config.timing.deadline,
+            );
+            let due = (now + self.patience(tries)).min(deadline);
+            self.pending.get_mut(&id).expect("still there").due = due;
+            self.due.insert((due, id));
+            again.push(id);
+            self.marks.hit(Mark::Retransmitted);
+        }
+        self.send(&again);
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        if !self.fresh.is_empty() {
+            let fresh = core::mem::take(&mut self.fresh);
+            self.send(&fresh);
+        }
+        self.effects.pop_front()
+    }
+
+    /// The next outcome.
+    pub fn poll_done(&mut self) -> Option<(RequestId, Result<Vec<u8>, Unknown>)> {
+        self.done.pop_front()
+    }
+
+    /// How often each rare branch was taken.
+    pub const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// A view of its state.
+    pub fn inspect(&self) -> ClientStatus {
+        let patience = self.round_trip.map_or(self.config.timing.retry, |r| r * 3);
+        ClientStatus {
+            outstanding: self.pending.len(),
+            patience,
+            view: self.view,
+        }
+    }
+
+    /// Asserts what must always hold.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn check(&self) {
+        assert_eq!(
+            self.pending.len(),
+            self.due.len(),
+            "every pending operation has one deadline"
+        );
+        assert!(
+            self.next - self.done_below() <= self.config.limits.window,
+            "ids stay within the window"
+        );
+        assert!(
+            self.tallies.len() <= self.config.limits.window as usize * 2,
+            "tallies are bounded"
+        );
+    }
+}
+
+fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
+    pending.get(&id).map(|p| p.op.clone()).unwrap_or_default()
+}

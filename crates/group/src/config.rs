@@ -1,0 +1,155 @@
+//! What a group may be told: size, time spans, limits.
+
+use core::time::Duration;
+
+use stateplane_wire::group::MAX_REPLICAS;
+
+/// Everything a core needs to know about its group.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// Number of replicas, 2f+1 of them survive the loss of f.
+    pub n: u8,
+    /// The group's number in ordered messages.
+    pub group: u32,
+    /// Time spans.
+    pub timing: Timing,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl GroupConfig {
+    /// A group of `n` replicas on a local network.
+    ///
+    /// # Panics
+    /// Unless 1 <= n <= 9: a group's size is fixed by its operator.
+    pub fn new(n: u8) -> Self {
+        assert!(
+            n >= 1 && usize::from(n) <= MAX_REPLICAS,
+            "a group has 1 to {MAX_REPLICAS} replicas"
+        );
+        Self {
+            n,
+            group: 0,
+            timing: Timing::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Replicas that make a majority: f+1 of 2f+1.
+    pub const fn quorum(&self) -> usize {
+        self.n as usize / 2 + 1
+    }
+
+    pub(crate) const fn leader_of(&self, view: u64) -> u8 {
+        (view % self.n as u64) as u8
+    }
+}
+
+/// Time spans; the defaults suit a local network.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Leader to followers: life sign and sync point.
+    pub heartbeat: Duration,
+    /// A follower that hears no heartbeat for so long votes for the next view.
+    pub silence: Duration,
+    /// How long a missing number may still arrive by itself.
+    pub reorder: Duration,
+    /// Between requests for missing slots; after two, the leader decides.
+    pub gap_retry: Duration,
+    /// Between repetitions of a vote, a view's start or a snapshot request.
+    pub resend: Duration,
+    /// Patience with a view that does not start; grows with each attempt.
+    pub view_patience: Duration,
+    /// Between a booting replica's announcements.
+    pub boot: Duration,
+    /// A boot or hint heard longer ago than this is history.
+    pub boot_memory: Duration,
+    /// Sequencer: after its last stamp it says how far it got.
+    pub tail: Duration,
+    /// ... and again at this interval.
+    pub tail_idle: Duration,
+    /// Client: first patience with a request; then adapts.
+    pub retry: Duration,
+    /// Client: longest patience.
+    pub retry_max: Duration,
+    /// Client: after this the outcome is unknown.
+    pub deadline: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            heartbeat: ms(5),
+            silence: ms(40),
+            reorder: ms(1),
+            gap_retry: ms(3),
+            resend: ms(10),
+            view_patience: ms(40),
+            boot: ms(20),
+            boot_memory: ms(200),
+            tail: ms(1),
+            tail_idle: ms(20),
+            retry: ms(10),
+            retry_max: ms(100),
+            deadline: ms(2000),
+        }
+    }
+}
+
+/// Bounds on everything that could grow.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Slots between the sync point and the end of the log.
+    pub unsynced: u64,
+    /// Final slots kept for replicas that lag.
+    pub retain: u64,
+    /// Memory of the log.
+    pub log_bytes: usize,
+    /// Ordered messages kept ahead of a gap, or while a view changes.
+    pub stash: usize,
+    /// Slots asked for at once.
+    pub fetch: u64,
+    /// Payload of one datagram between replicas.
+    pub chunk: usize,
+    /// Snapshot pieces asked for at once.
+    pub chunks: u16,
+    /// Size of a snapshot.
+    pub snapshot_bytes: u64,
+    /// Clients in the client table.
+    pub clients: usize,
+    /// Log time after which an idle client may be forgotten for a new one.
+    pub client_idle: Duration,
+    /// Operations a client has outstanding.
+    pub window: u64,
+    /// Cached results of one client.
+    pub client_bytes: usize,
+    /// Size of an operation.
+    pub operation: usize,
+    /// Size of a request's batch.
+    pub batch_bytes: usize,
+    /// Payload of one reply datagram.
+    pub reply_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unsynced: 8192,
+            retain: 8192,
+            log_bytes: 128 << 20,
+            stash: 4096,
+            fetch: 128,
+            chunk: 1200,
+            chunks: 32,
+            snapshot_bytes: 256 << 20,
+            clients: 1024,
+            client_idle: Duration::from_secs(60),
+            window: 1024,
+            client_bytes: 1 << 20,
+            operation: 8 << 10,
+            batch_bytes: 1200,
+            reply_bytes: 1200,
+        }
+    }
+}

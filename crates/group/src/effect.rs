@@ -1,0 +1,142 @@
+//! What a core wants done, and what it counted.
+
+use stateplane_base::{ClientId, ReplicaId};
+use stateplane_wire::group::{Address, Message};
+
+/// Whom a message is from or for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Peer {
+    /// One replica.
+    Replica(ReplicaId),
+    /// Every replica but the sender: one encoding, n datagrams.
+    Replicas,
+    /// The sequencer.
+    Sequencer,
+    /// A client, with the address it was last seen at. A sequencer's driver fills the
+    /// address in from the datagram's source; for the rest it comes out of the log.
+    Client(ClientId, Address),
+}
+
+/// What a driver has to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Send a message; losing it is allowed.
+    Send {
+        /// To whom.
+        to: Peer,
+        /// What.
+        msg: Message,
+    },
+    /// Tell the operator.
+    Alarm(Alarm),
+}
+
+/// What an operator should know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alarm {
+    /// Our incarnation was not newer than a former one: this node's clock went
+    /// backwards. Another was chosen.
+    IncarnationReused,
+    /// A snapshot was refused: too large, damaged or of another configuration.
+    SnapshotRefused,
+    /// The state to be sent to a lagging replica exceeds the limit.
+    SnapshotTooLarge,
+}
+
+/// Defines [`Mark`] with the names used in counters.
+macro_rules! marks {
+    ($($name:ident = $text:literal, $doc:literal;)*) => {
+        /// A branch worth knowing that it was taken: for metrics, and for the
+        /// simulator to show that its faults reach the rare code.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Mark { $(#[doc = $doc] $name,)* }
+
+        impl Mark {
+            /// All marks.
+            pub const ALL: &'static [Mark] = &[$(Mark::$name,)*];
+
+            /// The name used in counters and JSON.
+            pub const fn name(self) -> &'static str {
+                match self { $(Mark::$name => $text,)* }
+            }
+        }
+    };
+}
+
+marks! {
+    Duplicate = "duplicate", "An ordered message arrived for a slot already filled.";
+    OldSession = "old-session", "An ordered message of a session no longer in force.";
+    FutureSession = "future-session", "An ordered message of a session not agreed yet.";
+    WindowFull = "window-full", "An ordered message too far ahead, or too many unsynced slots.";
+    TailGap = "tail-gap", "The loss of the last messages was noticed by the sequencer's tail.";
+    GapFollower = "gap-follower", "A follower asked its leader for missing slots.";
+    GapLeader = "gap-leader", "The leader missed slots and asked its followers.";
+    GapRecovered = "gap-recovered", "The leader got a missing slot from a follower.";
+    GapNoop = "gap-noop", "The leader decided that a slot is a no-op.";
+    GapOverwrite = "gap-overwrite", "A no-op replaced a value a follower had received.";
+    GapAhead = "gap-ahead", "A gap commit arrived beyond the follower's log.";
+    LookupDuringCommit = "lookup-during-commit", "The leader answered a fetch during a gap commit.";
+    SyncOverwrite = "sync-overwrite", "A heartbeat told of a no-op whose gap commit was lost.";
+    SyncBlind = "sync-blind", "A heartbeat did not reach back to what the follower had verified.";
+    SilentLeader = "silent-leader", "A follower gave its leader up.";
+    Abdicated = "abdicated", "A leader that hears too few followers gave up.";
+    ViewChangeStarted = "view-change-started", "Voted for a view.";
+    ViewChangeEscalated = "view-change-escalated", "A view did not start in time; voted for the next.";
+    ViewStarted = "view-started", "Started a view as its leader.";
+    ViewEntered = "view-entered", "Entered a view as a follower.";
+    VoteRefused = "vote-refused", "A vote of a former life or of a non-member was not counted.";
+    MergeNoopWins = "merge-noop-wins", "A view change turned a value into a no-op.";
+    MergeFetched = "merge-fetched", "A view change had to fetch slots.";
+    StartViewTruncates = "start-view-truncates", "A view's start cut our log.";
+    DeposedRollback = "deposed-rollback", "We had executed what did not survive.";
+    SessionRequested = "session-requested", "A sequencer asked for a session.";
+    SessionStarted = "session-started", "A view with a new session started.";
+    SessionGranted = "session-granted", "A session was granted to its sequencer.";
+    SnapshotTaken = "snapshot-taken", "A snapshot was taken for a peer.";
+    SnapshotInstalled = "snapshot-installed", "A peer's snapshot replaced our state.";
+    SnapshotRestarted = "snapshot-restarted", "A snapshot's source went away or moved on.";
+    BehindTruncation = "behind-truncation", "Slots we lack are truncated at the peer.";
+    StaleIncarnation = "stale-incarnation", "A message of a former life was dropped.";
+    OtherFormation = "other-formation", "A message of another life of the group was dropped.";
+    JoinRequested = "join-requested", "A replica without memory was proposed for the next view.";
+    Joined = "joined", "Became a member again after a restart.";
+    Formed = "formed", "All replicas started empty and formed the group.";
+    NotAMember = "not-a-member", "Our incarnation is not in the view.";
+    TableReply = "table-reply", "A repeated operation was answered from the client table.";
+    TableForgotten = "table-forgotten", "An operation its client had finished was skipped.";
+    TableRefused = "table-refused", "The client table had no room.";
+    TableEvicted = "table-evicted", "An idle client made room for a new one.";
+    Retransmitted = "retransmitted", "A client repeated an operation.";
+    UnknownOutcome = "unknown-outcome", "A client gave an operation up.";
+    GrantIgnored = "grant-ignored", "A sequencer ignored a grant it had not asked for.";
+    SequencerDeposed = "sequencer-deposed", "A sequencer learned that its session is over.";
+    Unstamped = "unstamped", "A request came to a sequencer without a session.";
+}
+
+/// How often each [`Mark`] was passed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Marks([u64; Mark::ALL.len()]);
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self([0; Mark::ALL.len()])
+    }
+}
+
+impl Marks {
+    /// Counts one.
+    pub const fn hit(&mut self, mark: Mark) {
+        self.0[mark as usize] += 1;
+    }
+
+    /// How often.
+    pub const fn get(&self, mark: Mark) -> u64 {
+        self.0[mark as usize]
+    }
+
+    /// All, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (Mark, u64)> + '_ {
+        Mark::ALL.iter().map(|m| (*m, self.get(*m)))
+    }
+}

@@ -1,0 +1,210 @@
+//! Invariants, and the view of a replica for people and tests.
+
+use stateplane_base::LogTime;
+use stateplane_state::Application;
+use stateplane_wire::group::{Entry, Formation, Session, Slot, View};
+
+use super::{Replica, Status};
+
+/// What a replica is at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Without memory: forms or joins a group.
+    Booting,
+    /// Leads its view.
+    Leader,
+    /// Follows its view's leader.
+    Follower,
+    /// Its view has not started.
+    Voting,
+}
+
+impl Role {
+    /// The name used in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Voting => "voting",
+        }
+    }
+}
+
+/// What a replica tells about itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaStatus {
+    /// What it is at present.
+    pub role: Role,
+    /// Its life.
+    pub incarnation: u64,
+    /// The life of the group.
+    pub formation: Formation,
+    /// The view it is in or voted for.
+    pub view: View,
+    /// The last view whose log it had.
+    pub last_normal: View,
+    /// The session in force.
+    pub session: Session,
+    /// The last truncated slot.
+    pub log_base: Slot,
+    /// The last slot.
+    pub log_len: Slot,
+    /// Memory of the log.
+    pub log_bytes: usize,
+    /// The sync point.
+    pub commit: Slot,
+    /// The last executed slot.
+    pub executed: Slot,
+    /// Slots known to exist and not received.
+    pub missing: u64,
+    /// Messages kept for later.
+    pub stashed: usize,
+    /// Followers that entered this view (leader only).
+    pub followers: usize,
+    /// Clients in the client table.
+    pub clients: usize,
+    /// The time of the last executed slot.
+    pub log_time: LogTime,
+    /// A snapshot is being received.
+    pub receiving: bool,
+}
+
+impl<A: Application> Replica<A> {
+    /// A view of its state.
+    pub fn inspect(&self) -> ReplicaStatus {
+        let role = match self.status {
+            Status::Booting => Role::Booting,
+            Status::ViewChange => Role::Voting,
+            Status::Normal if self.leads() => Role::Leader,
+            Status::Normal => Role::Follower,
+        };
+        ReplicaStatus {
+            role,
+            incarnation: self.incarnation,
+            formation: self.formation,
+            view: self.view,
+            last_normal: self.last_normal,
+            session: self.session,
+            log_base: self.log.base(),
+            log_len: self.log.len(),
+            log_bytes: self.log.bytes(),
+            commit: self.commit,
+            executed: self.executed,
+            missing: self.known_tail.saturating_sub(self.log.len()),
+            stashed: self.stash.len() + self.early.len(),
+            followers: if role == Role::Leader {
+                self.present() - 1
+            } else {
+                0
+            },
+            clients: self.table.len(),
+            log_time: self.log_time,
+            receiving: self.download.is_some(),
+        }
+    }
+
+    /// What a slot of the log holds, unless it is truncated or empty.
+    pub fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.log.get(slot)
+    }
+
+    /// The lives that make up the last normal view.
+    pub fn members(&self) -> &[u64] {
+        &self.vector
+    }
+
+    /// Asserts what must always hold.
+    ///
+    /// # Panics
+    /// When it does not: going on would put committed state at risk.
+    pub fn check(&self) {
+        let len = self.log.len();
+        let limits = &self.config.limits;
+        assert!(
+            self.log.base() <= self.commit,
+            "only final slots are truncated"
+        );
+        assert!(
+            self.log.base() <= self.executed,
+            "only executed slots are truncated"
+        );
+        assert!(self.commit <= len, "a sync point lies within the log");
+        assert!(self.executed <= len, "only the log is executed");
+        assert!(self.last_normal <= self.view, "views rise");
+        assert!(
+            self.session <= self.last_normal,
+            "a session is granted by an entered view"
+        );
+        assert!(
+            len - self.commit <= limits.unsynced + limits.fetch,
+            "the unsynced log is bounded"
+        );
+        assert!(
+            self.stash.len() <= limits.stash + 1 && self.early.len() <= limits.stash,
+            "stashes are bounded"
+        );
+        assert!(
+            self.table.len() <= limits.clients,
+            "the client table is bounded"
+        );
+        assert_eq!(
+            self.vector.len(),
+            self.n(),
+            "each replica has one incarnation"
+        );
+        match self.status {
+            Status::Normal => self.check_normal(),
+            Status::ViewChange => {
+                assert!(self.last_normal < self.view, "a vote is for a later view")
+            }
+            Status::Booting => assert!(
+                self.timers.boot.is_some(),
+                "a booting replica announces itself"
+            ),
+        }
+    }
+
+    fn check_normal(&self) {
+        let len = self.log.len();
+        assert_eq!(
+            self.last_normal, self.view,
+            "a normal replica's log is its view's"
+        );
+        assert_eq!(
+            self.vector[usize::from(self.me)],
+            self.incarnation,
+            "a member is in its view"
+        );
+        assert!(
+            self.staging.is_none(),
+            "nothing is staged in a view that has started"
+        );
+        assert!(
+            self.stash.keys().all(|slot| *slot > len),
+            "the stash lies beyond the log"
+        );
+        assert_eq!(
+            self.timers.gap.is_some(),
+            self.known_tail > len,
+            "a gap is watched, and nothing else is"
+        );
+        if self.leads() {
+            assert_eq!(self.executed, len, "the leader has executed its log");
+            assert!(
+                self.timers.heartbeat.is_some(),
+                "the leader gives signs of life"
+            );
+        } else {
+            assert!(
+                self.timers.silence.is_some(),
+                "a follower watches its leader"
+            );
+            assert!(
+                self.commit <= self.verified,
+                "a follower's sync point is verified"
+            );
+            assert!(self.verified <= len, "only the log is verified");
+        }
+    }
+}

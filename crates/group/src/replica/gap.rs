@@ -1,0 +1,361 @@
+//! Gap agreement.
+//!
+//! A follower that misses a slot asks its leader. A leader that misses one asks
+//! everybody: a value found is used; a slot nobody has becomes a no-op, which
+//! the leader passes only when f followers have it in their logs (GapCommit,
+//! GapAck). Slots are treated in runs. Fetches are answered at all times, also
+//! during a gap commit, or laggards and leader would wait for each other.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use stateplane_base::Time;
+use stateplane_state::Application;
+use stateplane_wire::group::{Body, Entries, Entry, Slot, View};
+
+use super::{Replica, Status};
+use crate::{Mark, Peer};
+
+/// A run of slots the leader misses.
+#[derive(Debug)]
+pub(super) struct LeaderGap {
+    from: Slot,
+    tries: u32,
+    /// Per replica: the last slot of the run's start that it lacks too.
+    lacking: Vec<Option<Slot>>,
+    /// Once decided: the run's end and who has acknowledged it.
+    commit: Option<(Slot, u16)>,
+}
+
+impl LeaderGap {
+    /// Whether it is decided that `slot` is a no-op.
+    pub(super) fn commits(&self, slot: Slot) -> bool {
+        self.commit
+            .is_some_and(|(to, _)| slot >= self.from && slot <= to)
+    }
+}
+
+impl<A: Application> Replica<A> {
+    /// The first run of missing slots.
+    fn missing(&self) -> Option<(Slot, Slot)> {
+        let from = self.log.len() + 1;
+        let stashed = self
+            .stash
+            .first_key_value()
+            .map_or(Slot::MAX, |(slot, _)| slot - 1);
+        let to = stashed
+            .min(self.known_tail)
+            .min(from + self.config.limits.fetch - 1);
+        (from <= to).then_some((from, to))
+    }
+
+    pub(super) fn on_gap_timer(&mut self, now: Time) {
+        if self.status != Status::Normal {
+            return;
+        }
+        self.timers.gap = Some(now + self.config.timing.gap_retry);
+        let Some((from, to)) = self.missing() else {
+            return self.drain(now);
+        };
+        if !self.is_leader() {
+            self.marks.hit(Mark::GapFollower);
+            let view = self.view;
+            return self.send(
+                self.leader(),
+                Body::Fetch {
+                    view,
+                    basis: view,
+                    from,
+                    to,
+                },
+            );
+        }
+        self.ask_for_gap(now, from, to);
+    }
+
+    /// Leader: opens a gap, or repeats the step it is in.
+    fn ask_for_gap(&mut self, now: Time, from: Slot, to: Slot) {
+        let view = self.view;
+        let gap = self.gap.get_or_insert_with(|| {
+            self.marks.hit(Mark::GapLeader);
+            LeaderGap {
+                from,
+                tries: 0,
+                lacking: vec![None; usize::from(self.config.n)],
+                commit: None,
+            }
+        });
+        if let Some((to, _)) = gap.commit {
+            let from = gap.from;
+            return self.send(Peer::Replicas, Body::GapCommit { view, from, to });
+        }
+        gap.tries += 1;
+        let answered = gap.lacking.iter().flatten().count();
+        if gap.tries > 2 && answered + 1 >= self.config.quorum() {
+            return self.commit_gap(now);
+        }
+        self.send(
+            Peer::Replicas,
+            Body::Fetch {
+                view,
+                basis: view,
+                from,
+                to,
+            },
+        );
+    }
+
+    /// Leader: what all who answered lack becomes a no-op.
+    fn commit_gap(&mut self, now: Time) {
+        let Some((from, to)) = self.missing() else {
+            return;
+        };
+        let Some(gap) = self.gap.as_mut() else { return };
+        let to = gap.lacking.iter().flatten().fold(to, |a, b| a.min(*b));
+        if gap.commit.is_some() || to < from {
+            return;
+        }
+        gap.commit = Some((to, 0));
+        self.marks.hit(Mark::GapNoop);
+        let view = self.view;
+        self.send(Peer::Replicas, Body::GapCommit { view, from, to });
+        self.timers.gap = Some(now + self.config.timing.gap_retry);
+        self.finish_gap(now);
+    }
+
+    /// Leader: f followers have the no-ops; go on.
+    fn finish_gap(&mut self, now: Time) {
+        let Some(LeaderGap {
+            commit: Some((to, acks)),
+            ..
+        }) = self.gap
+        else {
+            return;
+        };
+        if acks.count_ones() as usize + 1 < self.config.quorum() {
+            return;
+        }
+        self.gap = None;
+        self.timers.gap = None;
+        while self.log.len() < to {
+            self.append(self.log.len() + 1, Entry::Noop);
+        }
+        self.drain(now);
+    }
+
+    pub(super) fn on_gap_ack(&mut self, now: Time, from: u8, view: View, first: Slot, to: Slot) {
+        if !self.is_leader() || view != self.view {
+            return;
+        }
+        let Some(gap) = self.gap.as_mut() else { return };
+        match &mut gap.commit {
+            Some((end, acks)) if *end == to && gap.from == first => *acks |= 1 << from,
+            _ => return,
+        }
+        self.finish_gap(now);
+    }
+
+    /// Follower: a no-op wins over a value we may have received.
+    pub(super) fn on_gap_commit(&mut self, now: Time, from: u8, view: View, first: Slot, to: Slot) {
+        let foreign = self.config.leader_of(view) != from || view != self.view;
+        let absurd = to < first || to - first >= self.config.limits.fetch;
+        if self.status != Status::Normal || foreign || absurd || first <= self.commit {
+            return;
+        }
+        let window = self.log.len() + self.config.limits.stash as u64;
+        for slot in first..=to {
+            if slot > self.log.len() {
+                if slot <= window {
+                    self.stash.insert(slot, Entry::Noop);
+                }
+            } else if self.log.get(slot).is_some_and(|e| !e.is_noop()) {
+                assert!(slot > self.verified, "the leader has not passed this slot");
+                self.marks.hit(Mark::GapOverwrite);
+                self.log.replace(slot, Entry::Noop);
+            }
+        }
+        self.known_tail = self.known_tail.max(to);
+        self.drain(now);
+        if self.log.len() >= to {
+            self.send(
+                self.leader(),
+                Body::GapAck {
+                    view,
+                    from: first,
+                    to,
+                },
+            );
+        } else {
+            // Acknowledged when the leader repeats it and we have caught up.
+            self.marks.hit(Mark::GapAhead);
+        }
+    }
+
+    /// Anybody: answers with what the log holds, in datagrams of bounded size.
+    pub(super) fn on_fetch(
+        &mut self,
+        now: Time,
+        from: u8,
+        view: View,
+        basis: View,
+        first: Slot,
+        to: Slot,
+    ) {
+        let serves = match self.status {
+            Status::Normal => basis == view,
+            Status::ViewChange => basis == self.last_normal && self.last_normal != self.view,
+            Status::Booting => false,
+        };
+        if !serves || view != self.view || first == 0 || to < first {
+            return;
+        }
+        let mut last = to.min(first.saturating_add(self.config.limits.fetch - 1));
+        if self.is_leader() {
+            let len = self.log.len();
+            if to > len {
+                // A follower knows of slots that we have not seen.
+                self.notice(now, last);
+            }
+            if let Some(LeaderGap {
+                from: begin,
+                commit: Some((end, _)),
+                ..
+            }) = self.gap
+            {
+                self.marks.hit(Mark::LookupDuringCommit);
+                self.send_to(
+                    from,
+                    Body::GapCommit {
+                        view,
+                        from: begin,
+                        to: end,
+                    },
+                );
+            }
+            last = last.min(len);
+        }
+        self.send_entries(from, view, basis, first, last);
+    }
+
+    fn send_entries(&mut self, to: u8, view: View, basis: View, first: Slot, last: Slot) {
+        let base = self.log.base();
+        let answer = |from, items| {
+            Body::Entries(Entries {
+                view,
+                basis,
+                base,
+                from,
+                items,
+            })
+        };
+        if first <= base {
+            return self.send_to(to, answer(first, Vec::new()));
+        }
+        let (mut begin, mut items, mut bytes) = (first, Vec::new(), 0);
+        for slot in first..=last {
+            let normal = self.status == Status::Normal;
+            let ahead = if normal { self.stash.get(&slot) } else { None };
+            let item = self.log.get(slot).or(ahead).cloned();
+            let size = item.as_ref().map_or(1, Entry::size);
+            if bytes + size > self.config.limits.chunk && !items.is_empty() {
+                let full = core::mem::take(&mut items);
+                self.send_to(to, answer(begin, full));
+                (begin, bytes) = (slot, 0);
+            }
+            items.push(item);
+            bytes += size;
+        }
+        if !items.is_empty() {
+            self.send_to(to, answer(begin, items));
+        }
+    }
+
+    pub(super) fn on_entries(&mut self, now: Time, from: u8, m: Entries) {
+        if m.view != self.view {
+            return;
+        }
+        if self.staging.is_some() {
+            return self.stage_entries(now, from, m);
+        }
+        if self.status != Status::Normal || m.basis != self.view {
+            return;
+        }
+        if self.is_leader() {
+            self.on_entries_as_leader(now, from, m);
+        } else if self.config.leader_of(self.view) == from {
+            self.on_entries_as_follower(now, m);
+        }
+    }
+
+    fn on_entries_as_leader(&mut self, now: Time, from: u8, m: Entries) {
+        let mut lacking = None;
+        let start = self.log.len() + 1;
+        for (slot, item) in (m.from..).zip(m.items) {
+            match item {
+                Some(entry @ Entry::Value { .. }) if slot > self.log.len() => {
+                    self.marks.hit(Mark::GapRecovered);
+                    self.place(now, slot, entry);
+                }
+                None if slot == start || lacking == Some(slot - 1) => lacking = Some(slot),
+                _ => {}
+            }
+        }
+        let Some(gap) = self.gap.as_mut() else { return };
+        if gap.commit.is_some() {
+            return;
+        }
+        if gap.from != self.log.len() + 1 {
+            // Some of it was found. The rest is another gap.
+            self.gap = None;
+            if let Some((from, to)) = self.missing() {
+                self.timers.gap = Some(now + self.config.timing.gap_retry);
+                self.ask_for_gap(now, from, to);
+            }
+            return;
+        }
+        if lacking.is_some() {
+            gap.lacking[usize::from(from)] = lacking;
+        }
+        if gap.lacking.iter().flatten().count() + 1 >= self.n() {
+            self.commit_gap(now);
+        }
+    }
+
+    /// What the leader's log holds is the truth of this view.
+    fn on_entries_as_follower(&mut self, now: Time, m: Entries) {
+        if m.from <= m.base {
+            if m.base > self.verified {
+                self.marks.hit(Mark::BehindTruncation);
+                self.start_download(now, m.base);
+            }
+            return;
+        }
+        for (slot, item) in (m.from..).zip(m.items) {
+            let Some(entry) = item else { break };
+            let len = self.log.len();
+            if slot <= self.commit || slot > len + self.config.limits.stash as u64 {
+                continue;
+            }
+            if slot <= len {
+                if self
+                    .log
+                    .get(slot)
+                    .is_some_and(|own| own.is_noop() != entry.is_noop())
+                {
+                    self.log.replace(slot, entry);
+                }
+            } else {
+                self.stash.insert(slot, entry);
+                self.known_tail = self.known_tail.max(slot);
+                self.drain(now);
+            }
+            if self.verified + 1 == slot && self.log.len() >= slot {
+                self.verified = slot;
+            }
+        }
+        if self.missing().is_some() {
+            // A long gap is fetched run by run, without waiting for a retry.
+            self.timers.gap = Some(now + self.config.timing.reorder);
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The replica: one file per concern.
+//!
+//! * [`log`], [`table`]: the log; the client table
+//! * [`ordered`]: ordered messages in, drop notifications out (paper 5.1)
+//! * [`normal`]: append, execute, reply, synchronise (5.2, 5.5)
+//! * [`gap`]: gap agreement, at the leader and at followers (5.3)
+//! * [`view_change`]: votes and the merge (5.4)
+//! * [`staging`]: from the merge, or a view's start, to a log that follows it
+//! * [`transfer`]: snapshots to and from peers
+//! * [`boot`]: how a group forms and how a replica without memory joins
+//! * [`check`]: invariants and the view for people
+//!
+//! # Why a restarted replica is harmless
+//! Each view fixes which *incarnation* of each replica belongs to it. A restarted
+//! replica has no vote. The leader proposes its new incarnation in a view change
+//! that needs f+1 votes of *other* replicas. Such a quorum meets every quorum of
+//! earlier views in a replica that remembers, so everything decided earlier, also
+//! with the help of the former life, is in the new view's log. Whatever the former
+//! life still has in flight belongs to earlier views, except its votes for later
+//! ones; those are refused because any quorum they could complete contains a member
+//! of the joining view, whose vector names the new life.
+//!
+//! # Why formation is safe
+//! Replica 0 forms view 0 only when *all* n replicas are booting at once (each echoes
+//! the others' lives), and leads it only after f others accepted it while still
+//! booting. So f+1 replicas without memory existed at one time: no older group can
+//! have a quorum any more. That is the documented meaning of a group without disks:
+//! it forgets when more than f memories are lost together. A lone restarted replica
+//! never sees all the others booting.
+
+mod boot;
+mod check;
+mod gap;
+mod log;
+mod normal;
+mod ordered;
+mod staging;
+mod table;
+mod transfer;
+mod view_change;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
+use stateplane_state::Application;
+use stateplane_wire::group::{
+    Body, Entry, Formation, Message, Ordered, Session, Slot, StartView, View, ViewChange,
+};
+
+use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
+use boot::Boot;
+pub use check::{ReplicaStatus, Role};
+use gap::LeaderGap;
+use log::Log;
+use staging::Staging;
+use table::ClientTable;
+use transfer::{Download, Serving};
+
+/// What a replica is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Status {
+    /// It has no memory and no vote: it forms a group or joins one.
+    Booting,
+    /// Its log is that of its view.
+    Normal,
+    /// It voted for `view`, which has not started here yet.
+    ViewChange,
+}
+
+/// When each concern wants the time; `None` = not at all.
+#[derive(Debug, Default)]
+struct Timers {
+    heartbeat: Option<Time>,
+    silence: Option<Time>,
+    gap: Option<Time>,
+    resend: Option<Time>,
+    patience: Option<Time>,
+    boot: Option<Time>,
+    transfer: Option<Time>,
+}
+
+impl Timers {
+    const fn all(&self) -> [Option<Time>; 7] {
+        [
+            self.heartbeat,
+            self.silence,
+            self.gap,
+            self.resend,
+            self.patience,
+            self.boot,
+            self.transfer,
+        ]
+    }
+}
+
+/// Takes a timer that is due.
+fn due(timer: &mut Option<Time>, now: Time) -> bool {
+    timer.take_if(|at| *at <= now).is_some()
+}
+
+/// What a leader knows of each replica, this view.
+#[derive(Clone, Debug)]
+struct Follower {
+    /// How far its log equals ours; `None` until it entered the view.
+    acked: Option<Slot>,
+    heard: Time,
+}
+
+/// The replica core.
+pub struct Replica<A> {
+    config: GroupConfig,
+    me: u8,
+    incarnation: u64,
+    app: A,
+    /// The application's state before the first operation.
+    blank: Vec<u8>,
+
+    status: Status,
+    formation: Formation,
+    /// The view we are in or voted for.
+    view: View,
+    /// The last view in which our log was that of the view.
+    last_normal: View,
+    /// Membership of `last_normal`.
+    vector: Vec<u64>,
+    session: Session,
+    nonce: u64,
+    session_base: Slot,
+
+    log: Log,
+    commit: Slot,
+    executed: Slot,
+    /// The time of the last executed slot.
+    log_time: LogTime,
+    table: ClientTable,
+
+    /// Values received ahead of a missing slot.
+    stash: BTreeMap<Slot, Entry>,
+    /// Messages of a session, or at a time, we cannot place yet.
+    early: VecDeque<(Formation, Ordered)>,
+    /// The last slot known to have been stamped.
+    known_tail: Slot,
+    /// When a sequencer was last told which session is in force.
+    told_session: Option<Time>,
+
+    followers: Vec<Follower>,
+    gap: Option<LeaderGap>,
+    /// How this view started, for those that missed it.
+    start: Option<StartView>,
+    granted: bool,
+    beats: u64,
+
+    /// Follower: how far our log is known to equal the leader's.
+    verified: Slot,
+
+    votes: Vec<Option<ViewChange>>,
+    attempts: u32,
+    /// Lives of replicas that want to join.
+    joining: Vec<u64>,
+    /// A sequencer that wants a session.
+    wanted_session: Option<u64>,
+
+    staging: Option<Staging>,
+    download: Option<Download>,
+    serving: Option<Serving>,
+    boot: Boot,
+
+    timers: Timers,
+    effects: VecDeque<Effect>,
+    marks: Marks,
+}
+
+impl<A: Application> Replica<A> {
+    /// A replica that just started, without memory. `incarnation` is higher than that
+    /// of every former life (drivers use the wall clock's nanoseconds); `app` is blank.
+    ///
+    /// # Panics
+    /// If `me` is not a replica of the group.
+    pub fn new(config: GroupConfig, me: ReplicaId, incarnation: Incarnation, app: A) -> Self {
+        assert!(
+            me.0 < config.n,
+            "replica {} of a group of {}",
+            me.0,
+            config.n
+        );
+        let n = usize::from(config.n);
+        Self {
+            me: me.0,
+            incarnation: incarnation.0.max(1),
+            blank: app.snapshot(),
+            app,
+            status: Status::Booting,
+            formation: 0,
+            view: 0,
+            last_normal: 0,
+            vector: vec![0; n],
+            session: 0,
+            nonce: 0,
+            session_base: 0,
+            log: Log::default(),
+            commit: 0,
+            executed: 0,
+            log_time: LogTime::ZERO,
+            table: ClientTable::default(),
+            stash: BTreeMap::new(),
+            early: VecDeque::new(),
+            known_tail: 0,
+            told_session: None,
+            followers: vec![
+                Follower {
+                    acked: None,
+                    heard: Time::ZERO
+                };
+                n
+            ],
+            gap: None,
+            start: None,
+            granted: false,
+            beats: 0,
+            verified: 0,
+            votes: vec![None; n],
+            attempts: 0,
+            joining: vec![0; n],
+            wanted_session: None,
+            staging: None,
+            download: None,
+            serving: None,
+            boot: Boot::new(n),
+            timers: Timers {
+                boot: Some(Time::ZERO),
+                ..Timers::default()
+            },
+            effects: VecDeque::new(),
+            marks: Marks::default(),
+            config,
+        }
+    }
+
+    fn n(&self) -> usize {
+        usize::from(self.config.n)
+    }
+
+    fn leads(&self) -> bool {
+        self.config.leader_of(self.view) == self.me
+    }
+
+    fn is_leader(&self) -> bool {
+        self.status == Status::Normal && self.leads()
+    }
+
+    fn leader(&self) -> Peer {
+        Peer::Replica(ReplicaId(self.config.leader_of(self.view)))
+    }
+
+    fn send(&mut self, to: Peer, body: Body) {
+        let msg = Message {
+            formation: self.formation,
+            body,
+        };
+        self.effects.push_back(Effect::Send { to, msg });
+    }
+
+    fn send_to(&mut self, replica: u8, body: Body) {
+        self.send(Peer::Replica(ReplicaId(replica)), body);
+    }
+
+    fn alarm(&mut self, alarm: Alarm) {
+        self.effects.push_back(Effect::Alarm(alarm));
+    }
+
+    /// Handles a message. The driver has authenticated `from`.
+    pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
+        let formation = msg.formation;
+        match (from, msg.body) {
+            (Peer::Sequencer, Body::Ordered(m)) => self.on_ordered(now, formation, m),
+            (
+                Peer::Sequencer,
+                Body::Tail {
+                    session,
+                    group,
+                    sequence,
+                },
+            ) => {
+                self.on_tail(now, formation, session, group, sequence);
+            }
+            (Peer::Sequencer, Body::SessionRequest { nonce }) => {
+                self.on_session_request(now, nonce)
+            }
+            (Peer::Replica(j), body) if j.0 < self.config.n && j.0 != self.me => {
+                self.on_peer(now, j.0, formation, body);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_peer(&mut self, now: Time, from: u8, formation: Formation, body: Body) {
+        match body {
+            Body::Boot { incarnation, heard } => {
+                return self.on_boot(now, from, incarnation, &heard);
+            }
+            Body::Hint { view: _, vector } => return self.on_hint(now, from, &vector),
+            _ => {}
+        }
+        if self.status == Status::Booting
+            && !self.on_peer_while_booting(now, from, formation, &body)
+        {
+            return;
+        }
+        if formation != self.formation {
+            self.marks.hit(Mark::OtherFormation);
+            return self.hint(from);
+        }
+        match body {
+            Body::Fetch {
+                view,
+                basis,
+                from: first,
+                to,
+            } => self.on_fetch(now, from, view, basis, first, to),
+            Body::Entries(m) => self.on_entries(now, from, m),
+            Body::GapCommit {
+                view,
+                from: first,
+                to,
+            } => self.on_gap_commit(now, from, view, first, to),
+            Body::GapAck {
+                view,
+                from: first,
+                to,
+            } => self.on_gap_ack(now, from, view, first, to),
+            Body::Heartbeat { view, summary } => self.on_heartbeat(now, from, view, &summary),
+            Body::SyncAck { view, upto } => self.on_sync_ack(now, from, view, upto),
+            Body::ViewChange(m) => self.on_view_change(now, from, m),
+            Body::StartView(m) => self.on_start_view(now, from, m),
+            Body::SnapshotRequest {
+                floor,
+                at,
+                offset,
+                chunks,
+            } => {
+                self.on_snapshot_request(now, from, floor, at, offset, chunks);
+            }
+            Body::SnapshotChunk(m) => self.on_snapshot_chunk(now, from, m),
+            _ => {}
+        }
+    }
+
+    /// When [`Self::on_timer`] wants to be called.
+    pub fn next_timer(&self) -> Option<Time> {
+        self.timers.all().into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`.
+    pub fn on_timer(&mut self, now: Time) {
+        if due(&mut self.timers.boot, now) {
+            self.on_boot_timer(now);
+        }
+        if due(&mut self.timers.heartbeat, now) {
+            self.on_heartbeat_timer(now);
+        }
+        if due(&mut self.timers.silence, now) {
+            self.marks.hit(Mark::SilentLeader);
+            self.start_view_change(now, self.view + 1);
+        }
+        if due(&mut self.timers.gap, now) {
+            self.on_gap_timer(now);
+        }
+        if due(&mut self.timers.resend, now) {
+            self.on_resend_timer(now);
+        }
+        if due(&mut self.timers.patience, now) {
+            self.on_patience_timer(now);
+        }
+        if due(&mut self.timers.transfer, now) {
+            self.on_transfer_timer(now);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The state machine, for reading.
+    pub const fn app(&self) -> &A {
+        &self.app
+    }
+
+    /// How often each rare branch was taken.
+    pub const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+}

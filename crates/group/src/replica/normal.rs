@@ -1,0 +1,307 @@
+//! The normal case: append, execute, reply; and synchronisation, which rides on
+//! the leader's heartbeats.
+
+use alloc::vec::Vec;
+
+use stateplane_base::{ClientId, Time};
+use stateplane_state::Application;
+use stateplane_wire::group::{Address, Body, Entry, OpResult, Reply, Request, Slot, Summary, View};
+
+use super::table::{Admission, Verdict};
+use super::{Replica, Status};
+use crate::{Mark, Peer};
+
+impl<A: Application> Replica<A> {
+    /// Fills the next slot and replies to its client: the leader with results,
+    /// a follower with the fact alone.
+    pub(super) fn append(&mut self, slot: Slot, entry: Entry) {
+        assert_eq!(slot, self.log.len() + 1, "slots are filled in order");
+        let client = match &entry {
+            Entry::Noop => None,
+            Entry::Value { request, .. } => Some((request.client, request.reply_to)),
+        };
+        self.log.push(entry);
+        let results = if self.is_leader() {
+            self.execute_next()
+        } else {
+            Vec::new()
+        };
+        if let Some((client, at)) = client {
+            self.reply(slot, client, at, results);
+        }
+    }
+
+    /// Sends results in as many datagrams as they need; at least one.
+    fn reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Vec<OpResult>) {
+        let (view, session, replica) = (self.view, self.session, self.me);
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        for result in results {
+            let size = 13 + result.outcome.as_ref().map_or(0, Vec::len);
+            if bytes + size > self.config.limits.reply_bytes && !part.is_empty() {
+                let results = core::mem::take(&mut part);
+                let reply = Reply {
+                    view,
+                    session,
+                    slot,
+                    replica,
+                    client,
+                    results,
+                };
+                self.send(Peer::Client(client, at), Body::Reply(reply));
+                bytes = 0;
+            }
+            bytes += size;
+            part.push(result);
+        }
+        let reply = Reply {
+            view,
+            session,
+            slot,
+            replica,
+            client,
+            results: part,
+        };
+        self.send(Peer::Client(client, at), Body::Reply(reply));
+    }
+
+    /// Executes one slot and answers its operations' results.
+    pub(super) fn execute_next(&mut self) -> Vec<OpResult> {
+        let slot = self.executed + 1;
+        self.executed = slot;
+        let entry = self
+            .log
+            .get(slot)
+            .expect("only slots in the log are executed");
+        let Entry::Value { time, request } = entry else {
+            return Vec::new();
+        };
+        // A sequencer's clock may be behind its predecessor's; the log's is not.
+        self.log_time = self.log_time.max(*time);
+        let (at, limits) = (self.log_time, &self.config.limits);
+        match self
+            .table
+            .admit(request.client, request.done_below, at, limits)
+        {
+            Admission::Known | Admission::Added => {}
+            Admission::AddedByEviction => self.marks.hit(Mark::TableEvicted),
+            Admission::Refused => self.marks.hit(Mark::TableRefused),
+        }
+        let mut results = Vec::with_capacity(request.batch.len());
+        for (id, op) in request.batch.iter() {
+            let outcome = match self.table.look(request.client, id, limits) {
+                Verdict::Execute => {
+                    let mut reply = Vec::new();
+                    self.app.execute(at, op, &mut reply);
+                    self.table.store(request.client, id, reply.clone());
+                    Some(reply)
+                }
+                Verdict::Cached(result) => {
+                    self.marks.hit(Mark::TableReply);
+                    Some(result.to_vec())
+                }
+                Verdict::Forgotten => {
+                    self.marks.hit(Mark::TableForgotten);
+                    continue;
+                }
+                Verdict::Refused => {
+                    self.marks.hit(Mark::TableRefused);
+                    None
+                }
+            };
+            results.push(OpResult { id, outcome });
+        }
+        results
+    }
+
+    /// Executes up to `slot`.
+    pub(super) fn execute_to(&mut self, slot: Slot) {
+        while self.executed < slot {
+            self.execute_next();
+        }
+    }
+
+    /// Replies again, in this view, for slots of earlier ones whose clients may
+    /// lack a majority.
+    pub(super) fn announce(&mut self, from: Slot) {
+        for slot in from..=self.log.len() {
+            let Some(Entry::Value { request, .. }) = self.log.get(slot) else {
+                continue;
+            };
+            let (client, at) = (request.client, request.reply_to);
+            let results = if self.is_leader() {
+                self.cached_results(request)
+            } else {
+                Vec::new()
+            };
+            self.reply(slot, client, at, results);
+        }
+    }
+
+    fn cached_results(&self, request: &Request) -> Vec<OpResult> {
+        let cached = |id| self.table.cached(request.client, id).map(<[u8]>::to_vec);
+        let results = request.batch.iter().map(|(id, _)| OpResult {
+            id,
+            outcome: cached(id),
+        });
+        results.filter(|r| r.outcome.is_some()).collect()
+    }
+
+    pub(super) fn on_heartbeat_timer(&mut self, now: Time) {
+        if !self.is_leader() {
+            return;
+        }
+        self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
+        let patience = self.config.timing.silence * 4;
+        let heard = self
+            .followers
+            .iter()
+            .filter(|f| now.since(f.heard) < patience)
+            .count();
+        // Our own entry is never heard; a majority needs quorum - 1 others.
+        if heard < self.config.quorum() - 1 {
+            self.marks.hit(Mark::Abdicated);
+            return self.start_view_change(now, self.view + 1);
+        }
+        self.advance_commit(now);
+        self.beats += 1;
+        self.send_heartbeat();
+        if self.beats.is_multiple_of(2) {
+            self.repeat_start();
+        }
+    }
+
+    fn send_heartbeat(&mut self) {
+        let body = Body::Heartbeat {
+            view: self.view,
+            summary: self.log.summary(self.commit),
+        };
+        self.send(Peer::Replicas, body);
+    }
+
+    /// Sends the view's start to those that have not entered it.
+    pub(super) fn repeat_start(&mut self) {
+        let Some(start) = self.start.clone() else {
+            return;
+        };
+        for j in 0..self.config.n {
+            if j != self.me && self.followers[usize::from(j)].acked.is_none() {
+                self.send_to(j, Body::StartView(start.clone()));
+            }
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, now: Time, from: u8, view: View, summary: &Summary) {
+        if self.status != Status::Normal || view < self.view || self.config.leader_of(view) != from
+        {
+            return;
+        }
+        // Also the life sign of a view whose start is on its way to us.
+        self.timers.silence = Some(now + self.config.timing.silence);
+        if view > self.view || self.is_leader() {
+            return;
+        }
+        self.attempts = 0;
+        self.take_noops(summary);
+        self.known_tail = self.known_tail.max(summary.len);
+        self.drain(now);
+        if self.verified >= summary.known_from {
+            self.verified = self.verified.max(self.log.len().min(summary.len));
+        } else {
+            self.marks.hit(Mark::SyncBlind);
+            let (basis, from, to) = (view, self.verified + 1, summary.known_from);
+            self.send(
+                self.leader(),
+                Body::Fetch {
+                    view,
+                    basis,
+                    from,
+                    to,
+                },
+            );
+        }
+        self.follow_commit(now, summary.commit);
+        let upto = self.verified;
+        self.send(self.leader(), Body::SyncAck { view, upto });
+    }
+
+    /// Applies the leader's no-ops, whose gap commits may have been lost.
+    fn take_noops(&mut self, summary: &Summary) {
+        if summary.noops.is_empty() {
+            return;
+        }
+        for slot in self.commit.max(summary.known_from) + 1..=summary.len {
+            if !summary.noops.contains(slot) {
+                continue;
+            }
+            if slot > self.log.len() {
+                if slot - self.log.len() <= self.config.limits.stash as u64 {
+                    self.stash.insert(slot, Entry::Noop);
+                }
+            } else if self.log.get(slot).is_some_and(|e| !e.is_noop()) {
+                self.marks.hit(Mark::SyncOverwrite);
+                self.log.replace(slot, Entry::Noop);
+            }
+        }
+    }
+
+    /// Follower: the sync point moves as far as our log is verified; now, and
+    /// only now, it is executed.
+    pub(super) fn follow_commit(&mut self, now: Time, commit: Slot) {
+        let commit = commit.min(self.verified);
+        if commit > self.commit {
+            self.commit = commit;
+            self.execute_to(commit);
+            self.truncate(now);
+            self.drain(now);
+        }
+    }
+
+    pub(super) fn on_sync_ack(&mut self, now: Time, from: u8, view: View, upto: Slot) {
+        if self.status == Status::Booting || view != self.view || !self.is_leader() {
+            return;
+        }
+        let len = self.log.len();
+        let follower = &mut self.followers[usize::from(from)];
+        follower.heard = now;
+        follower.acked = Some(follower.acked.unwrap_or(0).max(upto.min(len)));
+        self.advance_commit(now);
+        self.grant_session();
+    }
+
+    /// Replicas that entered this view, us included.
+    pub(super) fn present(&self) -> usize {
+        1 + self.followers.iter().filter(|f| f.acked.is_some()).count()
+    }
+
+    /// Leader: the sync point is what a majority has.
+    fn advance_commit(&mut self, now: Time) {
+        let mut acked: Vec<Slot> = self
+            .followers
+            .iter()
+            .map(|f| f.acked.unwrap_or(0))
+            .collect();
+        acked[usize::from(self.me)] = self.log.len();
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        let commit = acked[self.config.quorum() - 1];
+        if commit > self.commit {
+            self.commit = commit;
+            self.truncate(now);
+            self.drain(now);
+        }
+    }
+
+    /// Forgets final slots beyond what laggards may ask for.
+    fn truncate(&mut self, now: Time) {
+        let done = self.commit.min(self.executed);
+        let mut keep = done.saturating_sub(self.config.limits.retain);
+        if let Some(at) = self.serving_at(now) {
+            // Whoever receives that snapshot goes on from there.
+            keep = keep.min(at);
+        }
+        self.log.truncate_to(keep.max(self.log.base()));
+        while self.log.bytes() > self.config.limits.log_bytes && self.log.base() < done {
+            self.log.truncate_to(self.log.base() + 1);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Snapshots to and from peers: the one mechanism for a replica that has executed
+//! what did not survive, that lags behind truncation, or that has no memory.
+//!
+//! A snapshot is the state after a *final* slot. Installing one therefore never
+//! takes anything back: it replaces the prefix of the log that it covers, whatever
+//! the view. A leader executes ahead of the sync point; a snapshot it takes is
+//! handed out only when the sync point has reached it.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use stateplane_base::{LogTime, Time};
+use stateplane_state::Application;
+use stateplane_wire::codec::{Malformed, Reader, Writer};
+use stateplane_wire::group::{Body, Slot, SnapshotChunk};
+
+use super::table::ClientTable;
+use super::{Replica, Status};
+use crate::{Alarm, Mark};
+
+const VERSION: u8 = 1;
+/// A snapshot nobody asked for so long is dropped.
+const IDLE: Duration = Duration::from_secs(1);
+/// Fruitless requests after which another peer is asked.
+const PATIENCE: u32 = 4;
+/// Pieces sent per request, whatever is asked for.
+const MAX_CHUNKS: u16 = 256;
+
+/// A snapshot taken for peers.
+#[derive(Debug)]
+pub(super) struct Serving {
+    at: Slot,
+    bytes: Vec<u8>,
+    used: Time,
+}
+
+/// A snapshot on its way in.
+#[derive(Debug)]
+pub(super) struct Download {
+    floor: Slot,
+    source: u8,
+    /// Known from the first piece on.
+    found: Option<(Slot, u64)>,
+    bytes: Vec<u8>,
+    ahead: BTreeMap<u64, Vec<u8>>,
+    /// End of what was asked for.
+    asked: u64,
+    fruitless: u32,
+}
+
+impl Download {
+    const fn new(floor: Slot, source: u8) -> Self {
+        Self {
+            floor,
+            source,
+            found: None,
+            bytes: Vec::new(),
+            ahead: BTreeMap::new(),
+            asked: 0,
+            fruitless: 0,
+        }
+    }
+}
+
+impl<A: Application> Replica<A> {
+    /// The slot of the snapshot that a peer is receiving from us.
+    pub(super) fn serving_at(&mut self, now: Time) -> Option<Slot> {
+        let idle = self
+            .serving
+            .as_ref()
+            .is_some_and(|s| now.since(s.used) > IDLE);
+        if idle {
+            self.serving = None;
+        }
+        self.serving.as_ref().map(|s| s.at)
+    }
+
+    pub(super) fn on_snapshot_request(
+        &mut self,
+        now: Time,
+        to: u8,
+        floor: Slot,
+        at: Slot,
+        offset: u64,
+        chunks: u16,
+    ) {
+        if self.status == Status::Booting {
+            return;
+        }
+        let fits = |s: &Serving, base: Slot| s.at >= floor && s.at >= base;
+        if at == 0
+            && !self
+                .serving
+                .as_ref()
+                .is_some_and(|s| fits(s, self.log.base()))
+        {
+            self.take_snapshot(now, floor);
+        }
+        let commit = self.commit;
+        let Some(serving) = self
+            .serving
+            .as_mut()
+            .filter(|s| (at == 0 || s.at == at) && s.at <= commit)
+        else {
+            return;
+        };
+        serving.used = now;
+        let (at, total) = (serving.at, serving.bytes.len() as u64);
+        let size = self.config.limits.chunk;
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|o| serving.bytes.get(o..))
+            .unwrap_or_default();
+        let pieces: Vec<Vec<u8>> = rest
+            .chunks(size)
+            .take(chunks.min(MAX_CHUNKS).into())
+            .map(<[u8]>::to_vec)
+            .collect();
+        let mut offset = offset;
+        for bytes in pieces {
+            let next = offset + bytes.len() as u64;
+            self.send_to(
+                to,
+                Body::SnapshotChunk(SnapshotChunk {
+                    at,
+                    total,
+                    offset,
+                    bytes,
+                }),
+            );
+            offset = next;
+        }
+    }
+
+    /// Takes a snapshot of the executed state, if it is recent enough.
+    fn take_snapshot(&mut self, now: Time, floor: Slot) {
+        if self.executed < floor || self.executed == 0 {
+            return;
+        }
+        let mut bytes = Vec::new();
+        let mut w = Writer::new(&mut bytes);
+        w.u8(VERSION);
+        w.u64(self.executed);
+        w.u64(self.log_time.as_nanos());
+        self.table.encode(&mut w);
+        w.string(&self.app.snapshot());
+        if bytes.len() as u64 > self.config.limits.snapshot_bytes {
+            return self.alarm(Alarm::SnapshotTooLarge);
+        }
+        self.marks.hit(Mark::SnapshotTaken);
+        self.serving = Some(Serving {
+            at: self.executed,
+            bytes,
+            used: now,
+        });
+    }
+
+    /// Wants a snapshot of slot `floor` or later.
+    pub(super) fn start_download(&mut self, now: Time, floor: Slot) {
+        match &mut self.download {
+            Some(download) if download.floor >= floor => return,
+            Some(download) => {
+                self.marks.hit(Mark::SnapshotRestarted);
+                *download = Download::new(floor, download.source);
+            }
+            None => {
+                // The leader is busiest: it is asked last.
+                let first = self.peer_after(self.config.leader_of(self.view));
+                let Some(first) = first else { return };
+                self.download = Some(Download::new(floor, first));
+            }
+        }
+        self.request_pieces(now);
+    }
+
+    fn peer_after(&self, j: u8) -> Option<u8> {
+        let n = self.config.n;
+        (1..=n).map(|step| (j + step) % n).find(|k| *k != self.me)
+    }
+
+    fn request_pieces(&mut self, now: Time) {
+        let chunks = self.config.limits.chunks;
+        let Some(download) = self.download.as_mut() else {
+            return;
+        };
+        let offset = download.bytes.len() as u64;
+        download.asked = offset + u64::from(chunks) * self.config.limits.chunk as u64;
+        let (floor, source) = (download.floor, download.source);
+        let at = download.found.map_or(0, |(at, _)| at);
+        self.timers.transfer = Some(now + self.config.timing.resend);
+        self.send_to(
+            source,
+            Body::SnapshotRequest {
+                floor,
+                at,
+                offset,
+                chunks,
+            },
+        );
+    }
+
+    pub(super) fn on_transfer_timer(&mut self, now: Time) {
+        let Some(download) = self.download.as_mut() else {
+            return;
+        };
+        download.fruitless += 1;
+        if download.fruitless > PATIENCE {
+            let (floor, source) = (download.floor, download.source);
+            self.marks.hit(Mark::SnapshotRestarted);
+            let next = self.peer_after(source).unwrap_or(source);
+            self.download = Some(Download::new(floor, next));
+        }
+        self.request_pieces(now);
+    }
+
+    pub(super) fn on_snapshot_chunk(&mut self, now: Time, from: u8, m: SnapshotChunk) {
+        let limits = &self.config.limits;
+        let Some(download) = self.download.as_mut().filter(|d| d.source == from) else {
+            return;
+        };
+        let (at, total) = *download.found.get_or_insert((m.at, m.total));
+        let foreign =
+            (at, total) != (m.at, m.total) || at < download.floor || total > limits.snapshot_bytes;
+        if foreign {
+            if at < download.floor || total > limits.snapshot_bytes {
+                download.found = None;
+            }
+            return;
+        }
+        let have = download.bytes.len() as u64;
+        if m.offset < have || m.offset >= download.asked || m.bytes.is_empty() {
+            return;
+        }
+        download.fruitless = 0;
+        download.ahead.insert(m.offset, m.bytes);
+        while let Some(bytes) = download.ahead.remove(&(download.bytes.len() as u64)) {
+            download.bytes.extend_from_slice(&bytes);
+        }
+        let have = download.bytes.len() as u64;
+        if self.status == Status::ViewChange && self.timers.patience.is_some() {
+            self.timers.patience = Some(now + self.config.timing.view_patience);
+        }
+        if have == total {
+            self.finish_download(now, at);
+        } else if have >= download.asked.min(total) {
+            self.request_pieces(now);
+        }
+    }
+
+    fn finish_download(&mut self, now: Time, at: Slot) {
+        let Some(download) = self.download.take() else {
+            return;
+        };
+        self.timers.transfer = None;
+        if at < self.log.base() || self.install(at, &download.bytes).is_err() {
+            self.alarm(Alarm::SnapshotRefused);
+            let next = self.peer_after(download.source).unwrap_or(download.source);
+            self.download = Some(Download::new(download.floor.max(self.log.base()), next));
+            self.timers.transfer = Some(now + self.config.timing.resend);
+            return;
+        }
+        self.marks.hit(Mark::SnapshotInstalled);
+        if self.staging.is_some() {
+            self.stage_step(now, true);
+        } else if self.status == Status::Normal {
+            self.verified = self.verified.max(at);
+            let len = self.log.len();
+            self.stash.retain(|slot, _| *slot > len);
+            self.known_tail = self.known_tail.max(len);
+            self.drain(now);
+        }
+    }
+
+    /// The state becomes the snapshot's. Slots of our log after it stay.
+    fn install(&mut self, at: Slot, bytes: &[u8]) -> Result<(), Malformed> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != VERSION || r.u64()? != at {
+            return Err(Malformed("snapshot header"));
+        }
+        let log_time = LogTime::from_nanos(r.u64()?);
+        let table = ClientTable::decode(&mut r, &self.config.limits)?;
+        let app = r.string()?;
+        r.finish()?;
+        self.app
+            .restore(app)
+            .map_err(|_| Malformed("application state"))?;
+        self.table = table;
+        self.log_time = log_time;
+        self.executed = at;
+        self.commit = self.commit.max(at);
+        self.log.truncate_to(at.max(self.log.base()));
+        self.serving = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! View changes: for a silent leader, for a new session, for a joining replica.
+//!
+//! All three are one procedure. A replica votes by sending the summary of its
+//! log to everybody; a vote for a higher view than one's own is joined. The new
+//! leader merges f+1 votes: only logs of the highest last normal view among them
+//! count; the longest wins; a no-op wins over a value. A view that does not start
+//! in time is given up for the next, whose leader may be alive.
+
+use alloc::vec::Vec;
+
+use stateplane_base::Time;
+use stateplane_state::Application;
+use stateplane_wire::group::{Body, NoopSet, Slot, StartView, Summary, View, ViewChange};
+
+use super::staging::Staging;
+use super::{Replica, Status};
+use crate::{Mark, Peer};
+
+impl<A: Application> Replica<A> {
+    /// The next view that we lead.
+    pub(super) fn next_own_view(&self) -> View {
+        let n = u64::from(self.config.n);
+        self.view - self.view % n
+            + u64::from(self.me)
+            + if self.view % n >= u64::from(self.me) {
+                n
+            } else {
+                0
+            }
+    }
+
+    pub(super) fn start_view_change(&mut self, now: Time, view: View) {
+        if self.status == Status::Booting || view <= self.view {
+            return;
+        }
+        self.marks.hit(Mark::ViewChangeStarted);
+        self.leave_normal(view);
+        let timing = &self.config.timing;
+        self.timers.resend = Some(now + timing.resend);
+        self.timers.patience = Some(now + timing.view_patience * (1 + self.attempts.min(7)));
+        self.send(Peer::Replicas, Body::ViewChange(self.vote()));
+        self.try_merge(now);
+    }
+
+    /// Stops taking part in the present view. The log stays what it was in
+    /// `last_normal`, untouched, until another view's log is complete here.
+    pub(super) fn leave_normal(&mut self, view: View) {
+        self.view = view;
+        if self.status != Status::Booting {
+            self.status = Status::ViewChange;
+        }
+        self.votes.iter_mut().for_each(|v| *v = None);
+        self.staging = None;
+        self.gap = None;
+        self.start = None;
+        self.timers.heartbeat = None;
+        self.timers.silence = None;
+        self.timers.gap = None;
+        self.timers.patience = None;
+    }
+
+    fn vote(&self) -> ViewChange {
+        ViewChange {
+            view: self.view,
+            last_normal: self.last_normal,
+            incarnation: self.incarnation,
+            session: self.session,
+            nonce: self.nonce,
+            session_base: self.session_base,
+            vector: self.vector.clone(),
+            summary: self.log.summary(self.commit),
+        }
+    }
+
+    pub(super) fn on_resend_timer(&mut self, now: Time) {
+        if self.status == Status::Normal {
+            return;
+        }
+        self.timers.resend = Some(now + self.config.timing.resend);
+        if self.staging.is_some() {
+            self.stage_step(now, true);
+        } else if self.status == Status::ViewChange {
+            self.send(Peer::Replicas, Body::ViewChange(self.vote()));
+        }
+    }
+
+    pub(super) fn on_patience_timer(&mut self, now: Time) {
+        if self.status == Status::ViewChange {
+            self.marks.hit(Mark::ViewChangeEscalated);
+            self.attempts = self.attempts.saturating_add(1);
+            self.start_view_change(now, self.view + 1);
+        }
+    }
+
+    pub(super) fn on_view_change(&mut self, now: Time, from: u8, m: ViewChange) {
+        let j = usize::from(from);
+        if m.vector.len() != self.n() || self.status == Status::Booting || m.view == View::MAX {
+            return;
+        }
+        if m.incarnation < self.vector[j] {
+            self.marks.hit(Mark::StaleIncarnation);
+            return self.hint(from);
+        }
+        if m.view < self.view || (m.view == self.view && self.status == Status::Normal) {
+            // It has missed the start of this view.
+            if self.is_leader() {
+                self.followers[j].acked = None;
+                self.repeat_start();
+            }
+            return;
+        }
+        if m.view > self.view {
+            self.start_view_change(now, m.view);
+        }
+        self.votes[j] = Some(m);
+        self.try_merge(now);
+    }
+
+    /// Leader of the view voted for: merges as soon as a quorum's votes count.
+    fn try_merge(&mut self, now: Time) {
+        if self.status != Status::ViewChange || !self.leads() || self.staging.is_some() {
+            return;
+        }
+        self.votes[usize::from(self.me)] = Some(self.vote());
+        let Some(target) = self.merge() else { return };
+        let basis = target.basis;
+        let sources = self.votes.iter().enumerate().filter_map(|(j, v)| {
+            let vote = v
+                .as_ref()
+                .filter(|v| v.last_normal == basis && j != usize::from(self.me))?;
+            Some((u8::try_from(j).ok()?, vote.summary.clone()))
+        });
+        let staging = Staging::new(target, true, sources.collect());
+        self.begin_staging(now, staging);
+    }
+
+    /// The votes that count: of the lives that the newest log's view knows, and
+    /// not of lives about to be replaced.
+    fn merge(&mut self) -> Option<StartView> {
+        for (vote, joining) in self.votes.iter_mut().zip(&self.joining) {
+            if vote.as_ref().is_some_and(|v| v.incarnation < *joining) {
+                *vote = None;
+                self.marks.hit(Mark::VoteRefused);
+            }
+        }
+        let votes = || self.votes.iter().flatten();
+        let newest =
+            votes().max_by(|a, b| (a.last_normal, &a.vector).cmp(&(b.last_normal, &b.vector)))?;
+        let (basis, vector) = (newest.last_normal, newest.vector.clone());
+        for (vote, life) in self.votes.iter_mut().zip(&vector) {
+            if vote.as_ref().is_some_and(|v| v.incarnation != *life) {
+                *vote = None;
+                self.marks.hit(Mark::VoteRefused);
+            }
+        }
+        let votes = || self.votes.iter().flatten();
+        if votes().count() < self.config.quorum()
+            || vector[usize::from(self.me)] != self.incarnation
+        {
+            return None;
+        }
+        let logs: Vec<&ViewChange> = votes()
+            .filter(|v| v.last_normal == basis && v.vector == vector)
+            .collect();
+        let first = *logs.first()?;
+        let (summary, noop_won) = merge_summaries(&logs);
+        let mut start = StartView {
+            view: self.view,
+            basis,
+            session: first.session,
+            nonce: first.nonce,
+            session_base: first.session_base,
+            vector,
+            summary,
+        };
+        if noop_won {
+            self.marks.hit(Mark::MergeNoopWins);
+        }
+        for (life, joining) in start.vector.iter_mut().zip(&self.joining) {
+            *life = (*life).max(*joining);
+        }
+        if let Some(nonce) = self
+            .wanted_session
+            .filter(|n| start.session == 0 || *n != start.nonce)
+        {
+            // Named after the view: no other session ever has this number.
+            (start.session, start.nonce, start.session_base) =
+                (self.view, nonce, start.summary.len);
+        }
+        Some(start)
+    }
+
+    /// The start of a view, at a member.
+    pub(super) fn on_start_view(&mut self, now: Time, from: u8, m: StartView) {
+        if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || m.view < self.view
+        {
+            return;
+        }
+        if m.vector[usize::from(self.me)] != self.incarnation {
+            self.marks.hit(Mark::NotAMember);
+            return;
+        }
+        if m.view == self.view {
+            if self.status == Status::Normal {
+                let (view, upto) = (self.view, self.verified);
+                return self.send(self.leader(), Body::SyncAck { view, upto });
+            }
+            if self.staging.is_some() {
+                return;
+            }
+        }
+        self.leave_normal(m.view);
+        let timing = &self.config.timing;
+        self.timers.patience = Some(now + timing.silence * 2);
+        self.timers.resend = Some(now + timing.resend);
+        let sources = [(from, m.summary.clone())];
+        self.begin_staging(now, Staging::new(m, false, sources.into()));
+    }
+
+    /// A sequencer asks for a session: only a leader in office can start one.
+    pub(super) fn on_session_request(&mut self, now: Time, nonce: u64) {
+        if !self.is_leader() {
+            return;
+        }
+        if self.session != 0 && nonce == self.nonce {
+            self.granted = false;
+            return self.grant_session();
+        }
+        self.marks.hit(Mark::SessionRequested);
+        self.wanted_session = Some(nonce);
+        self.start_view_change(now, self.next_own_view());
+    }
+
+    /// Grants the session once a majority knows it.
+    pub(super) fn grant_session(&mut self) {
+        if self.session == 0 || self.granted || self.present() < self.config.quorum() {
+            return;
+        }
+        self.granted = true;
+        self.marks.hit(Mark::SessionGranted);
+        let (session, nonce, time) = (self.session, self.nonce, self.log_time);
+        self.send(
+            Peer::Sequencer,
+            Body::SessionGrant {
+                session,
+                nonce,
+                time,
+            },
+        );
+    }
+}
+
+/// The merged log's summary, and whether a no-op beat a value. All votes are of
+/// the same last normal view, so they differ in length and no-ops alone.
+fn merge_summaries(logs: &[&ViewChange]) -> (Summary, bool) {
+    let synced = logs
+        .iter()
+        .map(|v| &v.summary)
+        .max_by_key(|s| s.commit)
+        .expect("a quorum is not empty");
+    let len = logs.iter().map(|v| v.summary.len).max().unwrap_or(0);
+    let (commit, known_from) = (synced.commit, synced.known_from.min(synced.commit));
+    let says_noop = |slot: Slot| {
+        if slot <= commit {
+            synced.noops.contains(slot)
+        } else {
+            logs.iter().any(|v| v.summary.noops.contains(slot))
+        }
+    };
+    let noops = if logs.iter().all(|v| v.summary.noops.is_empty()) {
+        NoopSet::default()
+    } else {
+        NoopSet::from_rising((known_from + 1..=len).filter(|s| says_noop(*s)))
+    };
+    let beaten = |slot: Slot| {
+        noops.contains(slot)
+            && logs
+                .iter()
+                .any(|v| v.summary.len >= slot && !v.summary.noops.contains(slot))
+    };
+    let noop_won = !noops.is_empty() && (commit + 1..=len).any(beaten);
+    (
+        Summary {
+            commit,
+            len,
+            known_from,
+            noops,
+        },
+        noop_won,
+    )
+}

@@ -1,0 +1,190 @@
+//! The sequencer: gives each request its number and time (paper, section 4).
+//!
+//! It has no memory worth keeping. At start it asks the replicas for a session
+//! under a nonce of its own; they change the view to one whose session is bound
+//! to that nonce and grant it. Numbers then start at 1. When replicas tell it
+//! that another session is in force, it asks anew *under a new nonce*, so that
+//! no delayed grant can ever make it number a session twice.
+
+use alloc::collections::VecDeque;
+
+use stateplane_base::{LogTime, Time};
+use stateplane_wire::group::{Body, Formation, Message, Ordered, Request, Session, Stamps};
+
+use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+
+/// What a sequencer tells about itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SequencerStatus {
+    /// The life of the group it serves (0 = none yet).
+    pub formation: Formation,
+    /// Its session (0 = waiting for one).
+    pub session: Session,
+    /// The last number given in it.
+    pub sequence: u64,
+    /// The last time stamped.
+    pub log_time: LogTime,
+}
+
+/// The sequencer core.
+#[derive(Debug)]
+pub struct Sequencer {
+    config: GroupConfig,
+    nonce: u64,
+    formation: Formation,
+    /// 0 while asking for one.
+    session: Session,
+    sequence: u64,
+    time: LogTime,
+    /// When to ask again, or to tell the tail.
+    due: Time,
+    effects: VecDeque<Effect>,
+    marks: Marks,
+}
+
+impl Sequencer {
+    /// A sequencer that just started. `nonce` is drawn at random per start: no
+    /// two lives share it or its neighbourhood.
+    pub fn new(config: GroupConfig, nonce: u64) -> Self {
+        Self {
+            config,
+            nonce,
+            formation: 0,
+            session: 0,
+            sequence: 0,
+            time: LogTime::ZERO,
+            due: Time::ZERO,
+            effects: VecDeque::new(),
+            marks: Marks::default(),
+        }
+    }
+
+    /// Handles a message; `wall` is the clock that drives the log's time.
+    pub fn on_message(&mut self, now: Time, wall: LogTime, from: Peer, msg: Message) {
+        let formation = msg.formation;
+        match (from, msg.body) {
+            (Peer::Client(_, address), Body::Request(mut request)) => {
+                request.reply_to = address;
+                self.stamp(now, wall, request);
+            }
+            (
+                Peer::Replica(_),
+                Body::SessionGrant {
+                    session,
+                    nonce,
+                    time,
+                },
+            ) => {
+                if self.session != 0 || nonce != self.nonce || session == 0 {
+                    self.marks.hit(Mark::GrantIgnored);
+                    return;
+                }
+                self.formation = formation;
+                self.session = session;
+                self.sequence = 0;
+                self.time = self.time.max(time);
+                self.due = now + self.config.timing.tail_idle;
+            }
+            (Peer::Replica(_), Body::SessionInfo { session, nonce }) => {
+                let deposed = formation != self.formation || session > self.session;
+                if self.session != 0 && deposed && nonce != self.nonce {
+                    self.marks.hit(Mark::SequencerDeposed);
+                    self.session = 0;
+                    self.nonce = self.nonce.wrapping_add(1);
+                    self.ask(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stamp(&mut self, now: Time, wall: LogTime, request: Request) {
+        // The last number is never given, so that "the next" always exists.
+        if self.session == 0 || self.sequence >= u64::MAX - 1 {
+            self.marks.hit(Mark::Unstamped);
+            return;
+        }
+        self.sequence += 1;
+        self.time = self.time.max(wall);
+        let stamps = Stamps::one(self.config.group, self.sequence);
+        let ordered = Ordered {
+            session: self.session,
+            time: self.time,
+            stamps,
+            request,
+        };
+        self.send(Body::Ordered(ordered));
+        self.due = now + self.config.timing.tail;
+    }
+
+    fn send(&mut self, body: Body) {
+        let msg = Message {
+            formation: self.formation,
+            body,
+        };
+        self.effects.push_back(Effect::Send {
+            to: Peer::Replicas,
+            msg,
+        });
+    }
+
+    fn ask(&mut self, now: Time) {
+        self.marks.hit(Mark::SessionRequested);
+        self.send(Body::SessionRequest { nonce: self.nonce });
+        self.due = now + self.config.timing.resend;
+    }
+
+    /// When [`Self::on_timer`] wants to be called.
+    pub const fn next_timer(&self) -> Option<Time> {
+        Some(self.due)
+    }
+
+    /// Does what is due at `now`.
+    pub fn on_timer(&mut self, now: Time) {
+        if now < self.due {
+            return;
+        }
+        if self.session == 0 {
+            self.ask(now);
+            return;
+        }
+        let (session, group, sequence) = (self.session, self.config.group, self.sequence);
+        self.send(Body::Tail {
+            session,
+            group,
+            sequence,
+        });
+        self.due = now + self.config.timing.tail_idle;
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// How often each rare branch was taken.
+    pub const fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// A view of its state.
+    pub const fn inspect(&self) -> SequencerStatus {
+        SequencerStatus {
+            formation: self.formation,
+            session: self.session,
+            sequence: self.sequence,
+            log_time: self.time,
+        }
+    }
+
+    /// Asserts what must always hold.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn check(&self) {
+        assert!(
+            self.session == 0 || self.formation != 0,
+            "a session belongs to a formation"
+        );
+    }
+}
