@@ -2,7 +2,7 @@
 //!
 //! * [`NetworkFunction`]: the author's trait; [`Context`]: what a decision can await
 //! * [`Runtime`]: flow table, parking and commit modes of one function on one worker
-//! * [`nat`]: NAT44
+//! * NAT44 in [`nat`]
 #![no_std]
 #![forbid(unsafe_code)]
 

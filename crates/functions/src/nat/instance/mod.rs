@@ -1,0 +1,215 @@
+//! An instance of the NAT: decides by asking the store, and remembers for a while.
+//!
+//! Mapping and filtering are endpoint-independent (RFC 4787 REQ-1, REQ-8): what happens
+//! to a packet depends on its inside or outside endpoint alone, so that is its flow.
+//!
+//! | packet                             | flow                              | decision |
+//! |------------------------------------|-----------------------------------|----------|
+//! | from inside to the world           | (protocol, inside endpoint, any)  | `nat.bind` |
+//! | from outside to a pool address     | (protocol, any, outside endpoint) | `nat.lookup` |
+//! | from inside to a pool address      | (protocol, both ends): hairpin    | both |
+//! | ICMP error                         | that of the packet it quotes      | never makes a mapping |
+//! | inside to inside, foreign sources  | dropped: not ours                 | |
+//!
+//! A first packet creates a mapping only if it may open a session: not TCP resets, echo
+//! replies and ICMP errors, which only find mappings that exist.
+//!
+//! * settings in [`config`]
+//! * `classify.rs`: the table above
+//! * `decide.rs`: decisions, by awaiting the store
+//! * `ports.rs`: blocks owned and ports proposed
+//! * `records.rs`: mappings seen and their TCP phase
+//! * `upkeep.rs`: registration, leases, refreshes
+
+mod classify;
+pub mod config;
+mod decide;
+mod ports;
+mod records;
+mod upkeep;
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
+use core::cell::RefCell;
+use core::net::Ipv4Addr;
+
+use fastrand::Rng;
+use stateplane_base::Time;
+use stateplane_flow::steering;
+use stateplane_flow::{Endpoint, FlowKey, PortId};
+use stateplane_wire::arp::Arp;
+use stateplane_wire::eth::Mac;
+use stateplane_wire::packet::Headers;
+
+use crate::context::Context;
+use crate::function::{Class, Deciding, NetworkFunction, Token};
+use crate::nat::ops::Owner;
+use config::NatConfig;
+use ports::Ports;
+use records::Records;
+
+/// Why an instance cannot work, until somebody changes something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Store and instance were started from different configurations.
+    ConfigMismatch,
+    /// Another process with the same name registered after us.
+    Replaced,
+}
+
+/// Events that decisions wait for; an outside address' number is its own event.
+mod event {
+    use crate::context::Event;
+    use core::net::Ipv4Addr;
+
+    pub(super) const REGISTRATION: Event = Event(1 << 32);
+
+    pub(super) fn block(address: Ipv4Addr) -> Event {
+        Event(u64::from(address.to_bits()))
+    }
+}
+
+/// What decisions and upkeep share.
+struct State {
+    config: NatConfig,
+    rng: Rng,
+    home: Option<(steering::Table, u8)>,
+    ports: Ports,
+    records: Records,
+    /// Our registration, once there is one.
+    owner: Option<Owner>,
+    /// Until when our blocks are ours, on our own clock.
+    lease_until: Time,
+    /// When to register or renew; `Time::MAX` while one of them is under way.
+    contact_at: Time,
+    /// Addresses for which a block is being taken.
+    taking: BTreeSet<Ipv4Addr>,
+    /// Addresses whose blocks are all taken, and until when not to ask again.
+    exhausted: BTreeMap<Ipv4Addr, Time>,
+    problem: Option<Problem>,
+}
+
+/// Counts of an instance's NAT, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NatStatus {
+    /// Whether the store knows us.
+    pub registered: bool,
+    /// Blocks of 256 ports that we own.
+    pub blocks: usize,
+    /// Mappings tracked here.
+    pub mappings: usize,
+    /// What keeps us from working.
+    pub problem: Option<Problem>,
+}
+
+/// The network function.
+pub struct Nat44 {
+    /// A copy of what classification needs, so that it borrows nothing.
+    config: NatConfig,
+    state: Rc<RefCell<State>>,
+}
+
+impl Nat44 {
+    /// An instance with these settings.
+    pub fn new(config: NatConfig) -> Self {
+        let mut rng = Rng::with_seed(config.seed);
+        let hash_key = [rng.u64(..), rng.u64(..)];
+        let state = State {
+            records: Records::new(config.mappings_max, hash_key),
+            config: config.clone(),
+            rng,
+            home: None,
+            ports: Ports::default(),
+            owner: None,
+            lease_until: Time::ZERO,
+            contact_at: Time::ZERO,
+            taking: BTreeSet::new(),
+            exhausted: BTreeMap::new(),
+            problem: None,
+        };
+        Self {
+            config,
+            state: Rc::new(RefCell::new(state)),
+        }
+    }
+
+    /// Tells how the switch steers and which instance of its table we are. From now on
+    /// blocks whose answers come back to us are preferred.
+    pub fn set_home(&mut self, table: steering::Table, me: u8) {
+        self.state.borrow_mut().home = Some((table, me));
+    }
+
+    /// Counts.
+    pub fn status(&self) -> NatStatus {
+        let state = self.state.borrow();
+        NatStatus {
+            registered: state.owner.is_some(),
+            blocks: state.ports.len(),
+            mappings: state.records.len(),
+            problem: state.problem,
+        }
+    }
+}
+
+impl NetworkFunction for Nat44 {
+    fn start(&mut self, cx: &Context) {
+        upkeep::contact(&self.state, cx);
+    }
+
+    fn classify(&mut self, _now: Time, port: PortId, headers: &Headers) -> Class {
+        match classify::flow(&self.config, port, headers) {
+            Ok(flow) => Class::Flow(flow),
+            Err(reason) => Class::Drop(reason),
+        }
+    }
+
+    fn decide(&mut self, cx: Context, flow: FlowKey, first: &Headers) -> Deciding {
+        let state = Rc::clone(&self.state);
+        if flow.source == Endpoint::ANY {
+            return Box::pin(decide::inbound(state, cx, flow));
+        }
+        let opens = decide::opens(first);
+        Box::pin(decide::outbound(state, cx, flow, opens))
+    }
+
+    fn observe(&mut self, _now: Time, flow: &FlowKey, token: Token, headers: &Headers) {
+        let outbound = flow.source != Endpoint::ANY;
+        self.state
+            .borrow_mut()
+            .records
+            .observe(token, outbound, headers);
+    }
+
+    fn answer_arp(&mut self, port: PortId, request: &Arp) -> Option<Mac> {
+        let asks_for_pool = port == PortId::OUTSIDE
+            && request.sender != request.target
+            && self.config.outside.contains(request.target);
+        self.config.arp_mac.filter(|_| asks_for_pool)
+    }
+
+    fn next_timer(&self) -> Option<Time> {
+        let state = self.state.borrow();
+        let due = state
+            .records
+            .next_due()
+            .unwrap_or(Time::MAX)
+            .min(state.contact_at);
+        (due < Time::MAX).then_some(due)
+    }
+
+    fn on_timer(&mut self, now: Time, cx: &Context) {
+        if self.state.borrow().contact_at <= now {
+            upkeep::contact(&self.state, cx);
+        }
+        upkeep::refresh(&self.state, cx);
+    }
+
+    fn describe(&self, token: Token) -> &'static str {
+        self.state
+            .borrow()
+            .records
+            .get(token)
+            .map_or("", |record| record.class().name())
+    }
+}

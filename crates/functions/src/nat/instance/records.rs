@@ -1,0 +1,344 @@
+//! The mappings an instance has seen traffic of: which need a refresh, and as what.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+use stateplane_base::Time;
+use stateplane_flow::{Endpoint, Protocol};
+use stateplane_wire::packet::{Headers, Transport};
+use stateplane_wire::tcp::Flags;
+
+use crate::function::Token;
+use crate::nat::ops::Class;
+use crate::table::Keyed;
+
+/// What a TCP connection's flags told so far. Each way of a connection may pass by
+/// another instance, so one way's packets must do: who acknowledges has heard the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Tcp {
+    opened: [bool; 2],
+    closed: [bool; 2],
+    reset: bool,
+}
+
+impl Tcp {
+    /// Notes a segment; `way` 0 is outbound.
+    fn observe(&mut self, way: usize, flags: Flags, data: bool) {
+        if flags.has(Flags::RST) {
+            self.reset = true;
+            return;
+        }
+        if flags.has(Flags::SYN) {
+            if self.class() == Class::Closing {
+                *self = Tcp::default(); // a new connection of the same endpoint
+            }
+            self.opened[way] = true;
+            if flags.has(Flags::ACK) {
+                self.opened[1 - way] = true;
+            }
+            return;
+        }
+        if data && self.class() == Class::Closing {
+            // A forged reset, or another connection of the same endpoint goes on.
+            *self = Tcp {
+                opened: [true; 2],
+                ..Tcp::default()
+            };
+        }
+        if flags.has(Flags::ACK) {
+            self.opened = [true; 2];
+        }
+        self.closed[way] |= flags.has(Flags::FIN);
+    }
+
+    fn class(self) -> Class {
+        match self {
+            Tcp { reset: true, .. }
+            | Tcp {
+                closed: [true, true],
+                ..
+            } => Class::Closing,
+            Tcp {
+                opened: [true, true],
+                ..
+            } => Class::Established,
+            _ => Class::Transitory,
+        }
+    }
+}
+
+/// One mapping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    pub(super) protocol: Protocol,
+    pub(super) inside: Endpoint,
+    pub(super) outside: Endpoint,
+    /// Until when the cached decisions may be believed.
+    pub(super) valid_until: Time,
+    /// When it is looked at next.
+    check_at: Time,
+    tcp: Tcp,
+    /// Traffic each way (outbound, inbound) since the last refresh was sent.
+    active: [bool; 2],
+    /// Looked at when its refresh was due and found without traffic: the next packet
+    /// makes it urgent.
+    idle: bool,
+    generation: u32,
+}
+
+impl Record {
+    fn prolong(&mut self, valid_until: Time, check_at: Time) {
+        self.valid_until = self.valid_until.max(valid_until);
+        self.check_at = self.check_at.max(check_at);
+    }
+
+    /// What kind of traffic keeps it alive.
+    pub(super) fn class(&self) -> Class {
+        match self.protocol {
+            Protocol::Tcp => self.tcp.class(),
+            other => Class::initial(other),
+        }
+    }
+}
+
+/// What is to be done about a record whose time has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    /// Traffic from inside: keep it alive.
+    Refresh(Token),
+    /// Traffic only from outside: ask whether it still exists (RFC 4787 REQ-6: what
+    /// comes from outside keeps nothing alive).
+    Ask(Token),
+}
+
+impl Due {
+    pub(super) const fn token(self) -> Token {
+        match self {
+            Due::Refresh(token) | Due::Ask(token) => token,
+        }
+    }
+}
+
+/// All records, bounded. A record is in exactly one bin, at or before the second
+/// at which it is looked at next; when the bin's second is over it moves on or ends.
+#[derive(Debug)]
+pub(super) struct Records {
+    slots: Vec<Option<Record>>,
+    free: Vec<u32>,
+    by_inside: HashMap<(Protocol, Endpoint), u32, Keyed>,
+    bins: BTreeMap<u64, Vec<Token>>,
+    /// Records that were idle and have traffic again.
+    urgent: Vec<Token>,
+    max: usize,
+    generation: u32,
+}
+
+impl Records {
+    pub(super) fn new(max: usize, hash_key: [u64; 2]) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_inside: HashMap::with_hasher(Keyed(hash_key)),
+            bins: BTreeMap::new(),
+            urgent: Vec::new(),
+            max,
+            generation: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_inside.len()
+    }
+
+    pub(super) fn get(&self, token: Token) -> Option<&Record> {
+        self.slots
+            .get(slot(token))?
+            .as_ref()
+            .filter(|record| record.generation == tag(token))
+    }
+
+    fn get_mut(&mut self, token: Token) -> Option<&mut Record> {
+        let record = self.slots.get_mut(slot(token))?.as_mut();
+        record.filter(|record| record.generation == tag(token))
+    }
+
+    /// The record of a mapping with both these endpoints.
+    pub(super) fn find(
+        &self,
+        protocol: Protocol,
+        inside: Endpoint,
+        outside: Endpoint,
+    ) -> Option<Token> {
+        let &at = self.by_inside.get(&(protocol, inside))?;
+        let record = self.slots[at as usize].as_ref()?;
+        (record.outside == outside).then(|| token(at, record.generation))
+    }
+
+    /// Notes what the store said about a mapping. `None`: there is no room to track it.
+    /// Also gives the outside endpoint that the inside endpoint no longer has.
+    pub(super) fn put(
+        &mut self,
+        protocol: Protocol,
+        inside: Endpoint,
+        outside: Endpoint,
+        valid_until: Time,
+        check_at: Time,
+    ) -> (Option<Token>, Option<Endpoint>) {
+        let mut replaced = None;
+        if let Some(&at) = self.by_inside.get(&(protocol, inside)) {
+            let known = self.slots[at as usize]
+                .as_mut()
+                .expect("indexed records exist");
+            if known.outside == outside {
+                known.prolong(valid_until, check_at);
+                return (Some(token(at, known.generation)), None);
+            }
+            replaced = Some(known.outside);
+            let stale = token(at, known.generation);
+            self.remove(stale);
+        }
+        if self.len() >= self.max {
+            return (None, replaced);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let record = Record {
+            protocol,
+            inside,
+            outside,
+            valid_until,
+            check_at,
+            tcp: Tcp::default(),
+            active: [false; 2],
+            idle: false,
+            generation: self.generation,
+        };
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.slots[at as usize] = Some(record);
+        self.by_inside.insert((protocol, inside), at);
+        let token = token(at, record.generation);
+        self.bin(check_at, token);
+        (Some(token), replaced)
+    }
+
+    pub(super) fn remove(&mut self, token: Token) -> Option<Record> {
+        self.get(token)?;
+        let at = slot(token);
+        let record = self.slots[at].take()?;
+        self.by_inside.remove(&(record.protocol, record.inside));
+        self.free.push(at as u32);
+        Some(record)
+    }
+
+    /// A packet passed.
+    #[inline]
+    pub(super) fn observe(&mut self, token: Token, outbound: bool, headers: &Headers) {
+        let Some(record) = self.get_mut(token) else {
+            return;
+        };
+        let way = usize::from(!outbound);
+        match headers.transport {
+            Transport::Tcp { flags, data, .. } => record.tcp.observe(way, flags, data),
+            Transport::Error(_) => return, // keeps nothing alive
+            _ => {}
+        }
+        record.active[way] = true;
+        if record.idle {
+            record.idle = false;
+            self.urgent.push(token);
+        }
+    }
+
+    /// When something is due.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        if !self.urgent.is_empty() {
+            return Some(Time::ZERO);
+        }
+        let (&bin, _) = self.bins.first_key_value()?;
+        Some(Time::from_millis((bin + 1) * 1000))
+    }
+
+    /// What is due now. Records that ended are gone afterwards; idle ones wait for
+    /// their end or their next packet.
+    pub(super) fn due(&mut self, now: Time) -> Vec<Due> {
+        let mut due = Vec::new();
+        for token in core::mem::take(&mut self.urgent) {
+            due.extend(self.look(token));
+        }
+        while let Some(bin) = self.bins.first_entry() {
+            if *bin.key() >= second(now) {
+                break;
+            }
+            for token in bin.remove() {
+                let Some(record) = self.get_mut(token) else {
+                    continue;
+                };
+                if record.valid_until < now {
+                    self.remove(token);
+                    continue;
+                }
+                let looked_at = second(record.check_at) < second(now);
+                if looked_at {
+                    // At its end, unless it is prolonged before.
+                    record.check_at = record.valid_until;
+                }
+                let next = record.check_at;
+                if looked_at {
+                    due.extend(self.look(token));
+                }
+                self.bin(next, token);
+            }
+        }
+        due
+    }
+
+    fn look(&mut self, token: Token) -> Option<Due> {
+        let record = self.get_mut(token)?;
+        match core::mem::take(&mut record.active) {
+            [true, _] => Some(Due::Refresh(token)),
+            [false, true] => Some(Due::Ask(token)),
+            [false, false] => {
+                record.idle = true;
+                None
+            }
+        }
+    }
+
+    /// The store confirmed the mapping.
+    pub(super) fn prolong(&mut self, token: Token, valid_until: Time, check_at: Time) {
+        if let Some(record) = self.get_mut(token) {
+            record.prolong(valid_until, check_at);
+        }
+    }
+
+    /// The store could not be asked: the traffic still counts.
+    pub(super) fn unasked(&mut self, due: Due) {
+        if let Some(record) = self.get_mut(due.token()) {
+            record.active[usize::from(matches!(due, Due::Ask(_)))] = true;
+        }
+    }
+
+    fn bin(&mut self, at: Time, token: Token) {
+        self.bins.entry(second(at)).or_default().push(token);
+    }
+}
+
+/// Generation in the high, slot in the low half.
+fn token(slot: u32, generation: u32) -> Token {
+    Token(u64::from(generation) << 32 | u64::from(slot))
+}
+
+const fn slot(token: Token) -> usize {
+    token.0 as u32 as usize
+}
+
+const fn tag(token: Token) -> u32 {
+    (token.0 >> 32) as u32
+}
+
+const fn second(time: Time) -> u64 {
+    time.as_nanos() / 1_000_000_000
+}
