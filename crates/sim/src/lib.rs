@@ -1,14 +1,43 @@
-//! Deterministic simulation of a store group: the real cores in a virtual
-//! world with faults, and checkers that know nothing of the protocol.
-#![allow(dead_code)]
+//! Deterministic simulation of a store group: the real cores and codecs in a
+//! virtual world with faults, and checkers that know nothing of the protocol.
+//!
+//! A seed decides everything: sizes, load, clocks, the fate of each datagram,
+//! and which faults strike when. [`run`] runs many seeds and reports; a failed
+//! one is shown message by message by [`trace`].
+//!
+//! * `dice`, `clock`, `agenda`, `network`: chance, time, the future, links
+//! * `plan`, `chaos`, `strikes`: what a seed stands for; faults
+//! * `node`, `mail`, `clients`, `workload`, `store`: who takes part, and how
+//! * `world`: the course of one run
+//! * `recorder`, `watch`, [`check`], [`spec`]: what is right
+//!
+//! What is checked: every core's own invariants after every step; one order
+//! of execution, equal on all replicas up to their sync points; equal states
+//! after equal histories; replies and real time against that order, which
+//! proves linearizability; the same again by search, object by object, with
+//! no help from the order; no answered operation lost, none executed twice,
+//! no pool item handed out twice; and that a healed group answers everything
+//! and agrees again within a stated time.
 mod agenda;
 mod chaos;
 pub mod check;
+mod clients;
 mod clock;
 mod dice;
+mod mail;
 mod network;
+mod node;
 mod plan;
 mod recorder;
 mod report;
+mod run;
 pub mod spec;
+mod store;
+mod strikes;
+mod watch;
 mod workload;
+mod world;
+
+pub use plan::{Fault, Faults, Profile};
+pub use report::{Failure, Report};
+pub use run::{Options, Progress, run, trace, trace_with};

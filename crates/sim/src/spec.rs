@@ -13,6 +13,10 @@ pub enum Action {
     Delete(u8),
     /// Write the last value if the key holds the first.
     Swap(u8, u64, u64),
+    /// Write a key whose value ends after so many milliseconds of the log.
+    Hold(u8, u64, u64),
+    /// Read a key whose value ends.
+    Look(u8),
     /// Add to a counter and learn the sum.
     Add(u8, i64),
     /// Append to a queue.
@@ -28,13 +32,11 @@ pub enum Action {
 /// What the store answered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
-    /// Done, and there is nothing more to say.
-    Done,
     /// The value, element or item found, if there was one.
     Found(Option<u64>),
-    /// Whether a conditional action took place.
+    /// Whether a conditional action took place, or a key had a value before.
     Took(bool),
-    /// The counter's new value.
+    /// The counter's new value, or a queue's new length.
     Sum(i64),
 }
 
@@ -44,6 +46,8 @@ pub enum Outcome {
 pub enum Object {
     /// A key of the key-value table.
     Key(u8),
+    /// A key whose values end.
+    Timed(u8),
     /// A counter.
     Counter(u8),
     /// A queue.
@@ -57,6 +61,7 @@ impl Action {
     pub fn object(self) -> Object {
         match self {
             Self::Get(k) | Self::Put(k, _) | Self::Delete(k) | Self::Swap(k, ..) => Object::Key(k),
+            Self::Hold(k, ..) | Self::Look(k) => Object::Timed(k),
             Self::Add(c, _) => Object::Counter(c),
             Self::Push(q, _) | Self::Pop(q) => Object::Queue(q),
             Self::Take(p) | Self::Give(p, _) => Object::Pool(p),
@@ -81,6 +86,8 @@ pub trait Sequential: Clone + Eq + core::hash::Hash {
 pub enum Model {
     /// A key's value.
     Key(Option<u64>),
+    /// A key's value and the log time, in nanoseconds, at which it ends.
+    Timed(Option<(u64, u64)>, u64),
     /// A counter's sum.
     Counter(i64),
     /// A queue's elements, oldest first.
@@ -97,6 +104,7 @@ impl Model {
     pub fn new(object: Object) -> Self {
         match object {
             Object::Key(_) => Self::Key(None),
+            Object::Timed(_) => Self::Timed(None, 0),
             Object::Counter(_) => Self::Counter(0),
             Object::Queue(_) => Self::Queue(VecDeque::new()),
             Object::Pool(_) => Self::Pool((0..POOL_ITEMS).collect()),
@@ -111,7 +119,9 @@ impl Sequential for Model {
     fn step(&self, action: &Action, outcome: Option<&Outcome>) -> Option<Self> {
         let (next, answer) = match (self.clone(), *action) {
             (Self::Key(value), Action::Get(_)) => (Self::Key(value), Outcome::Found(value)),
-            (Self::Key(_), Action::Put(_, new)) => (Self::Key(Some(new)), Outcome::Done),
+            (Self::Key(value), Action::Put(_, new)) => {
+                (Self::Key(Some(new)), Outcome::Took(value.is_some()))
+            }
             (Self::Key(value), Action::Delete(_)) => {
                 (Self::Key(None), Outcome::Took(value.is_some()))
             }
@@ -120,12 +130,21 @@ impl Sequential for Model {
                 let value = if took { Some(new) } else { value };
                 (Self::Key(value), Outcome::Took(took))
             }
+            (Self::Timed(value, now), Action::Look(_)) => {
+                (Self::Timed(value, now), Outcome::Found(value.map(|v| v.0)))
+            }
+            (Self::Timed(value, now), Action::Hold(_, new, ms)) => {
+                let end = now + ms * 1_000_000;
+                let next = Self::Timed(Some((new, end)), now);
+                (next, Outcome::Took(value.is_some()))
+            }
             (Self::Counter(sum), Action::Add(_, amount)) => {
                 (Self::Counter(sum + amount), Outcome::Sum(sum + amount))
             }
             (Self::Queue(mut queue), Action::Push(_, value)) => {
                 queue.push_back(value);
-                (Self::Queue(queue), Outcome::Done)
+                let length = i64::try_from(queue.len()).ok()?;
+                (Self::Queue(queue), Outcome::Sum(length))
             }
             (Self::Queue(mut queue), Action::Pop(_)) => {
                 let oldest = queue.pop_front();
@@ -158,10 +177,15 @@ fn take(mut free: BTreeSet<u64>, outcome: Option<&Outcome>) -> Option<Model> {
 pub struct Spec(BTreeMap<Object, Model>);
 
 impl Spec {
-    /// Applies one executed operation; false if the answer is impossible.
-    pub fn apply(&mut self, action: Action, outcome: Outcome) -> bool {
+    /// Applies one operation executed at log time `at`, in nanoseconds; false
+    /// if the answer is impossible.
+    pub fn apply(&mut self, at: u64, action: Action, outcome: Outcome) -> bool {
         let object = action.object();
         let model = self.0.entry(object).or_insert_with(|| Model::new(object));
+        if let Model::Timed(value, now) = model {
+            *now = at;
+            *value = value.filter(|(_, end)| at < *end);
+        }
         match model.step(&action, Some(&outcome)) {
             Some(next) => {
                 *model = next;
@@ -179,26 +203,35 @@ mod tests {
     #[test]
     fn a_pool_never_gives_an_item_twice() {
         let mut spec = Spec::default();
-        assert!(spec.apply(Action::Take(0), Outcome::Found(Some(3))));
-        assert!(!spec.apply(Action::Take(0), Outcome::Found(Some(3))));
-        assert!(spec.apply(Action::Give(0, 3), Outcome::Took(true)));
-        assert!(spec.apply(Action::Take(0), Outcome::Found(Some(3))));
-        assert!(!spec.apply(Action::Take(0), Outcome::Found(None)));
+        assert!(spec.apply(0, Action::Take(0), Outcome::Found(Some(3))));
+        assert!(!spec.apply(0, Action::Take(0), Outcome::Found(Some(3))));
+        assert!(spec.apply(0, Action::Give(0, 3), Outcome::Took(true)));
+        assert!(spec.apply(0, Action::Take(0), Outcome::Found(Some(3))));
+        assert!(!spec.apply(0, Action::Take(0), Outcome::Found(None)));
+    }
+
+    #[test]
+    fn a_value_ends_when_the_log_says_so() {
+        let mut spec = Spec::default();
+        assert!(spec.apply(0, Action::Hold(0, 9, 2), Outcome::Took(false)));
+        assert!(spec.apply(1_999_999, Action::Look(0), Outcome::Found(Some(9))));
+        assert!(!spec.apply(2_000_000, Action::Look(0), Outcome::Found(Some(9))));
+        assert!(spec.apply(2_000_000, Action::Look(0), Outcome::Found(None)));
     }
 
     #[test]
     fn wrong_answers_are_impossible() {
         let mut spec = Spec::default();
-        assert!(spec.apply(Action::Put(1, 5), Outcome::Done));
-        assert!(!spec.apply(Action::Get(1), Outcome::Found(None)));
-        assert!(!spec.apply(Action::Swap(1, 4, 6), Outcome::Took(true)));
-        assert!(spec.apply(Action::Swap(1, 5, 6), Outcome::Took(true)));
-        assert!(spec.apply(Action::Delete(1), Outcome::Took(true)));
-        assert!(!spec.apply(Action::Delete(1), Outcome::Took(true)));
-        assert!(spec.apply(Action::Add(0, 2), Outcome::Sum(2)));
-        assert!(!spec.apply(Action::Add(0, 2), Outcome::Sum(2)));
-        assert!(spec.apply(Action::Push(0, 1), Outcome::Done));
-        assert!(spec.apply(Action::Push(0, 2), Outcome::Done));
-        assert!(!spec.apply(Action::Pop(0), Outcome::Found(Some(2))));
+        assert!(spec.apply(0, Action::Put(1, 5), Outcome::Took(false)));
+        assert!(!spec.apply(0, Action::Get(1), Outcome::Found(None)));
+        assert!(!spec.apply(0, Action::Swap(1, 4, 6), Outcome::Took(true)));
+        assert!(spec.apply(0, Action::Swap(1, 5, 6), Outcome::Took(true)));
+        assert!(spec.apply(0, Action::Delete(1), Outcome::Took(true)));
+        assert!(!spec.apply(0, Action::Delete(1), Outcome::Took(true)));
+        assert!(spec.apply(0, Action::Add(0, 2), Outcome::Sum(2)));
+        assert!(!spec.apply(0, Action::Add(0, 2), Outcome::Sum(2)));
+        assert!(spec.apply(0, Action::Push(0, 1), Outcome::Sum(1)));
+        assert!(spec.apply(0, Action::Push(0, 2), Outcome::Sum(2)));
+        assert!(!spec.apply(0, Action::Pop(0), Outcome::Found(Some(2))));
     }
 }

@@ -46,7 +46,7 @@ impl Workload {
     #[allow(clippy::cast_possible_truncation)] // objects are few
     pub(crate) fn next(&mut self) -> Action {
         let object = self.dice.between(0, self.objects - 1) as u8;
-        match self.dice.below(16) {
+        match self.dice.below(18) {
             0..=3 => Action::Get(object),
             4..=6 => Action::Put(object, self.value(object)),
             7 => Action::Swap(
@@ -59,6 +59,8 @@ impl Workload {
             11 => Action::Push(object, self.value(object)),
             12 => Action::Pop(object),
             13..=14 => Action::Take(object),
+            15 => Action::Look(object),
+            16 => Action::Hold(object, self.value(object), self.dice.between(1, 60)),
             _ => self.give().unwrap_or(Action::Take(object)),
         }
     }
@@ -66,7 +68,13 @@ impl Workload {
     /// Reads of every object, to see what is left after everything healed.
     #[allow(clippy::cast_possible_truncation)] // objects are few
     pub(crate) fn scan(&self) -> Vec<Action> {
-        let reads = |object| [Action::Get(object), Action::Add(object, 0)];
+        let reads = |object| {
+            [
+                Action::Get(object),
+                Action::Add(object, 0),
+                Action::Look(object),
+            ]
+        };
         (0..self.objects as u8).flat_map(reads).collect()
     }
 

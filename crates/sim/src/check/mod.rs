@@ -8,8 +8,6 @@ use crate::spec::{Action, Outcome};
 /// One operation as its client saw it. Times are true (virtual) nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
-    /// Which client asked.
-    pub client: usize,
     /// What makes this operation unlike all others.
     pub tag: u64,
     /// What it asked for.
@@ -27,8 +25,6 @@ pub struct Ended {
     pub at: u64,
     /// The answer, or `None` if the client gave up not knowing.
     pub outcome: Option<Outcome>,
-    /// The place in the log which the reply claims.
-    pub slot: Option<u64>,
 }
 
 impl Record {

@@ -1,0 +1,126 @@
+//! The clients of a run: what they ask, what they are told.
+use crate::check::{Ended, Record};
+use crate::plan::MS;
+use crate::spec::{Action, Outcome};
+use crate::store;
+use crate::world::{Event, Phase, World};
+
+/// What became of one submission.
+pub(crate) struct Finished {
+    /// The record it belongs to.
+    pub record: usize,
+    /// The reply, unless the client gave up.
+    pub reply: Option<Vec<u8>>,
+}
+
+impl World<'_> {
+    /// A client asks for something, now and then for several things at once.
+    pub(crate) fn ask(&mut self, client: usize) -> Result<(), String> {
+        if self.phase != Phase::Faulty || self.remaining[client] == 0 {
+            return Ok(());
+        }
+        let node = self.sequencer() + 1 + client;
+        if !self.nodes[node].paused {
+            for _ in 0..self.workload.burst().min(self.remaining[client]) {
+                if self.nodes[node].asked.len() >= self.plan.outstanding {
+                    break;
+                }
+                let action = self.workload.next();
+                if self.submit(node, action) {
+                    self.remaining[client] -= 1;
+                }
+            }
+            self.settle_accounts(node)?;
+        }
+        let wait = self.workload.think();
+        self.agenda.add(self.now + wait, Event::Submit { client });
+        Ok(())
+    }
+
+    /// Hands an action to a client core; false if it has no room.
+    pub(crate) fn submit(&mut self, node: usize, action: Action) -> bool {
+        let tag = self.records.len() as u64 + 1;
+        let op = store::encode(tag, action);
+        if !self.nodes[node].submit(self.now, op, self.records.len()) {
+            return false;
+        }
+        self.say(|| format!("{} asks #{tag} {action:?}", self.name(node)));
+        self.open += 1;
+        self.records.push(Record {
+            tag,
+            action,
+            invoked: self.now,
+            ended: None,
+        });
+        true
+    }
+
+    /// A client learned how an operation ended.
+    pub(crate) fn finish(&mut self, node: usize, finished: Finished) -> Result<(), String> {
+        let now = self.now;
+        let record = &mut self.records[finished.record];
+        let (tag, action) = (record.tag, record.action);
+        if record.ended.is_some() {
+            return Err(format!("client: #{tag} ended twice"));
+        }
+        let outcome = match &finished.reply {
+            None => None,
+            Some(reply) => Some(store::decode(action, reply).ok_or_else(|| {
+                format!("nonsense: {action:?} (#{tag}) was answered {reply:02x?}")
+            })?),
+        };
+        self.open -= 1;
+        record.ended = Some(Ended { at: now, outcome });
+        let took_ms = (now - record.invoked) / MS;
+        self.say(|| format!("{} learns #{tag} {outcome:?}", self.name(node)));
+        match (outcome, action) {
+            (None, _) => self.mark("outcome-unknown"),
+            (Some(Outcome::Found(Some(item))), Action::Take(pool)) => {
+                self.workload.took(pool, item);
+            }
+            _ => {}
+        }
+        if outcome.is_some() {
+            self.run.operations += 1;
+        }
+        if took_ms > 500 {
+            self.mark("operation-took-half-a-second");
+        }
+        if self.phase == Phase::Scanning && outcome.is_none() {
+            return Err(format!(
+                "liveness: #{tag} failed though all faults had ended"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The client's process is about to go: it will never learn what became of
+    /// its operations.
+    pub(crate) fn abandon(&mut self, node: usize) {
+        let now = self.now;
+        for record in self.nodes[node].forget() {
+            self.open -= 1;
+            self.records[record].ended = Some(Ended {
+                at: now,
+                outcome: None,
+            });
+        }
+    }
+
+    /// All faults have ended and nothing is in flight: every client reads.
+    pub(crate) fn scan(&mut self) -> Result<(), String> {
+        self.phase = Phase::Scanning;
+        let scan = self.workload.scan();
+        for client in 0..self.plan.clients {
+            let node = self.sequencer() + 1 + client;
+            for (i, action) in scan.iter().enumerate() {
+                let mine = client == 0 || i == client;
+                if mine && !self.submit(node, *action) {
+                    return Err(format!("liveness: {} is still busy", self.name(node)));
+                }
+            }
+            self.settle_accounts(node)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,300 @@
+//! One machine of the virtual world: a clock, a socket and perhaps a process.
+use crate::clients::Finished;
+use crate::clock::NodeClock;
+use crate::dice::Dice;
+use crate::plan::{Fault, MS, Plan};
+use crate::recorder::{Recorder, Story};
+use crate::store;
+use core::time::Duration;
+use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
+use stateplane_group::{
+    self as group, Client, Effect, GroupConfig, Marks, Peer, Replica, ReplicaStatus, RequestId,
+    Sequencer,
+};
+use stateplane_state::{Application, Store};
+use stateplane_wire::envelope::ReplayGuard;
+use stateplane_wire::group::Message;
+use std::cell::RefCell;
+use std::cmp::Ordering;
+use std::rc::Rc;
+
+/// The core that runs on a machine.
+pub(crate) enum Role {
+    Replica(Box<Replica<Recorder<Store>>>),
+    Sequencer(Box<Sequencer>),
+    Client(Box<Client>),
+}
+
+/// A machine.
+pub(crate) struct Node {
+    /// What runs there; `None` while it is down.
+    pub role: Option<Role>,
+    pub clock: NodeClock,
+    /// By how much the machine's idea of the time of day is off, which only
+    /// the sequencer uses.
+    day_skew: u64,
+    /// The life of the process: higher at every start.
+    pub incarnation: u64,
+    /// Datagrams sent in this life.
+    pub counter: u64,
+    /// The earliest wake-up that is planned.
+    pub wake: Option<u64>,
+    pub paused: bool,
+    /// What the socket holds while the process is paused.
+    pub backlog: Vec<(Vec<u8>, bool)>,
+    pub guard: ReplayGuard,
+    /// What a replica has executed.
+    pub story: Rc<RefCell<Story>>,
+    /// A client's operations without an outcome, with their records.
+    pub asked: Vec<(RequestId, usize)>,
+    /// Fingerprint of the story last compared with the other replicas'.
+    pub looked: u64,
+    /// A replica that runs and, since it started, has been a full member once.
+    pub sound: bool,
+}
+
+impl Node {
+    pub(crate) fn new(plan: &Plan, dice: &mut Dice) -> Self {
+        let rate = dice.real(0.7, 1.4);
+        let rate = if plan.faults.has(Fault::Drift) {
+            rate
+        } else {
+            1.0
+        };
+        Self {
+            role: None,
+            clock: NodeClock::new(dice.between(1, 1_000_000 * MS), rate),
+            day_skew: dice.between(0, 100 * MS),
+            incarnation: dice.between(1, 1 << 40),
+            counter: 0,
+            wake: None,
+            paused: false,
+            backlog: Vec::new(),
+            guard: ReplayGuard::default(),
+            story: Rc::default(),
+            asked: Vec::new(),
+            looked: 0,
+            sound: false,
+        }
+    }
+
+    /// The process and all its memory are gone.
+    pub(crate) fn stop(&mut self) {
+        self.role = None;
+        self.paused = false;
+        self.sound = false;
+        self.wake = None;
+        self.counter = 0;
+        self.backlog.clear();
+        self.guard = ReplayGuard::default();
+        self.story = Rc::default();
+        self.looked = 0;
+    }
+
+    /// A new life begins; its number is higher than all before.
+    pub(crate) fn rise(&mut self, dice: &mut Dice) {
+        self.stop();
+        self.incarnation += dice.between(1, 1 << 20);
+        // The clock may have been set while the process was down.
+        self.day_skew = dice.between(0, 100 * MS);
+    }
+
+    /// What the machine takes for the time of day.
+    pub(crate) fn day(&self, now: u64) -> LogTime {
+        LogTime::from_nanos(1_700_000_000_000 * MS + now + self.day_skew)
+    }
+
+    /// When the process wants to be woken, on its own clock.
+    pub(crate) fn next_timer(&self) -> Option<Time> {
+        match self.role.as_ref()? {
+            Role::Replica(core) => core.next_timer(),
+            Role::Sequencer(core) => core.next_timer(),
+            Role::Client(core) => core.next_timer(),
+        }
+    }
+}
+
+/// The process of a machine.
+impl Node {
+    /// Lets the process handle a message or, with none, its timers, and asserts
+    /// its invariants.
+    pub(crate) fn handle(&mut self, now: u64, input: Option<(Peer, Message)>) {
+        let (local, day) = (self.clock.local(now), self.day(now));
+        match (self.role.as_mut(), input) {
+            (Some(Role::Replica(core)), Some((from, message))) => {
+                core.on_message(local, from, message);
+            }
+            (Some(Role::Replica(core)), None) => core.on_timer(local),
+            (Some(Role::Sequencer(core)), Some((from, message))) => {
+                core.on_message(local, day, from, message);
+            }
+            (Some(Role::Sequencer(core)), None) => core.on_timer(local),
+            (Some(Role::Client(core)), Some((from, message))) => {
+                core.on_message(local, from, message);
+            }
+            (Some(Role::Client(core)), None) => core.on_timer(local),
+            (None, _) => {}
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        match &self.role {
+            Some(Role::Replica(core)) => core.check(),
+            Some(Role::Sequencer(core)) => core.check(),
+            Some(Role::Client(core)) => core.check(),
+            None => {}
+        }
+    }
+
+    /// The next thing the process wants done.
+    pub(crate) fn poll(&mut self) -> Option<Effect> {
+        match self.role.as_mut()? {
+            Role::Replica(core) => core.poll_effect(),
+            Role::Sequencer(core) => core.poll_effect(),
+            Role::Client(core) => core.poll_effect(),
+        }
+    }
+
+    /// The next outcome a client learned.
+    pub(crate) fn finished(&mut self) -> Option<Finished> {
+        let Some(Role::Client(core)) = self.role.as_mut() else {
+            return None;
+        };
+        let (id, reply) = core.poll_done()?;
+        let place = self.asked.iter().position(|(asked, _)| *asked == id);
+        let (_, record) = self.asked.swap_remove(place.expect("what ends was asked"));
+        Some(Finished {
+            record,
+            reply: reply.ok(),
+        })
+    }
+
+    /// Hands an operation to a client; false if it is busy or no client.
+    pub(crate) fn submit(&mut self, now: u64, op: Vec<u8>, record: usize) -> bool {
+        let local = self.clock.local(now);
+        let Some(Role::Client(core)) = self.role.as_mut() else {
+            return false;
+        };
+        let Ok(id) = core.submit(local, op) else {
+            return false;
+        };
+        self.asked.push((id, record));
+        true
+    }
+
+    /// The client's operations without an outcome are nobody's any more.
+    pub(crate) fn forget(&mut self) -> Vec<usize> {
+        let asked = std::mem::take(&mut self.asked);
+        asked.into_iter().map(|(_, record)| record).collect()
+    }
+
+    /// Counts of the rare branches the process took.
+    pub(crate) fn marks(&self) -> Option<&Marks> {
+        Some(match self.role.as_ref()? {
+            Role::Replica(core) => core.marks(),
+            Role::Sequencer(core) => core.marks(),
+            Role::Client(core) => core.marks(),
+        })
+    }
+}
+
+/// What runs on machine `index` when it starts.
+pub(crate) fn role(index: usize, plan: &Plan, node: &Node, dice: &mut Dice) -> Role {
+    let config = config(plan);
+    let (secret, life) = ([dice.word(), dice.word()], node.incarnation);
+    match index.cmp(&usize::from(plan.replicas)) {
+        Ordering::Less => {
+            let me = ReplicaId(u8::try_from(index).expect("replicas are few"));
+            let app = Recorder::new(store::empty(secret), Rc::clone(&node.story));
+            Role::Replica(Box::new(Replica::new(config, me, Incarnation(life), app)))
+        }
+        Ordering::Equal => Role::Sequencer(Box::new(Sequencer::new(config, secret[0]))),
+        Ordering::Greater => Role::Client(Box::new(Client::new(config, ClientId(life), secret[0]))),
+    }
+}
+
+/// The group's configuration: the default one, or one whose limits are so
+/// small that logs are truncated and snapshots travel in many pieces.
+fn config(plan: &Plan) -> GroupConfig {
+    let mut config = GroupConfig::new(plan.replicas);
+    config.timing.deadline = Duration::from_millis(1_000);
+    if plan.small_limits {
+        let limits = &mut config.limits;
+        (limits.unsynced, limits.retain) = (48, 12);
+        (limits.stash, limits.fetch) = (24, 5);
+        (limits.chunk, limits.chunks) = (300, 3);
+        (limits.batch_bytes, limits.reply_bytes) = (150, 150);
+    }
+    config
+}
+
+/// What the world wants to know of a replica; equal for all replicas of a
+/// group that is at rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Status {
+    /// It belongs to the group with its present life.
+    pub member: bool,
+    /// It is in a view that has started.
+    pub normal: bool,
+    pub view: u64,
+    pub len: u64,
+    pub commit: u64,
+    pub executed: u64,
+}
+
+impl Node {
+    fn inspect(&self) -> Option<ReplicaStatus> {
+        match self.role.as_ref()? {
+            Role::Replica(core) => Some(core.inspect()),
+            _ => None,
+        }
+    }
+
+    /// A replica's state in brief.
+    pub(crate) fn status(&self) -> Option<Status> {
+        let seen = self.inspect()?;
+        Some(Status {
+            member: seen.role != group::Role::Booting,
+            normal: matches!(seen.role, group::Role::Leader | group::Role::Follower),
+            view: seen.view,
+            len: seen.log_len,
+            commit: seen.commit,
+            executed: seen.executed,
+        })
+    }
+
+    /// The view a replica leads, if it leads one.
+    pub(crate) fn leads(&self) -> Option<u64> {
+        let seen = self.inspect()?;
+        (seen.role == group::Role::Leader).then_some(seen.view)
+    }
+
+    /// A replica's state for people.
+    pub(crate) fn describe(&self) -> String {
+        match self.inspect() {
+            None => "down".to_owned(),
+            Some(s) => format!(
+                "{}{} view {} (log of {}) session {} slots {}..{} commit {} executed {} missing {}",
+                s.role.name(),
+                if s.receiving { " receiving" } else { "" },
+                s.view,
+                s.last_normal,
+                s.session,
+                s.log_base,
+                s.log_len,
+                s.commit,
+                s.executed,
+                s.missing
+            ),
+        }
+    }
+
+    /// The store's fingerprint.
+    pub(crate) fn digest(&self) -> Option<u64> {
+        match self.role.as_ref()? {
+            Role::Replica(core) => Some(core.app().digest()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Runs many seeds, on as many threads as wanted, and gathers one report.
+use crate::dice::mix;
+use crate::plan::{Fault, Faults, Profile};
+use crate::report::{Failure, Report, Run};
+use crate::world::{self, Setup};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Once, mpsc};
+use std::thread;
+use std::time::Instant;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many seeds.
+    pub seeds: u64,
+    /// The first of them.
+    pub from: u64,
+    /// Which mix of faults.
+    pub profile: Profile,
+    /// Fault classes to leave out.
+    pub off: Faults,
+    /// Threads to use; 0 means as many as there are processors.
+    pub threads: usize,
+    /// Stop after this many failures.
+    pub max_failures: usize,
+    /// Look for a smaller set of faults that still breaks the rule.
+    pub shrink: bool,
+    /// A rule of the protocol to break on purpose.
+    pub mutation: Option<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seeds: 1_000,
+            from: 0,
+            profile: Profile::Mixed,
+            off: Faults::default(),
+            threads: 0,
+            max_failures: 20,
+            shrink: true,
+            mutation: None,
+        }
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Seeds finished.
+    pub done: u64,
+    /// Seeds asked for.
+    pub seeds: u64,
+    /// Seeds failed.
+    pub failed: u64,
+}
+
+/// Runs the seeds and tells `progress` after each of them.
+pub fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Report {
+    let started = Instant::now();
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let (sender, results) = mpsc::channel();
+    let mut report = Report::default();
+    let mut broken: BTreeMap<u64, String> = BTreeMap::new();
+    thread::scope(|scope| {
+        for _ in 0..threads(options) {
+            let (sender, next, stop) = (sender.clone(), &next, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= options.seeds {
+                        return;
+                    }
+                    let seed = options.from.wrapping_add(index);
+                    if sender.send((seed, one(options, seed))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (seed, (run, repeated)) in results {
+            report.add(&run);
+            report.repeated += u64::from(repeated);
+            if let Some(what) = run.broken {
+                broken.insert(seed, what);
+                stop.fetch_or(broken.len() >= options.max_failures, Ordering::Relaxed);
+            }
+            progress(Progress {
+                done: report.seeds,
+                seeds: options.seeds,
+                failed: broken.len() as u64,
+            });
+        }
+    });
+    report.failed = broken
+        .into_iter()
+        .map(|(seed, what)| failure(options, seed, what))
+        .collect();
+    report.wall_s = started.elapsed().as_secs_f64();
+    #[allow(clippy::cast_precision_loss)]
+    let seeds = report.seeds as f64;
+    report.seeds_per_s = seeds / report.wall_s.max(1e-9);
+    report
+}
+
+fn threads(options: &Options) -> usize {
+    let wanted = match options.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        wanted => wanted,
+    };
+    wanted.min(usize::try_from(options.seeds).unwrap_or(usize::MAX))
+}
+
+/// Runs one seed, and every twentieth a second time: both runs must be equal
+/// to the last delivered byte, or no failure could be replayed.
+fn one(options: &Options, seed: u64) -> (Run, bool) {
+    let mut run = guarded(&setup(options, seed, options.off));
+    let repeat = mix(seed).is_multiple_of(20);
+    if repeat && run.broken.is_none() {
+        let again = guarded(&setup(options, seed, options.off));
+        if again != run {
+            run.broken = Some("determinism: the same seed ran differently twice".to_owned());
+        }
+    }
+    (run, repeat)
+}
+
+fn setup(options: &Options, seed: u64, off: Faults) -> Setup {
+    Setup {
+        seed,
+        profile: options.profile,
+        off,
+        mutation: options.mutation,
+        trace: false,
+    }
+}
+
+/// Shows one seed's run, line by line.
+pub fn trace(seed: u64, profile: Profile) -> Vec<String> {
+    let setup = Setup {
+        seed,
+        profile,
+        off: Faults::default(),
+        mutation: None,
+        trace: true,
+    };
+    trace_of(&setup)
+}
+
+/// The same with fault classes left out or a rule broken on purpose.
+pub fn trace_with(options: &Options, seed: u64) -> Vec<String> {
+    trace_of(&Setup {
+        trace: true,
+        ..setup(options, seed, options.off)
+    })
+}
+
+fn trace_of(setup: &Setup) -> Vec<String> {
+    let lines = RefCell::new(Vec::new());
+    let run = caught(|| world::run(setup, Some(&lines)));
+    let mut lines = lines.into_inner();
+    lines.push(match run.broken {
+        Some(what) => format!("BROKEN {what}"),
+        None => "passed".to_owned(),
+    });
+    lines
+}
+
+fn guarded(setup: &Setup) -> Run {
+    caught(|| world::run(setup, None))
+}
+
+thread_local! {
+    /// Set while a seed runs on this thread, to the place of its last panic.
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A core that panics has broken a rule, too: its assertions are checks.
+fn caught(seed: impl FnOnce() -> Run) -> Run {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if RUNNING.get() {
+                let place = info.location().map(ToString::to_string);
+                PLACE.set(place.unwrap_or_default());
+            } else {
+                before(info);
+            }
+        }));
+    });
+    RUNNING.set(true);
+    let result = catch_unwind(AssertUnwindSafe(seed));
+    RUNNING.set(false);
+    result.unwrap_or_else(|payload| Run {
+        broken: Some(format!(
+            "assertion: {} at {}",
+            text(&*payload),
+            PLACE.take()
+        )),
+        ..Run::default()
+    })
+}
+
+fn text(payload: &(dyn Any + Send)) -> String {
+    let fixed = payload.downcast_ref::<&str>().map(ToString::to_string);
+    fixed
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+/// Describes a failure, with the fault classes it needs.
+fn failure(options: &Options, seed: u64, what: String) -> Failure {
+    let off = if options.shrink {
+        shrink(options, seed, &what)
+    } else {
+        options.off
+    };
+    let needs = world::plan(&setup(options, seed, off)).faults;
+    let mut replay = format!(
+        "stateplane sim --seeds 1 --from {seed} --profile {} --trace",
+        options.profile
+    );
+    if off != Faults::default() {
+        let names: Vec<_> = off.iter().map(Fault::name).collect();
+        replay += &format!(" --off {}", names.join(","));
+    }
+    Failure {
+        seed,
+        profile: options.profile.to_string(),
+        what,
+        needs: needs.iter().map(|f| f.name().to_owned()).collect(),
+        replay,
+    }
+}
+
+/// Switches off one class of faults after the other and keeps it off if the
+/// seed still breaks the same rule.
+fn shrink(options: &Options, seed: u64, what: &str) -> Faults {
+    let rule = |what: &str| what.split(':').next().unwrap_or_default().to_owned();
+    let mut off = options.off;
+    for fault in world::plan(&setup(options, seed, off)).faults.iter() {
+        let without = off.with(fault);
+        let run = guarded(&setup(options, seed, without));
+        if run.broken.is_some_and(|other| rule(&other) == rule(what)) {
+            off = without;
+        }
+    }
+    off
+}

@@ -1,0 +1,109 @@
+//! Faults as they strike the world and as they pass.
+use crate::chaos::{Sight, Strike};
+use crate::plan::Fault;
+use crate::world::{Event, Phase, World};
+
+impl World<'_> {
+    /// Lets chaos strike and plans the next time.
+    pub(crate) fn strike(&mut self) -> Result<(), String> {
+        if self.phase != Phase::Faulty {
+            return Ok(());
+        }
+        if let Some(wait) = self.chaos.pause() {
+            self.agenda.add(self.now + wait, Event::Strike);
+        }
+        let sight = self.sight();
+        let Some((strike, lasts)) = self.chaos.strike(&sight) else {
+            return Ok(());
+        };
+        self.say(|| format!("STRIKE {strike:?} for {} us", lasts / 1_000));
+        match &strike {
+            Strike::Cut(links) => {
+                self.mark("strike-cut");
+                for (from, to) in links {
+                    self.network.block(*from, *to, true);
+                }
+            }
+            Strike::Crash(node) => {
+                self.mark("strike-crash");
+                if sight.leader == Some(*node) {
+                    self.mark("strike-crash-leader");
+                }
+                self.gather_marks(*node);
+                self.nodes[*node].stop();
+            }
+            Strike::CrashSequencer => {
+                self.mark("strike-crash-sequencer");
+                let sequencer = self.sequencer();
+                self.gather_marks(sequencer);
+                self.nodes[sequencer].stop();
+            }
+            Strike::Pause(node) => {
+                self.mark("strike-pause");
+                self.nodes[*node].paused = true;
+            }
+            Strike::RestartClient(node) => {
+                self.mark("strike-restart-client");
+                self.abandon(*node);
+                self.start(*node)?;
+            }
+        }
+        self.agenda.add(self.now + lasts, Event::Lift(strike));
+        Ok(())
+    }
+
+    /// Ends a strike. After the general healing there is nothing left to end.
+    pub(crate) fn lift(&mut self, strike: &Strike) -> Result<(), String> {
+        if self.phase != Phase::Faulty {
+            return Ok(());
+        }
+        self.say(|| format!("LIFT {strike:?}"));
+        match strike {
+            Strike::Cut(links) => {
+                for (from, to) in links {
+                    self.network.block(*from, *to, false);
+                }
+                Ok(())
+            }
+            Strike::Crash(node) => self.start(*node),
+            Strike::CrashSequencer => self.start(self.sequencer()),
+            Strike::Pause(node) => self.resume(*node),
+            Strike::RestartClient(_) => Ok(()),
+        }
+    }
+
+    /// Ends all faults. With [`Fault::Grave`], replicas that are down stay
+    /// down: the group must do without them.
+    pub(crate) fn heal(&mut self) -> Result<(), String> {
+        self.say(|| "HEAL".to_owned());
+        self.phase = Phase::Healing;
+        self.healed = self.now;
+        self.network.heal();
+        let grave = self.plan.faults.has(Fault::Grave);
+        for node in 0..self.nodes.len() {
+            let dead = self.nodes[node].role.is_none();
+            if dead && grave && node != self.sequencer() {
+                self.mark("left-in-grave");
+            } else if dead {
+                self.start(node)?;
+            }
+            self.resume(node)?;
+        }
+        Ok(())
+    }
+
+    fn sight(&self) -> Sight {
+        let replicas = usize::from(self.plan.replicas);
+        let group = &self.nodes[..replicas];
+        let sound: Vec<usize> = (0..replicas).filter(|i| group[*i].sound).collect();
+        let lost = replicas - sound.len();
+        Sight {
+            nodes: self.nodes.len(),
+            replicas,
+            leader: self.leader(),
+            spare: self.plan.f().saturating_sub(lost),
+            sound,
+            sequencer_up: self.nodes[self.sequencer()].role.is_some(),
+        }
+    }
+}

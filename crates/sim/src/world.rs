@@ -1,0 +1,353 @@
+//! The virtual world: nodes with their own clocks, the network between them,
+//! clients that ask, and faults. One seed, one run, always the same.
+use crate::agenda::Agenda;
+use crate::chaos::{Chaos, Strike};
+use crate::check::{Record, audit, wgl};
+use crate::dice::{Dice, Stream};
+use crate::network::Network;
+use crate::node::{self, Node};
+use crate::plan::{Faults, MS, Plan, Profile};
+use crate::report::Run;
+use crate::store;
+use crate::watch::Watch;
+use crate::workload::Workload;
+use stateplane_group::{Effect, Message, Peer};
+use stateplane_wire::envelope::Key;
+use std::cell::RefCell;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub seed: u64,
+    pub profile: Profile,
+    pub off: Faults,
+    pub mutation: Option<&'static str>,
+    pub trace: bool,
+}
+
+/// Virtual time within which a group must be whole again and have answered
+/// everything once faults end.
+pub(crate) const RECOVERY: u64 = 3_000 * MS;
+
+/// Something that will happen.
+pub(crate) enum Event {
+    /// A datagram arrives.
+    Deliver {
+        to: usize,
+        bytes: Vec<u8>,
+        flipped: bool,
+    },
+    /// A node's timer may be due.
+    Wake { node: usize },
+    /// A client may ask again.
+    Submit { client: usize },
+    /// Chaos strikes.
+    Strike,
+    /// A strike is over.
+    Lift(Strike),
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Faults strike and clients ask.
+    Faulty,
+    /// Faults have ended; what was asked must be answered.
+    Healing,
+    /// Clients read everything back.
+    Scanning,
+    /// Replicas must agree.
+    Settling,
+}
+
+/// One run.
+pub(crate) struct World<'a> {
+    pub(crate) plan: Plan,
+    pub(crate) now: u64,
+    pub(crate) agenda: Agenda<Event>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Network,
+    pub(crate) chaos: Chaos,
+    pub(crate) workload: Workload,
+    pub(crate) records: Vec<Record>,
+    /// Operations each client may still submit.
+    pub(crate) remaining: Vec<usize>,
+    pub(crate) phase: Phase,
+    /// Operations without an outcome.
+    pub(crate) open: usize,
+    /// When all faults ended.
+    pub(crate) healed: u64,
+    pub(crate) watch: Watch,
+    pub(crate) key: Key,
+    pub(crate) dice: Dice,
+    pub(crate) run: Run,
+    pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
+}
+
+/// The plan a setup stands for.
+pub(crate) fn plan(setup: &Setup) -> Plan {
+    Plan::draw(setup.seed, setup.profile, setup.off)
+}
+
+/// Runs one seed to its end.
+pub(crate) fn run(setup: &Setup, lines: Option<&RefCell<Vec<String>>>) -> Run {
+    let mut world = World::new(setup, lines);
+    let broken = world.play().err();
+    world.run.broken = broken;
+    world.run.virtual_ns = world.now;
+    world.run
+}
+
+impl<'a> World<'a> {
+    fn new(setup: &Setup, lines: Option<&'a RefCell<Vec<String>>>) -> Self {
+        let plan = plan(setup);
+        let mut dice = Dice::new(setup.seed, Stream::Nodes);
+        let replicas = usize::from(plan.replicas);
+        let count = replicas + 1 + plan.clients;
+        let nodes = (0..count).map(|_| Node::new(&plan, &mut dice)).collect();
+        let world = Self {
+            now: 0,
+            agenda: Agenda::new(),
+            nodes,
+            network: Network::new(setup.seed, plan.links.clone(), count, replicas),
+            chaos: Chaos::new(setup.seed, &plan),
+            workload: Workload::new(setup.seed, &plan),
+            records: Vec::new(),
+            remaining: vec![plan.ops_per_client; plan.clients],
+            phase: Phase::Faulty,
+            open: 0,
+            healed: 0,
+            watch: Watch::default(),
+            key: Key::new([7; 16]),
+            dice,
+            run: Run::default(),
+            lines,
+            plan,
+        };
+        world.say(|| format!("{:?}", setup));
+        world
+    }
+
+    /// Writes a line of the trace, if one is wanted.
+    pub(crate) fn say(&self, line: impl FnOnce() -> String) {
+        if let Some(lines) = self.lines {
+            let (ms, ns) = (self.now / MS, self.now % MS);
+            lines
+                .borrow_mut()
+                .push(format!("{ms:>6}.{ns:06} {}", line()));
+        }
+    }
+
+    pub(crate) fn mark(&mut self, mark: &'static str) {
+        *self.run.marks.entry(mark).or_default() += 1;
+    }
+}
+
+/// The course of a run.
+impl World<'_> {
+    fn play(&mut self) -> Result<(), String> {
+        self.open_the_stage()?;
+        let mut limit = self.plan.faulty_until;
+        loop {
+            if let Some((at, event)) = self.agenda.next(limit) {
+                self.now = at;
+                self.run.events += 1;
+                self.handle(event)?;
+                if self.advance()? {
+                    return self.judge();
+                }
+            } else if self.phase == Phase::Faulty {
+                self.now = limit;
+                limit += RECOVERY;
+                self.heal()?;
+            } else {
+                return Err(self.stuck());
+            }
+        }
+    }
+
+    /// Goes on to the next phase when this one is done; true at the end.
+    fn advance(&mut self) -> Result<bool, String> {
+        let quiet = self.open == 0;
+        match self.phase {
+            Phase::Healing if quiet => self.scan()?,
+            Phase::Scanning if quiet => self.phase = Phase::Settling,
+            Phase::Settling => return self.watch.settled(&self.nodes[..self.sequencer()]),
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn open_the_stage(&mut self) -> Result<(), String> {
+        let replicas = usize::from(self.plan.replicas);
+        for node in 0..=replicas {
+            let at = self.dice.between(0, 20 * MS);
+            let start = if node == replicas {
+                Strike::CrashSequencer
+            } else {
+                Strike::Crash(node)
+            };
+            self.agenda.add(at, Event::Lift(start));
+        }
+        for client in 0..self.plan.clients {
+            self.start(replicas + 1 + client)?;
+            let at = self.workload.think();
+            self.agenda.add(at, Event::Submit { client });
+        }
+        if let Some(wait) = self.chaos.pause() {
+            // The group first forms undisturbed: before that, all replicas
+            // are without memory, and none can be spared.
+            self.agenda.add(30 * MS + wait, Event::Strike);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Deliver { to, bytes, flipped } => self.arrive(to, bytes, flipped),
+            Event::Wake { node } => self.wake(node),
+            Event::Submit { client } => self.ask(client),
+            Event::Strike => self.strike(),
+            Event::Lift(strike) => self.lift(&strike),
+        }
+    }
+
+    /// Starts a node's process in a new life.
+    pub(crate) fn start(&mut self, index: usize) -> Result<(), String> {
+        self.gather_marks(index);
+        let (plan, dice) = (&self.plan, &mut self.dice);
+        self.nodes[index].rise(dice);
+        let role = node::role(index, plan, &self.nodes[index], dice);
+        self.nodes[index].role = Some(role);
+        self.say(|| {
+            format!(
+                "START {} as {}",
+                self.name(index),
+                self.nodes[index].incarnation
+            )
+        });
+        self.settle_accounts(index)
+    }
+
+    /// A paused node goes on and reads what waited in its socket.
+    pub(crate) fn resume(&mut self, index: usize) -> Result<(), String> {
+        let node = &mut self.nodes[index];
+        if !std::mem::take(&mut node.paused) {
+            return Ok(());
+        }
+        node.wake = None;
+        for (bytes, flipped) in std::mem::take(&mut node.backlog) {
+            if self.nodes[index].role.is_some() {
+                self.read(index, &bytes, flipped)?;
+            }
+        }
+        self.wake(index)
+    }
+
+    /// A planned wake-up: lets the timer fire if it is due.
+    fn wake(&mut self, index: usize) -> Result<(), String> {
+        let node = &mut self.nodes[index];
+        if node.wake.is_some_and(|at| at <= self.now) {
+            node.wake = None;
+        }
+        if node.paused || node.role.is_none() {
+            return Ok(());
+        }
+        let local = node.clock.local(self.now);
+        if node.next_timer().is_some_and(|due| due <= local) {
+            return self.step(index, None);
+        }
+        self.plan_wake(index);
+        Ok(())
+    }
+
+    /// Lets a process handle a message or, with none, its timers.
+    pub(crate) fn step(
+        &mut self,
+        index: usize,
+        input: Option<(Peer, Message)>,
+    ) -> Result<(), String> {
+        self.nodes[index].handle(self.now, input);
+        self.settle_accounts(index)
+    }
+
+    /// After every step of a process: carries out what it wants, looks whether
+    /// its rules hold, and plans its next timer.
+    pub(crate) fn settle_accounts(&mut self, index: usize) -> Result<(), String> {
+        while let Some(effect) = self.nodes[index].poll() {
+            match effect {
+                Effect::Send { to, msg } => self.send(index, to, &msg)?,
+                Effect::Alarm(alarm) => self.say(|| format!("{} {alarm:?}", self.name(index))),
+            }
+        }
+        while let Some(finished) = self.nodes[index].finished() {
+            self.finish(index, finished)?;
+        }
+        if index < self.sequencer() {
+            self.watch.look(&mut self.nodes[index])?;
+        }
+        self.plan_wake(index);
+        Ok(())
+    }
+
+    fn plan_wake(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(at) = node.next_timer().and_then(|due| node.clock.truth(due)) else {
+            return;
+        };
+        let at = at.max(self.now + 1);
+        if node.wake.is_none_or(|planned| at < planned) {
+            node.wake = Some(at);
+            self.agenda.add(at, Event::Wake { node: index });
+        }
+    }
+}
+
+/// The end of a run.
+impl World<'_> {
+    /// The replica that leads the newest view.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        (0..self.sequencer())
+            .filter_map(|i| Some((self.nodes[i].leads()?, i)))
+            .max()
+            .map(|(_, index)| index)
+    }
+
+    /// Says what did not end in time.
+    fn stuck(&self) -> String {
+        let group: Vec<String> = (0..self.sequencer())
+            .map(|i| format!("{}: {}", self.name(i), self.nodes[i].describe()))
+            .collect();
+        format!(
+            "liveness: {:?} after {} ms without faults, {} operations open; {}",
+            self.phase,
+            RECOVERY / MS,
+            self.open,
+            group.join("; ")
+        )
+    }
+
+    /// Everything is quiet: was it all right?
+    fn judge(&mut self) -> Result<(), String> {
+        self.run.recovery_ns = self.now - self.healed;
+        for node in 0..self.nodes.len() {
+            self.gather_marks(node);
+        }
+        let story = self.watch.story(&self.nodes[..self.sequencer()]);
+        let story = story.borrow();
+        audit::audit(&self.records, &story.executed, store::decode)?;
+        let mut undecided = 0;
+        wgl::check(&self.records, &mut undecided)
+            .map_err(|object| format!("linearizability: no order explains {object:?}"))?;
+        *self.run.marks.entry("search-undecided").or_default() += undecided;
+        Ok(())
+    }
+
+    pub(crate) fn gather_marks(&mut self, index: usize) {
+        if let Some(marks) = self.nodes[index].marks() {
+            for (mark, count) in marks.iter().filter(|(_, count)| *count > 0) {
+                *self.run.marks.entry(mark.name()).or_default() += count;
+            }
+        }
+    }
+}
