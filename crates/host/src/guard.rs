@@ -3,7 +3,7 @@
 //! | setting | on veth | on other drivers | why |
 //! |---|---|---|---|
 //! | tx-checksum, tso, gso | off | unchanged | no hardware finishes what the kernel leaves undone, and XDP at the peer would see it |
-//! | gro | on | off | veth polls only with it, and loses redirected frames otherwise; elsewhere a merged packet exceeds a frame |
+//! | gro | unchanged | off | a merged packet exceeds a frame; veth does not merge before XDP |
 //!
 //! Nothing can be restored after SIGKILL, except that XDP programs detach; what was
 //! changed is in the log for that case.
@@ -48,7 +48,6 @@ impl InterfaceGuard {
             for offload in [Offload::Tso, Offload::Gso, Offload::TxChecksum] {
                 guard.set_offload(offload, false)?;
             }
-            guard.set_offload(Offload::Gro, true)?;
         } else {
             guard.set_offload(Offload::Gro, false)?;
         }

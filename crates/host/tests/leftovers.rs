@@ -7,12 +7,15 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use stateplane_host::bpf::Pass;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use stateplane_host::bpf::{AttachMode, Pass};
 use stateplane_host::ethtool::{self, Offload};
+use stateplane_host::frame::{FramePool, PoolConfig};
 use stateplane_host::guard::InterfaceGuard;
 use stateplane_host::ifreq;
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
+use stateplane_host::xsk::{XskConfig, XskPort};
 use support::{End, can_make_interfaces, plain_cable};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
@@ -51,7 +54,7 @@ fn settings_change_and_come_back() {
         let mut guard = InterfaceGuard::for_raw_frames("eth0")?;
         let is_on = |which| ethtool::offload("eth0", which).unwrap();
         assert!(!is_on(Offload::TxChecksum) && !is_on(Offload::Tso) && !is_on(Offload::Gso));
-        assert!(is_on(Offload::Gro));
+        assert!(!is_on(Offload::Gro), "left as it was");
         guard.set_mtu(1400)?;
         guard.set_promiscuous()?;
         assert_eq!(ifreq::mtu("eth0")?, 1400);
@@ -60,7 +63,7 @@ fn settings_change_and_come_back() {
         for part in [
             "eth0: ",
             "tso off (was on)",
-            "gro on (was off)",
+            "tx-checksum off (was on)",
             "mtu 1400 (was 1500)",
         ] {
             assert!(text.contains(part), "{text}");
@@ -119,6 +122,52 @@ fn tcp_crosses_guarded_interfaces_under_xdp() {
     sender.join().unwrap();
     assert_eq!(server.join().unwrap(), 1 << 20);
     assert!(back.len() == 1 << 20 && back.iter().all(|&byte| byte == 7));
+}
+
+#[test]
+fn an_interface_without_native_xdp_gets_the_generic_one() {
+    if !can_make_interfaces() {
+        return;
+    }
+    let (here, _there) = world();
+    let mode = |name: &'static str| {
+        let pass = here.run(|| Ok(Pass::attach(name).unwrap())).unwrap();
+        assert_eq!(pass.attachment().interface(), name);
+        pass.attachment().mode()
+    };
+    assert_eq!(mode("eth0"), AttachMode::Native);
+    assert_eq!(mode("lo"), AttachMode::Generic);
+}
+
+#[test]
+fn missing_privileges_are_named_with_what_to_do() {
+    std::thread::spawn(|| {
+        // Only this thread gives its capabilities up.
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let mut pool = FramePool::new(PoolConfig::default()).unwrap();
+        let port = XskPort::open(&mut pool, "lo", &XskConfig::default());
+        let error = port.unwrap_err().to_string();
+        assert!(error.contains("lo: opening an AF_XDP socket"), "{error}");
+        assert!(error.contains("CAP_NET_RAW"), "{error}");
+        let error = Pass::attach("lo").unwrap_err().to_string();
+        assert!(
+            error.contains("'pass'") && error.contains("CAP_BPF"),
+            "{error}"
+        );
+        let error = InterfaceGuard::new("lo")
+            .unwrap()
+            .set_mtu(1400)
+            .unwrap_err();
+        assert!(error.to_string().contains("lo: setting its MTU"), "{error}");
+    })
+    .join()
+    .unwrap();
 }
 
 /// Not a test of its own: the child that the test below kills.

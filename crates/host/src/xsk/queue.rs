@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
 use rustix::net::xdp::{
     SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XDP_PGOFF_RX_RING,
     XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpDesc,
@@ -17,9 +16,6 @@ use crate::frame::{Frame, FramePool, Lessee};
 
 /// Room for packets on their way to the driver; beyond it the kernel asks us to wait.
 const SEND_BUFFER: usize = 16 << 20;
-
-/// Packets one call sends in copy mode; more calls are needed for more.
-const KERNEL_BATCH: u32 = 32;
 
 /// Which queue of which interface, and whose registration of the memory it uses.
 pub(super) struct Binding<'a> {
@@ -216,29 +212,26 @@ impl Queue {
     }
 
     /// Calls the kernel, if it waits to be called, until it has taken every packet or
-    /// says that it can take no more now.
+    /// takes no more now.
     pub(super) fn kick(&mut self) {
         if !self.unfinished {
             return;
         }
-        // One call sends a batch; a few more cover those it finds busy.
-        for _ in 0..self.rings.ring / KERNEL_BATCH + 4 {
-            if !self.send.pending() {
-                self.unfinished = false;
-                return;
-            }
-            if !self.send.needs_wakeup() {
-                return;
-            }
+        let mut pending = self.send.pending();
+        while pending > 0 && self.send.needs_wakeup() {
             self.kicks += 1;
-            match net::send(&self.socket, &[], SendFlags::DONTWAIT) {
-                // More than one call's worth.
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-                // BUSY, NOBUFS: the device's queue is full. NETDOWN, NXIO: it is gone, and
-                // the ring will fill up. Both are tried again with the next batch.
-                Err(_) => return,
+            // In copy mode one call takes a batch and says AGAIN if there is more. The
+            // other errors need no distinction: when the driver's queue or our share of
+            // memory is full (BUSY, NOBUFS, AGAIN) the next batch tries again; when the
+            // device is gone (NXIO, NETDOWN) the ring fills up and the caller sees that.
+            let _ = net::send(&self.socket, &[], SendFlags::DONTWAIT);
+            let left = self.send.pending();
+            if left == pending {
+                return;
             }
+            pending = left;
         }
+        self.unfinished = pending > 0;
     }
 
     pub(super) fn statistics(&self) -> Option<XdpStatistics> {

@@ -171,10 +171,10 @@ impl<T: Copy> Producer<T> {
         self.0.producer().store(self.0.mine, Ordering::Release);
     }
 
-    /// Whether the kernel has not yet taken everything published.
-    pub(super) fn pending(&mut self) -> bool {
+    /// How much of what was published the kernel has not yet taken.
+    pub(super) fn pending(&mut self) -> u32 {
         self.0.theirs = self.0.consumer().load(Ordering::Acquire);
-        self.0.theirs != self.0.mine
+        self.0.mine.wrapping_sub(self.0.theirs)
     }
 
     pub(super) fn needs_wakeup(&self) -> bool {
@@ -282,7 +282,7 @@ mod tests {
         (0..4).for_each(|value| producer.push(value));
         assert_eq!(consumer.available(4), 0);
         producer.publish();
-        assert!(producer.pending());
+        assert_eq!(producer.pending(), 4);
         assert_eq!(consumer.available(4), 4);
         consumer.pop();
         assert_eq!(producer.room(1), 0);
