@@ -1,0 +1,263 @@
+//! A small deterministic network around the cores: every message takes 50 µs,
+//! and a test decides which are lost. Faults at random are the simulator's job.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
+use stateplane_group::{Client, Effect, GroupConfig, Mark, Message, Peer, Replica, RequestId, Role, Sequencer, Unknown};
+use stateplane_state::{Application, SnapshotError};
+use stateplane_wire::group::{Address, Body};
+
+/// Remembers every operation it executed, in order.
+#[derive(Default)]
+pub struct Journal {
+    pub ops: Vec<(LogTime, Vec<u8>)>,
+}
+
+impl Application for Journal {
+    fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
+        self.ops.push((at, op.to_vec()));
+        reply.extend_from_slice(&(self.ops.len() as u64).to_be_bytes());
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (at, op) in &self.ops {
+            out.extend_from_slice(&at.as_nanos().to_be_bytes());
+            out.extend_from_slice(&(op.len() as u32).to_be_bytes());
+            out.extend_from_slice(op);
+        }
+        out
+    }
+
+    fn restore(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut ops = Vec::new();
+        while let Some((head, rest)) = bytes.split_first_chunk::<12>() {
+            let at = LogTime::from_nanos(u64::from_be_bytes(head[..8].try_into().unwrap()));
+            let len = u32::from_be_bytes(head[8..].try_into().unwrap()) as usize;
+            let (op, rest) = rest.split_at_checked(len).ok_or(SnapshotError::Damaged)?;
+            ops.push((at, op.to_vec()));
+            bytes = rest;
+        }
+        self.ops = ops;
+        Ok(())
+    }
+
+    fn digest(&self) -> u64 {
+        self.ops.iter().flat_map(|(_, op)| op).fold(7, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Node {
+    Replica(u8),
+    Sequencer,
+    Client,
+}
+
+type Filter = Box<dyn FnMut(Node, Node, &Body) -> bool>;
+
+pub struct World {
+    pub now: Time,
+    pub config: GroupConfig,
+    pub replicas: Vec<Option<Replica<Journal>>>,
+    pub sequencer: Option<Sequencer>,
+    pub client: Client,
+    pub done: BTreeMap<RequestId, Result<Vec<u8>, Unknown>>,
+    /// True = lose the message.
+    pub lose: Filter,
+    wire: BTreeMap<(Time, u64), (Node, Node, Vec<u8>)>,
+    serial: u64,
+    lives: u64,
+}
+
+pub const CLIENT: ClientId = ClientId(77);
+const DELAY: Duration = Duration::from_micros(50);
+
+impl World {
+    pub fn new(n: u8) -> Self {
+        Self::with(GroupConfig::new(n))
+    }
+
+    pub fn with(config: GroupConfig) -> Self {
+        let mut world = Self {
+            now: Time::from_millis(1),
+            replicas: (0..config.n).map(|_| None).collect(),
+            sequencer: None,
+            client: Client::new(config.clone(), CLIENT, 5),
+            done: BTreeMap::new(),
+            lose: Box::new(|_, _, _| false),
+            wire: BTreeMap::new(),
+            serial: 0,
+            lives: 100,
+            config,
+        };
+        (0..world.config.n).for_each(|i| world.start_replica(i));
+        world.start_sequencer();
+        world
+    }
+
+    /// A formed group with a session.
+    pub fn ready(n: u8) -> Self {
+        let mut world = Self::new(n);
+        world.run(200);
+        assert!(world.leader().is_some(), "the group forms");
+        world
+    }
+
+    pub fn start_replica(&mut self, i: u8) {
+        self.lives += 1;
+        let config = self.config.clone();
+        let replica = Replica::new(config, ReplicaId(i), Incarnation(self.lives), Journal::default());
+        self.replicas[usize::from(i)] = Some(replica);
+    }
+
+    pub fn start_sequencer(&mut self) {
+        self.lives += 1;
+        self.sequencer = Some(Sequencer::new(self.config.clone(), self.lives << 32));
+    }
+
+    pub fn kill(&mut self, i: u8) {
+        self.replicas[usize::from(i)] = None;
+    }
+
+    pub fn replica(&self, i: u8) -> &Replica<Journal> {
+        self.replicas[usize::from(i)].as_ref().expect("alive")
+    }
+
+    pub fn alive(&self) -> impl Iterator<Item = &Replica<Journal>> {
+        self.replicas.iter().flatten()
+    }
+
+    pub fn leader(&self) -> Option<u8> {
+        let leaders = self.alive().filter(|r| r.inspect().role == Role::Leader);
+        let newest = leaders.max_by_key(|r| r.inspect().view)?;
+        Some((newest.inspect().view % u64::from(self.config.n)) as u8)
+    }
+
+    pub fn mark(&self, mark: Mark) -> u64 {
+        self.alive().map(|r| r.marks().get(mark)).sum()
+    }
+
+    pub fn submit(&mut self, op: &[u8]) -> RequestId {
+        self.client.submit(self.now, op.to_vec()).expect("room for an operation")
+    }
+
+    /// Submits and runs until the outcome.
+    pub fn call(&mut self, op: &[u8]) -> Result<Vec<u8>, Unknown> {
+        let id = self.submit(op);
+        self.run_until(3000, |w| w.done.contains_key(&id));
+        self.done[&id].clone()
+    }
+
+    pub fn run(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
+        while self.step(end) {}
+    }
+
+    pub fn run_until(&mut self, ms: u64, mut done: impl FnMut(&Self) -> bool) {
+        let end = self.now + Duration::from_millis(ms);
+        while !done(self) {
+            assert!(self.step(end), "did not happen within {ms} ms");
+        }
+    }
+
+    /// One event; false when `end` is reached.
+    fn step(&mut self, end: Time) -> bool {
+        self.flush();
+        let timers = self.alive().filter_map(Replica::next_timer);
+        let timers = timers.chain(self.sequencer.as_ref().and_then(Sequencer::next_timer));
+        let timer = timers.chain(self.client.next_timer()).min();
+        let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
+        let Some(next) = timer.into_iter().chain(arrival).min().filter(|at| *at <= end) else {
+            self.now = end;
+            return false;
+        };
+        self.now = self.now.max(next);
+        if arrival.is_some_and(|at| at <= self.now) {
+            let (_, (from, to, bytes)) = self.wire.pop_first().unwrap();
+            self.deliver(from, to, &bytes);
+        } else {
+            let now = self.now;
+            self.replicas.iter_mut().flatten().for_each(|r| r.on_timer(now));
+            self.sequencer.iter_mut().for_each(|s| s.on_timer(now));
+            self.client.on_timer(now);
+        }
+        self.flush();
+        self.alive().for_each(Replica::check);
+        self.client.check();
+        true
+    }
+
+    fn deliver(&mut self, from: Node, to: Node, bytes: &[u8]) {
+        let msg = Message::decode(bytes).expect("what is sent can be read");
+        let now = self.now;
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!("{now:?} {from:?} -> {to:?}: {:?}", msg.body);
+        }
+        let peer = match from {
+            Node::Replica(i) => Peer::Replica(ReplicaId(i)),
+            Node::Sequencer => Peer::Sequencer,
+            Node::Client => Peer::Client(CLIENT, Address { ip: [0; 16], port: 9 }),
+        };
+        match to {
+            Node::Replica(i) => {
+                if let Some(replica) = &mut self.replicas[usize::from(i)] {
+                    replica.on_message(now, peer, msg);
+                }
+            }
+            Node::Sequencer => {
+                let wall = LogTime::from_nanos(now.as_nanos());
+                self.sequencer.iter_mut().for_each(|s| s.on_message(now, wall, peer, msg.clone()));
+            }
+            Node::Client => self.client.on_message(now, peer, msg),
+        }
+    }
+
+    fn flush(&mut self) {
+        for i in 0..self.config.n {
+            while let Some(effect) = self.replicas[usize::from(i)].as_mut().and_then(Replica::poll_effect) {
+                self.route(Node::Replica(i), effect);
+            }
+        }
+        while let Some(effect) = self.sequencer.as_mut().and_then(Sequencer::poll_effect) {
+            self.route(Node::Sequencer, effect);
+        }
+        while let Some(effect) = self.client.poll_effect() {
+            self.route(Node::Client, effect);
+        }
+        while let Some((id, outcome)) = self.client.poll_done() {
+            self.done.insert(id, outcome);
+        }
+    }
+
+    fn route(&mut self, from: Node, effect: Effect) {
+        let Effect::Send { to, msg } = effect else { panic!("{from:?}: {effect:?}") };
+        let targets = match to {
+            Peer::Replica(j) => vec![Node::Replica(j.0)],
+            Peer::Replicas => (0..self.config.n).map(Node::Replica).filter(|t| *t != from).collect(),
+            Peer::Sequencer => vec![Node::Sequencer],
+            Peer::Client(id, at) => {
+                assert_eq!((id, at.port), (CLIENT, 9), "replies go where requests came from");
+                vec![Node::Client]
+            }
+        };
+        let mut bytes = Vec::new();
+        msg.encode(&mut bytes);
+        for target in targets {
+            if !(self.lose)(from, target, &msg.body) {
+                self.serial += 1;
+                self.wire.insert((self.now + DELAY, self.serial), (from, target, bytes.clone()));
+            }
+        }
+    }
+
+    /// All live replicas executed the same operations.
+    pub fn agree(&self) {
+        let mut journals = self.alive().map(|r| &r.app().ops);
+        let first = journals.next().expect("somebody lives");
+        journals.for_each(|j| assert_eq!(j, first, "replicas executed different operations"));
+    }
+}

@@ -1,0 +1,251 @@
+//! Directed scenarios, one per rule that is easy to get wrong.
+
+mod common;
+
+use common::{Node, World};
+use stateplane_group::{Mark, Role};
+use stateplane_wire::group::Body;
+
+fn count(reply: &[u8]) -> u64 {
+    u64::from_be_bytes(reply.try_into().expect("eight bytes"))
+}
+
+#[test]
+fn a_group_forms_gets_a_session_and_serves_in_one_round_trip() {
+    let mut w = World::ready(3);
+    let before = w.now;
+    assert_eq!(w.call(b"a").map(|r| count(&r)), Ok(1));
+    assert_eq!(w.now.since(before).as_micros(), 150, "client, sequencer, replicas, client");
+    w.run(30);
+    w.agree();
+    assert!(w.alive().all(|r| r.inspect().commit == 1 && r.inspect().executed == 1), "synchronised");
+}
+
+#[test]
+fn operations_submitted_together_share_a_slot() {
+    let mut w = World::ready(3);
+    let ids: Vec<_> = (0..20u8).map(|i| w.submit(&[i])).collect();
+    w.run(50);
+    assert!(ids.iter().all(|id| w.done[id].is_ok()));
+    assert_eq!(w.replica(0).inspect().log_len, 1);
+}
+
+#[test]
+fn a_follower_asks_its_leader_for_what_it_missed() {
+    let mut w = World::ready(3);
+    let leader = w.leader().unwrap();
+    let deaf = Node::Replica((leader + 1) % 3);
+    let mut lost = 0;
+    w.lose = Box::new(move |_, to, body| {
+        let hit = to == deaf && matches!(body, Body::Ordered(_)) && lost < 3;
+        lost += u32::from(hit);
+        hit
+    });
+    for i in 0..5u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.run(30);
+    w.agree();
+    assert!(w.mark(Mark::GapFollower) > 0);
+    assert_eq!(w.mark(Mark::GapNoop), 0);
+    assert_eq!(w.client.marks().get(Mark::Retransmitted), 0);
+}
+
+#[test]
+fn a_leader_recovers_a_slot_from_a_follower_in_a_few_milliseconds() {
+    let mut w = World::ready(3);
+    let deaf = Node::Replica(w.leader().unwrap());
+    let mut lost = 0;
+    w.lose = Box::new(move |_, to, body| {
+        let hit = to == deaf && matches!(body, Body::Ordered(_)) && lost < 1;
+        lost += u32::from(hit);
+        hit
+    });
+    let before = w.now;
+    w.call(b"x").unwrap();
+    assert!(w.now.since(before).as_millis() < 5, "{:?}: noticed by the tail, not by a retry", w.now.since(before));
+    assert_eq!(w.mark(Mark::GapRecovered), 1);
+}
+
+#[test]
+fn what_nobody_received_becomes_a_noop_and_the_retry_executes_once() {
+    let mut w = World::ready(3);
+    let mut lost = 0;
+    w.lose = Box::new(move |_, _, body| {
+        let hit = matches!(body, Body::Ordered(_)) && lost < 3;
+        lost += u32::from(hit);
+        hit
+    });
+    w.call(b"x").unwrap();
+    w.call(b"y").unwrap();
+    w.run(30);
+    w.agree();
+    assert_eq!(w.replica(0).app().ops.len(), 2);
+    assert!(w.mark(Mark::GapNoop) > 0);
+}
+
+#[test]
+fn a_noop_wins_over_the_value_one_follower_received() {
+    let mut w = World::ready(3);
+    let lucky = Node::Replica((w.leader().unwrap() + 1) % 3);
+    let mut lost = 0;
+    w.lose = Box::new(move |from, to, body| match body {
+        Body::Ordered(_) if to != lucky && lost < 2 => {
+            lost += 1;
+            true
+        }
+        // The leader never hears that the lucky one has it.
+        Body::Entries(_) => from == lucky,
+        _ => false,
+    });
+    w.call(b"x").unwrap();
+    w.run(30);
+    w.agree();
+    assert!(w.mark(Mark::GapNoop) > 0 && w.mark(Mark::GapOverwrite) > 0);
+}
+
+#[test]
+fn a_dead_leader_is_replaced_and_nothing_committed_is_lost() {
+    let mut w = World::ready(3);
+    for i in 0..10u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.kill(w.leader().unwrap());
+    let before = w.now;
+    assert_eq!(w.call(b"after").map(|r| count(&r)), Ok(11));
+    assert!(w.now.since(before).as_millis() < 100, "{:?}", w.now.since(before));
+    w.run(50);
+    w.agree();
+}
+
+#[test]
+fn two_dead_leaders_in_a_row_are_escalated_past() {
+    let mut w = World::ready(5);
+    w.call(b"x").unwrap();
+    let leader = w.leader().unwrap();
+    w.kill(leader);
+    w.kill((leader + 1) % 5);
+    assert_eq!(w.call(b"y").map(|r| count(&r)), Ok(2));
+    assert!(w.mark(Mark::ViewChangeEscalated) > 0);
+    w.run(30);
+    w.agree();
+}
+
+#[test]
+fn a_restarted_sequencer_gets_a_session_of_its_own() {
+    let mut w = World::ready(3);
+    w.call(b"x").unwrap();
+    let session = w.replica(0).inspect().session;
+    w.start_sequencer();
+    assert_eq!(w.call(b"y").map(|r| count(&r)), Ok(2));
+    assert!(w.replica(0).inspect().session > session);
+    assert_eq!(w.mark(Mark::GapNoop), 0, "a new session wastes no slot");
+    w.run(30);
+    w.agree();
+}
+
+#[test]
+fn a_restarted_replica_joins_with_the_state_and_then_counts() {
+    for victim in 0..3 {
+        let mut w = World::ready(3);
+        for i in 0..50u8 {
+            w.call(&[i]).unwrap();
+        }
+        w.start_replica(victim);
+        w.run(300);
+        assert_ne!(w.replica(victim).inspect().role, Role::Booting);
+        let leader = w.leader().unwrap();
+        if leader != victim {
+            w.kill(leader);
+        } else {
+            w.kill((victim + 1) % 3);
+        }
+        assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(51));
+        w.run(50);
+        w.agree();
+    }
+}
+
+#[test]
+fn a_replica_behind_truncation_gets_a_snapshot() {
+    let mut config = stateplane_group::GroupConfig::new(3);
+    config.limits.retain = 16;
+    let mut w = World::with(config);
+    w.run(200);
+    let slow = (w.leader().unwrap() + 1) % 3;
+    w.lose = Box::new(move |from, to, _| from == Node::Replica(slow) || to == Node::Replica(slow));
+    for i in 0..200u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.run(20);
+    w.lose = Box::new(|_, _, _| false);
+    w.run(500);
+    w.call(b"last").unwrap();
+    w.run(50);
+    w.agree();
+    assert!(w.mark(Mark::SnapshotInstalled) > 0);
+}
+
+#[test]
+fn a_deposed_leader_rolls_back_what_did_not_survive() {
+    let mut w = World::ready(3);
+    w.call(b"kept").unwrap();
+    w.run(20);
+    let old = w.leader().unwrap();
+    // Only the old leader gets the next request, and then it is cut off.
+    w.lose = Box::new(move |from, to, body| match body {
+        Body::Ordered(_) => to != Node::Replica(old),
+        _ => from == Node::Replica(old) || (to == Node::Replica(old) && from != Node::Sequencer),
+    });
+    let id = w.submit(b"lost");
+    w.run(5);
+    assert_eq!(w.replica(old).app().ops.len(), 2, "executed ahead");
+    w.run_until(500, |w| w.leader() != Some(old));
+    // Ordered messages reach the others again; the lost one's retries do not reach anybody.
+    w.lose = Box::new(move |from, to, body| {
+        let cut = from == Node::Replica(old) || to == Node::Replica(old);
+        let client = matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost"));
+        cut || client
+    });
+    w.call(b"new").unwrap();
+    w.lose = Box::new(|_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost")));
+    w.run(3000);
+    assert!(w.done[&id].is_err(), "its outcome is unknown");
+    w.agree();
+    assert!(w.mark(Mark::DeposedRollback) > 0 && w.mark(Mark::SnapshotInstalled) > 0);
+    assert_eq!(w.replica(old).app().ops.len(), 2);
+}
+
+#[test]
+fn a_leader_that_hears_nobody_steps_down() {
+    let mut w = World::ready(3);
+    let mute = Node::Replica(w.leader().unwrap());
+    w.lose = Box::new(move |_, to, _| to == mute);
+    w.run(300);
+    assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(1));
+}
+
+#[test]
+fn a_total_loss_starts_an_empty_group() {
+    let mut w = World::ready(3);
+    w.call(b"x").unwrap();
+    (0..3).for_each(|i| w.start_replica(i));
+    assert_eq!(w.call(b"y").map(|r| count(&r)), Ok(1), "nothing is remembered, and the group works");
+    w.run(50);
+    w.agree();
+}
+
+#[test]
+fn a_single_replica_is_a_group() {
+    let mut w = World::ready(1);
+    assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(1));
+    w.run(20);
+    assert_eq!(w.replica(0).inspect().commit, 1);
+}
+
+#[test]
+fn an_unreachable_group_ends_in_an_unknown_outcome() {
+    let mut w = World::ready(3);
+    (0..3).for_each(|i| w.kill(i));
+    assert!(w.call(b"x").is_err());
+}
