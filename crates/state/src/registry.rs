@@ -16,8 +16,8 @@ use crate::tx::Tx;
 /// reply's body. It must be deterministic: no clock but [`Tx::now`], no randomness, no hash order.
 pub type Procedure = dyn Fn(&mut Tx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Refusal> + Send + Sync;
 
-/// The code of a timer: gets the key it was armed with.
-pub type Handler = dyn Fn(&mut Tx<'_>, &[u8]) -> Result<(), Refusal> + Send + Sync;
+/// The code of a timer: gets its own kind, so that it can arm itself again, and its key.
+pub type Handler = dyn Fn(&mut Tx<'_>, TimerKind, &[u8]) -> Result<(), Refusal> + Send + Sync;
 
 /// Why something was not registered. All of these are mistakes of the program, found as it starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -108,7 +108,7 @@ impl Registry {
     pub fn timer(
         &mut self,
         name: &'static str,
-        handler: impl Fn(&mut Tx<'_>, &[u8]) -> Result<(), Refusal> + Send + Sync + 'static,
+        handler: impl Fn(&mut Tx<'_>, TimerKind, &[u8]) -> Result<(), Refusal> + Send + Sync + 'static,
     ) -> Result<TimerKind, RegisterError> {
         if self.timers.iter().any(|timer| timer.0 == name) {
             return Err(RegisterError::SameName(name));
@@ -219,9 +219,9 @@ mod tests {
             .expect("new");
         let twice = registry.ordered_table::<[u8], [u8]>(TableSpec::new("t", 1));
         assert_eq!(twice.err(), Some(RegisterError::SameName("t")));
-        registry.timer("x", |_, _| Ok(())).expect("new");
+        registry.timer("x", |_, _, _| Ok(())).expect("new");
         assert_eq!(
-            registry.timer("x", |_, _| Ok(())),
+            registry.timer("x", |_, _, _| Ok(())),
             Err(RegisterError::SameName("x"))
         );
 

@@ -12,6 +12,7 @@ use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::snapshot;
 use crate::state::State;
+use crate::timers::TimerKind;
 use crate::tx::Journal;
 
 /// Tables, timers and procedures, driven by operations and the times stamped on them.
@@ -140,7 +141,8 @@ impl Store {
             self.state.now = id.deadline();
             let handler = self.registry.handler(alarm.kind);
             self.tally.fired += 1;
-            match handler(&mut self.journal.begin(&mut self.state), &alarm.key) {
+            let mut tx = self.journal.begin(&mut self.state);
+            match handler(&mut tx, TimerKind(alarm.kind), &alarm.key) {
                 Ok(()) => self.journal.commit(),
                 Err(_) => {
                     self.journal.undo(&mut self.state);

@@ -38,7 +38,7 @@ fn timer_store() -> (Store, Fired) {
     let mut registry = Registry::empty();
     let log = fired.clone();
     let kind = registry
-        .timer("note", move |tx, key| {
+        .timer("note", move |tx, _, key| {
             log.lock().unwrap().push((tx.now(), key.to_vec()));
             Ok(())
         })
@@ -135,9 +135,9 @@ fn scribbler(limits: Limits) -> Store {
     let ordered = registry
         .ordered_table::<[u8; 1], [u8; 1]>(TableSpec::new("ordered", 4))
         .unwrap();
-    let kind = registry.timer("nothing", |_, _| Ok(())).unwrap();
+    let kind = registry.timer("nothing", |_, _, _| Ok(())).unwrap();
     let refusing = registry
-        .timer("refusing", move |tx, key| {
+        .timer("refusing", move |tx, _, key| {
             tx.put(hashed, key, key)?;
             Err(Refusal::NotFound)
         })

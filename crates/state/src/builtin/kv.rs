@@ -252,7 +252,7 @@ pub(super) fn register(registry: &mut Registry) -> Result<(), RegisterError> {
         rows: registry.table(TableSpec::new("kv.rows", ROWS))?,
         expiries: registry.table(TableSpec::new("kv.expiries", ROWS))?,
     };
-    let expire = registry.timer("kv.expire", move |tx, key| {
+    let expire = registry.timer("kv.expire", move |tx, _, key| {
         tx.remove(kv.expiries, key);
         tx.remove(kv.rows, key);
         Ok(())
