@@ -91,6 +91,7 @@ struct Channels {
 
 const GET_DRIVER_INFO: u32 = 0x3;
 const GET_CHANNELS: u32 = 0x3c;
+const SET_CHANNELS: u32 = 0x3d;
 
 /// Whether an offload is on. A device that does not know it has it off.
 pub fn offload(interface: &str, offload: Offload) -> io::Result<bool> {
@@ -145,15 +146,34 @@ pub fn driver(interface: &str) -> io::Result<String> {
 /// Number of receive queues in use: each may need an AF_XDP socket. A driver without
 /// channels has one.
 pub fn receive_queues(interface: &str) -> io::Result<u32> {
+    match channels(interface) {
+        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok(1),
+        result => result.map(|channels| (channels.rx + channels.combined).max(1)),
+    }
+}
+
+/// Sets the number of queues in each direction.
+pub fn set_queues(interface: &str, count: u32) -> io::Result<()> {
+    let mut channels = channels(interface)?;
+    channels.command = SET_CHANNELS;
+    // Drivers have either pairs of queues or separate ones.
+    if channels.max_combined > 0 {
+        channels.combined = count;
+    } else {
+        (channels.rx, channels.tx) = (count, count);
+    }
+    // SAFETY: the command takes a `struct ethtool_channels`.
+    unsafe { ifreq::ethtool(interface, &mut channels) }
+}
+
+fn channels(interface: &str) -> io::Result<Channels> {
     let mut channels = Channels {
         command: GET_CHANNELS,
         ..Channels::default()
     };
     // SAFETY: the command takes a `struct ethtool_channels`.
-    match unsafe { ifreq::ethtool(interface, &mut channels) } {
-        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok(1),
-        result => result.map(|()| (channels.rx + channels.combined).max(1)),
-    }
+    unsafe { ifreq::ethtool(interface, &mut channels)? };
+    Ok(channels)
 }
 
 #[cfg(test)]

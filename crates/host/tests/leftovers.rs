@@ -170,10 +170,15 @@ fn missing_privileges_are_named_with_what_to_do() {
     .unwrap();
 }
 
+/// Tells the child below that it is one.
+const CHILD: &str = "STATEPLANE_TEST_CHILD";
+
 /// Not a test of its own: the child that the test below kills.
 #[test]
-#[ignore = "run by the test below, in a namespace with eth0"]
 fn hold_a_program_until_killed() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
     let _program = Pass::attach("eth0").unwrap();
     println!("attached");
     std::thread::sleep(Duration::from_secs(60));
@@ -187,12 +192,8 @@ fn a_killed_process_leaves_no_program_behind() {
     let (here, _there) = world();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args([
-            "--exact",
-            "hold_a_program_until_killed",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "hold_a_program_until_killed", "--nocapture"])
+        .env(CHILD, "1")
         .stdout(Stdio::piped());
     let mut child = Process::spawn("holder", command, &here).unwrap();
     let output = child.pipes().stdout.take().unwrap();

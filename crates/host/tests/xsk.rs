@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use stateplane_host::bpf::AttachMode;
 use stateplane_host::bpf::punt::{NfProgram, Prefix, PuntCounters};
+use stateplane_host::ethtool;
 use stateplane_host::frame::{Frame, FramePool, PoolConfig};
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
@@ -154,6 +155,49 @@ fn packets_make_the_round_trip_and_no_frame_is_lost() {
     assert_eq!(counters.function, u64::from(PACKETS));
     assert!(counters.kernel >= 2, "ARP and the gateway's own packet");
     assert!(stats.kicks > 0);
+}
+
+/// Several queues: one socket each, one descriptor to wait for all, one memory.
+#[test]
+fn every_queue_of_an_interface_is_served() {
+    const FLOWS: u16 = 24;
+    if !can_make_interfaces() {
+        return;
+    }
+    let (host, gateway) = world();
+    // No more queues than processors can be had on veth.
+    for (namespace, name) in [(&gateway, "gw0"), (&host, "host0")] {
+        if let Err(error) = namespace.run(|| ethtool::set_queues(name, 2)) {
+            println!("skipped: no second queue on veth here: {error}");
+            return;
+        }
+    }
+    let (ready, stop) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
+    let (is_ready, must_stop) = (Arc::clone(&ready), Arc::clone(&stop));
+    let mirror = gateway
+        .spawn_thread("mirror", move || {
+            assert_eq!(ethtool::receive_queues("gw0").unwrap(), 2);
+            mirror(&is_ready, &must_stop)
+        })
+        .unwrap();
+    ready.wait();
+    // The kernel spreads flows over queues; with so many, both have some.
+    let answered = host.run(|| {
+        let ask = |port: u16| {
+            let socket = UdpSocket::bind((HOST, port))?;
+            socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+            socket.send_to(b"well?", (FAR, 9))?;
+            Ok(socket.recv_from(&mut [0; 64]).is_ok())
+        };
+        (0..FLOWS)
+            .map(|flow| ask(5000 + 37 * flow))
+            .collect::<io::Result<Vec<bool>>>()
+    });
+    stop.store(true, Ordering::Relaxed);
+    let (stats, counters) = mirror.join().unwrap().unwrap();
+    println!("{stats:?}");
+    assert_eq!(answered.unwrap(), vec![true; usize::from(FLOWS)]);
+    assert_eq!((stats.received, counters.no_socket), (u64::from(FLOWS), 0));
 }
 
 /// Carries every packet from one port to the other, towards a fixed neighbour, in the

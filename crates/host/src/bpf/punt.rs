@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapError, XskMap};
 
 use super::{Attachment, BpfError, attach, counters, load, map_error, map_mut, object, verify};
-use crate::port::Port;
+use crate::port::{Mac, Port};
 use crate::xsk::XskPort;
 
 /// Most queues of one interface: the size of the program's map of sockets.
@@ -72,11 +72,7 @@ impl NfProgram {
     /// machine's own addresses: packets to them stay with the kernel.
     pub fn attach(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> Result<Self, BpfError> {
         let mut ebpf = load("punt", object!("punt"))?;
-        let [a, b, c, d, e, f] = port.mac().0;
-        let station = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-        map_mut!(ebpf, "station", Array<_, u64>)?
-            .set(0, station, 0)
-            .map_err(map_error::<MapError>("station"))?;
+        set_station(&mut ebpf, port.mac())?;
         set_sockets(&mut ebpf, port)?;
         set_pool(&mut ebpf, pool)?;
         set_locals(&mut ebpf, locals)?;
@@ -105,6 +101,13 @@ impl NfProgram {
             no_socket,
         })
     }
+}
+
+fn set_station(ebpf: &mut Ebpf, Mac([a, b, c, d, e, f]): Mac) -> Result<(), BpfError> {
+    let station = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+    map_mut!(ebpf, "station", Array<_, u64>)?
+        .set(0, station, 0)
+        .map_err(map_error::<MapError>("station"))
 }
 
 fn set_sockets(ebpf: &mut Ebpf, port: &XskPort) -> Result<(), BpfError> {
@@ -151,35 +154,5 @@ fn set_locals(ebpf: &mut Ebpf, locals: &[Ipv4Addr]) -> Result<(), BpfError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cover(first: [u8; 4], last: [u8; 4]) -> Vec<String> {
-        let text = |prefix: &Prefix| format!("{}/{}", prefix.address, prefix.length);
-        Prefix::cover(first.into(), last.into())
-            .iter()
-            .map(text)
-            .collect()
-    }
-
-    #[test]
-    fn a_range_becomes_the_fewest_prefixes() {
-        assert_eq!(cover([10, 0, 0, 0], [10, 0, 0, 255]), ["10.0.0.0/24"]);
-        assert_eq!(
-            cover([198, 51, 100, 1], [198, 51, 100, 16]),
-            [
-                "198.51.100.1/32",
-                "198.51.100.2/31",
-                "198.51.100.4/30",
-                "198.51.100.8/29",
-                "198.51.100.16/32"
-            ]
-        );
-        assert_eq!(cover([0, 0, 0, 0], [255, 255, 255, 255]), ["0.0.0.0/0"]);
-        assert_eq!(
-            cover([255, 255, 255, 255], [255, 255, 255, 255]),
-            ["255.255.255.255/32"]
-        );
-        assert!(cover([10, 0, 0, 2], [10, 0, 0, 1]).is_empty());
-    }
-}
+#[path = "punt_tests.rs"]
+mod tests;

@@ -311,9 +311,12 @@ impl Port for XskPort {
         for queue in &self.queues {
             stats.kicks += queue.kicks;
             if let Some(kernel) = queue.statistics() {
-                stats.dropped_no_frame += kernel.rx_fill_ring_empty_descs.unwrap_or(0);
+                // The kernel counts a packet without a free frame under both numbers.
+                let no_frame = kernel.rx_fill_ring_empty_descs.unwrap_or(0);
+                stats.dropped_no_frame += no_frame;
                 stats.dropped_ring_full += kernel.rx_ring_full.unwrap_or(0);
-                stats.dropped_other += kernel.rx_dropped + kernel.rx_invalid_descs;
+                stats.dropped_other += kernel.rx_dropped.saturating_sub(no_frame);
+                stats.dropped_other += kernel.rx_invalid_descs;
             }
         }
         stats
