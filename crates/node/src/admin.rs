@@ -77,8 +77,14 @@ impl Socket {
         fs::create_dir_all(dir).map_err(|e| failed("cannot make the directory of", e))?;
         match UnixStream::connect(&path) {
             Ok(_) => {
-                let what = format!("node \"{node}\" already runs here: {} answers", path.display());
-                return Err(Failure::missing(what, "stop it first, or start another node"));
+                let what = format!(
+                    "node \"{node}\" already runs here: {} answers",
+                    path.display()
+                );
+                return Err(Failure::missing(
+                    what,
+                    "stop it first, or start another node",
+                ));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(&path).map_err(|e| failed("cannot replace", e))?;
@@ -86,7 +92,10 @@ impl Socket {
             Err(_) => {} // usually: no such file; binding will tell
         }
         let listener = UnixListener::bind(&path).map_err(|e| failed("cannot listen at", e))?;
-        let socket = Self { path: path.clone(), listener: Some(listener) };
+        let socket = Self {
+            path: path.clone(),
+            listener: Some(listener),
+        };
         fs::set_permissions(&path, Permissions::from_mode(0o660))
             .map_err(|e| failed("cannot protect", e))?;
         Ok(socket)
@@ -121,7 +130,11 @@ impl Socket {
                 runtime.shutdown_background();
             })
             .map_err(failed)?;
-        Ok(Server { stop: Some(stop), thread: Some(thread), socket: self })
+        Ok(Server {
+            stop: Some(stop),
+            thread: Some(thread),
+            socket: self,
+        })
     }
 }
 
@@ -205,7 +218,10 @@ async fn sessions(State(facts): Shared, Query(query): Query<Limit>) -> Answer {
     let limit = query.limit.unwrap_or(SESSIONS).min(MAX_SESSIONS);
     match desk.sessions(limit).await {
         Some(sessions) => Ok(Json(json!({ "node": facts.node, "sessions": sessions }))),
-        None => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the worker did not answer")),
+        None => Err(error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the worker did not answer",
+        )),
     }
 }
 
@@ -226,7 +242,9 @@ async fn counters(State(facts): Shared) -> Json<Value> {
 
 /// Keeps what is counted: numbers, and maps of numbers.
 fn numbers_of(part: Value) -> Value {
-    let Value::Object(fields) = part else { return part };
+    let Value::Object(fields) = part else {
+        return part;
+    };
     let counted = fields.into_iter().filter(|(_, value)| match value {
         Value::Number(_) => true,
         Value::Object(map) => !map.is_empty() && map.values().all(Value::is_number),
@@ -248,7 +266,10 @@ async fn nodes(State(facts): Shared) -> Json<Value> {
             })
         })
         .collect();
-    let instances = facts.board.part("switch").map(|part| part["instances"].clone());
+    let instances = facts
+        .board
+        .part("switch")
+        .map(|part| part["instances"].clone());
     Json(json!({ "node": facts.node, "nodes": nodes, "instances": instances }))
 }
 
@@ -265,7 +286,10 @@ mod tests {
         let socket = Socket::bind(dir.path(), "gw1").unwrap();
         let refused = Socket::bind(dir.path(), "gw1").unwrap_err();
         assert_eq!(refused.exit_code(), 3);
-        assert!(refused.to_string().contains("already runs here"), "{refused}");
+        assert!(
+            refused.to_string().contains("already runs here"),
+            "{refused}"
+        );
         drop(socket);
         assert!(!path.exists());
     }

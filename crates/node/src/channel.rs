@@ -11,9 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
 use stateplane_base::{ClientId, Incarnation};
 use stateplane_host::udp::BatchSocket;
-use stateplane_wire::envelope::{
-    self, Header, Kind, OpenError, ReplayGuard, cluster_id,
-};
+use stateplane_wire::envelope::{self, Header, Kind, OpenError, ReplayGuard, cluster_id};
 
 use crate::config::{Config, Role, sender_id};
 
@@ -140,12 +138,14 @@ impl Channel {
 
     /// Takes at most `max` waiting datagrams and hands the good ones to `each`.
     /// Never waits.
-    pub fn receive(
-        &mut self,
-        max: usize,
-        mut each: impl FnMut(&Header, &[u8]),
-    ) -> io::Result<()> {
-        let Self { socket, me, guard, counters, .. } = self;
+    pub fn receive(&mut self, max: usize, mut each: impl FnMut(&Header, &[u8])) -> io::Result<()> {
+        let Self {
+            socket,
+            me,
+            guard,
+            counters,
+            ..
+        } = self;
         socket.receive(max, |_, datagram| {
             match envelope::open(&me.key, me.cluster, datagram) {
                 Ok((header, body)) if guard.accept(&header) => {
@@ -173,7 +173,11 @@ impl Channel {
     /// What became of datagrams so far.
     pub fn counters(&self) -> Counters {
         let socket = self.socket.stats();
-        Counters { sent: socket.sent, send_failed: socket.refused, ..self.counters }
+        Counters {
+            sent: socket.sent,
+            send_failed: socket.refused,
+            ..self.counters
+        }
     }
 }
 
@@ -209,7 +213,9 @@ mod tests {
     fn hear(channel: &mut Channel, until: &[u8]) -> Vec<(u16, Vec<u8>)> {
         let mut heard = Vec::new();
         for _ in 0..500 {
-            channel.receive(8, |header, body| heard.push((header.sender, body.to_vec()))).unwrap();
+            channel
+                .receive(8, |header, body| heard.push((header.sender, body.to_vec())))
+                .unwrap();
             if heard.last().is_some_and(|(_, body)| body == until) {
                 break;
             }
@@ -225,11 +231,17 @@ mod tests {
         let mut friend = Channel::bind(HERE, identity(1, 2, 1)).unwrap();
         let mut stranger = Channel::bind(HERE, identity(9, 3, 1)).unwrap();
         say(&mut stranger, to, b"let me in");
-        UdpSocket::bind(HERE).unwrap().send_to(b"noise", to).unwrap();
+        UdpSocket::bind(HERE)
+            .unwrap()
+            .send_to(b"noise", to)
+            .unwrap();
         say(&mut friend, to, b"hello");
         assert_eq!(hear(&mut hears, b"hello"), [(2, b"hello".to_vec())]);
         let counters = hears.counters();
-        assert_eq!((counters.unauthentic, counters.malformed, counters.received), (1, 1, 1));
+        assert_eq!(
+            (counters.unauthentic, counters.malformed, counters.received),
+            (1, 1, 1)
+        );
         assert_eq!(friend.counters().sent, 1);
     }
 
@@ -239,9 +251,15 @@ mod tests {
         let to = address(&hears);
         let mut friend = Channel::bind(HERE, identity(1, 2, 1)).unwrap();
         say(&mut friend, to, b"once");
-        UdpSocket::bind(HERE).unwrap().send_to(&friend.sealed, to).unwrap();
+        UdpSocket::bind(HERE)
+            .unwrap()
+            .send_to(&friend.sealed, to)
+            .unwrap();
         say(&mut friend, to, b"end");
-        assert_eq!(hear(&mut hears, b"end"), [(2, b"once".to_vec()), (2, b"end".to_vec())]);
+        assert_eq!(
+            hear(&mut hears, b"end"),
+            [(2, b"once".to_vec()), (2, b"end".to_vec())]
+        );
         assert_eq!(hears.counters().replayed, 1);
     }
 

@@ -91,7 +91,11 @@ pub struct Embedded {
 impl Embedded {
     /// An own store; nobody else sees it, and it ends with the process.
     pub fn new(store: Box<dyn Application + Send>) -> Self {
-        Self { store, clock: LogClock::default(), done: VecDeque::new() }
+        Self {
+            store,
+            clock: LogClock::default(),
+            done: VecDeque::new(),
+        }
     }
 
     fn submit(&mut self, ticket: Ticket, op: &[u8]) {
@@ -103,6 +107,8 @@ impl Embedded {
 
 impl fmt::Debug for Embedded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Embedded").field("done", &self.done.len()).finish_non_exhaustive()
+        f.debug_struct("Embedded")
+            .field("done", &self.done.len())
+            .finish_non_exhaustive()
     }
 }

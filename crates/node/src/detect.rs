@@ -93,7 +93,9 @@ impl Detector {
 
     /// A heartbeat arrived.
     pub fn on_heartbeat(&mut self, now: Time, instance: usize, life: Incarnation, state: State) {
-        let Some(watch) = self.watched.get_mut(instance) else { return };
+        let Some(watch) = self.watched.get_mut(instance) else {
+            return;
+        };
         let before = watch.health;
         let first = before == Health::Unknown;
         let new_life = !first && watch.life != life;
@@ -204,7 +206,11 @@ mod tests {
         let mut detector = Detector::new(2, DEAD);
         detector.on_timer(at(500));
         assert_eq!((serving(&detector), detector.next_timer()), (vec![], None));
-        assert_eq!(detector.health(1), Health::Unknown, "nobody can die before living");
+        assert_eq!(
+            detector.health(1),
+            Health::Unknown,
+            "nobody can die before living"
+        );
         beat(&mut detector, 0, 1);
         assert_eq!(serving(&detector), [1]);
         beat(&mut detector, 0, 9);
@@ -219,7 +225,10 @@ mod tests {
         detector.on_timer(at(19));
         assert_eq!(serving(&detector), [0, 1]);
         detector.on_timer(at(20));
-        assert_eq!((serving(&detector), detector.health(0)), (vec![1], Health::Dead));
+        assert_eq!(
+            (serving(&detector), detector.health(0)),
+            (vec![1], Health::Dead)
+        );
         assert_eq!(detector.next_timer(), Some(at(35)));
     }
 
@@ -263,9 +272,16 @@ mod tests {
     fn a_new_life_is_noticed_even_without_silence() {
         let mut detector = two_live();
         detector.on_heartbeat(at(5), 0, Incarnation(2), State::Serving);
-        assert_eq!((serving(&detector), detector.health(0)), (vec![1], Health::Returning));
+        assert_eq!(
+            (serving(&detector), detector.health(0)),
+            (vec![1], Health::Returning)
+        );
         beat(&mut detector, 6, 0);
-        assert_eq!(detector.last_heard(0), Some(at(5)), "a late beat of the former life");
+        assert_eq!(
+            detector.last_heard(0),
+            Some(at(5)),
+            "a late beat of the former life"
+        );
     }
 
     #[test]

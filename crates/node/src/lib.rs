@@ -19,13 +19,14 @@ pub mod failure;
 pub mod function;
 pub mod heartbeat;
 mod logclock;
+mod nat;
 pub mod peers;
 pub mod replica;
 pub mod run;
 pub mod sequencer;
 pub mod status;
 pub mod stop;
-mod store;
+pub mod store;
 pub mod switch;
 pub mod worker;
 

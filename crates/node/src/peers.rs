@@ -33,7 +33,11 @@ impl Peers {
     /// # Panics
     /// Unless the (checked) configuration has a group.
     pub fn new(config: &Config, node: &str) -> Self {
-        let State::Group { sequencer, replicas } = &config.state else {
+        let State::Group {
+            sequencer,
+            replicas,
+        } = &config.state
+        else {
             panic!("a checked configuration with members has a group");
         };
         let member = |name: &str, role| {
@@ -44,9 +48,18 @@ impl Peers {
         let functions = config.nodes.values().filter(|node| node.is(Role::Function));
         Self {
             sequencer: member(sequencer, Role::Sequencer),
-            replicas: replicas.iter().map(|name| member(name, Role::Replica)).collect(),
-            clients: functions.map(|node| member(&node.name, Role::Function)).collect(),
-            me: replicas.iter().zip(0..).find(|(r, _)| *r == node).map(|(_, n)| ReplicaId(n)),
+            replicas: replicas
+                .iter()
+                .map(|name| member(name, Role::Replica))
+                .collect(),
+            clients: functions
+                .map(|node| member(&node.name, Role::Function))
+                .collect(),
+            me: replicas
+                .iter()
+                .zip(0..)
+                .find(|(r, _)| *r == node)
+                .map(|(_, n)| ReplicaId(n)),
             encoded: Vec::new(),
         }
     }
@@ -120,7 +133,10 @@ impl Peers {
 
 /// An IPv4 address in the form requests carry.
 fn to_wire(address: SocketAddrV4) -> Address {
-    Address { ip: address.ip().to_ipv6_mapped().octets(), port: address.port() }
+    Address {
+        ip: address.ip().to_ipv6_mapped().octets(),
+        port: address.port(),
+    }
 }
 
 /// The IPv4 address a request carries, if it is one.

@@ -43,10 +43,22 @@ pub struct ReplicaStatus {
     pub session: u64,
     /// Last slot of its log.
     pub log: u64,
+    /// First slots dropped from it, because they are final everywhere.
+    pub log_base: u64,
+    /// Memory of the log.
+    pub log_bytes: u64,
     /// Everything up to this slot is final.
     pub commit: u64,
     /// Everything up to this slot is executed here.
     pub executed: u64,
+    /// Slots known to exist and not received yet.
+    pub missing: u64,
+    /// Followers that entered this view (leader only).
+    pub followers: u64,
+    /// Clients remembered for at-most-once execution.
+    pub clients: u64,
+    /// A snapshot is being received.
+    pub receiving: bool,
     /// The time of the last executed operation, nanoseconds since 1970.
     pub log_time_ns: u64,
     /// The store's tables.
@@ -80,12 +92,17 @@ pub struct TableStatus {
 
 impl RoleStatus for ReplicaStatus {
     fn readiness(&self) -> Result<(), String> {
-        if self.normal { Ok(()) } else { Err(format!("it is {}", self.role)) }
+        if self.normal {
+            Ok(())
+        } else {
+            Err(format!("it is {}", self.role))
+        }
     }
 }
 
 /// A replica ready to run.
 pub struct Replica {
+    id: u8,
     core: stateplane_group::Replica<Store>,
     peers: Peers,
     channel: Channel,
@@ -112,7 +129,16 @@ impl Replica {
         let store = store::new(config)?;
         let core = stateplane_group::Replica::new(peers.group_config(), me, life, store);
         let alarms = BTreeMap::new();
-        Ok(Self { core, peers, channel, told: ("", 0), ignored: 0, alarms, status })
+        Ok(Self {
+            id: me.0,
+            core,
+            peers,
+            channel,
+            told: ("", 0),
+            ignored: 0,
+            alarms,
+            status,
+        })
     }
 
     /// Serves until asked to stop.
@@ -121,16 +147,27 @@ impl Replica {
             warn!(%error, "the replica runs without priority");
         }
         while !stop.is_raised() {
-            self.turn().map_err(|error| Failure::running(format!("replica: {error}")))?;
+            self.turn()
+                .map_err(|error| Failure::running(format!("replica: {error}")))?;
         }
         Ok(())
     }
 
     fn turn(&mut self) -> io::Result<()> {
         let now = clock::now();
-        let next = self.core.next_timer().unwrap_or(Time::MAX).min(self.status.next());
+        let next = self
+            .core
+            .next_timer()
+            .unwrap_or(Time::MAX)
+            .min(self.status.next());
         poll::wait(&[self.channel.fd()], Some(next.since(now).min(PATIENCE)))?;
-        let Self { core, peers, channel, ignored, .. } = self;
+        let Self {
+            core,
+            peers,
+            channel,
+            ignored,
+            ..
+        } = self;
         channel.receive(BATCH, |header, body| match peers.hear(header, body) {
             Some((peer, message)) => core.on_message(clock::now(), peer, message),
             None => *ignored += 1,
@@ -164,10 +201,16 @@ impl Replica {
 
     fn publish(&mut self) {
         let core = self.core.inspect();
-        let role = role_name(core.role);
+        let role = core.role.name();
         if self.told != (role, core.view) {
             self.told = (role, core.view);
-            info!(role, view = core.view, session = core.session, log = core.len, "replica");
+            info!(
+                role,
+                view = core.view,
+                session = core.session,
+                log = core.log_len,
+                "replica"
+            );
         }
         let store = self.core.app();
         let totals = store.totals();
@@ -177,18 +220,27 @@ impl Replica {
             max_rows: table.max_rows as u64,
         });
         let marks = self.core.marks().iter();
-        let marks = marks.filter(|(_, n)| *n > 0).map(|(mark, n)| (mark.name(), n)).collect();
+        let marks = marks
+            .filter(|(_, n)| *n > 0)
+            .map(|(mark, n)| (mark.name(), n))
+            .collect();
         let status = ReplicaStatus {
-            id: core.me,
+            id: self.id,
             role: role.to_owned(),
             leader: core.role == Role::Leader,
             normal: matches!(core.role, Role::Leader | Role::Follower),
             formation: core.formation,
             view: core.view,
             session: core.session,
-            log: core.len,
+            log: core.log_len,
+            log_base: core.log_base,
+            log_bytes: core.log_bytes as u64,
             commit: core.commit,
             executed: core.executed,
+            missing: core.missing,
+            followers: core.followers as u64,
+            clients: core.clients as u64,
+            receiving: core.receiving,
             log_time_ns: core.log_time.as_nanos(),
             tables: tables.collect(),
             store_bytes: totals.bytes as u64,
@@ -208,14 +260,5 @@ fn alarm_name(alarm: Alarm) -> &'static str {
         Alarm::IncarnationReused => "incarnation-reused",
         Alarm::SnapshotRefused => "snapshot-refused",
         Alarm::SnapshotTooLarge => "snapshot-too-large",
-    }
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Leader => "leader",
-        Role::Follower => "follower",
-        Role::Booting => "booting",
-        Role::ViewChange => "view-change",
     }
 }

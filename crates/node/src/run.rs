@@ -47,15 +47,26 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     let socket = Socket::bind(&config.cluster.admin_dir, name)?;
     let mut board = Board::default();
     let (desk, questions) = Desk::new();
-    let mut starter =
-        Starter { config, node, incarnation: new_incarnation(), stop, board: &mut board };
+    let mut starter = Starter {
+        config,
+        node,
+        incarnation: new_incarnation(),
+        stop,
+        board: &mut board,
+    };
     let mut questions = Some(questions);
     let mut jobs = Vec::new();
     for role in &node.roles {
         jobs.push((*role, starter.job(*role, &mut questions)?));
     }
     let desk = node.is(Role::Function).then_some(desk);
-    let facts = Facts { config: config.clone(), node: name.to_owned(), board, desk, started };
+    let facts = Facts {
+        config: config.clone(),
+        node: name.to_owned(),
+        board,
+        desk,
+        started,
+    };
     let server = socket.serve(facts)?;
     info!(node = name, roles = ?node.roles, admin = %server.path().display(), "started");
     let result = supervise(jobs, stop);
@@ -89,8 +100,13 @@ impl Starter<'_> {
             Role::Replica => {
                 let status = self.board.add("replica", ReplicaStatus::default());
                 let channel = self.channel(role)?;
-                let replica =
-                    Replica::new(self.config, &self.node.name, self.incarnation, channel, status)?;
+                let replica = Replica::new(
+                    self.config,
+                    &self.node.name,
+                    self.incarnation,
+                    channel,
+                    status,
+                )?;
                 Ok(Box::new(move |stop| replica.run(stop)))
             }
             Role::Switch => {
@@ -109,12 +125,17 @@ impl Starter<'_> {
         }
     }
 
-    fn function(
-        &mut self,
-        questions: Receiver<Question>,
-    ) -> Result<WorkerSetup, Failure> {
-        let function = self.node.function.as_ref().expect("a checked function node has its part");
-        let nat = self.config.nat.as_ref().expect("a checked function node has a nat");
+    fn function(&mut self, questions: Receiver<Question>) -> Result<WorkerSetup, Failure> {
+        let function = self
+            .node
+            .function
+            .as_ref()
+            .expect("a checked function node has its part");
+        let nat = self
+            .config
+            .nat
+            .as_ref()
+            .expect("a checked function node has a nat");
         let identity = self.identity(Role::Function);
         let state = match &self.config.state {
             State::Embedded => {
@@ -123,7 +144,12 @@ impl Starter<'_> {
             State::Group { .. } => {
                 let id = identity.client_id();
                 let channel = self.channel(Role::Function)?;
-                StateClient::Group(Box::new(GroupClient::new(self.config, &self.node.name, id, channel)))
+                StateClient::Group(Box::new(GroupClient::new(
+                    self.config,
+                    &self.node.name,
+                    id,
+                    channel,
+                )))
             }
         };
         Ok(WorkerSetup {
@@ -150,13 +176,21 @@ impl Starter<'_> {
             .switches_of(&self.node.name)
             .filter_map(|(switch, index)| Some((*switch.control.get(&Role::Switch)?, index)))
             .collect();
-        let Some(own) = self.node.control.get(&Role::Function).filter(|_| !switches.is_empty())
+        let Some(own) = self
+            .node
+            .control
+            .get(&Role::Function)
+            .filter(|_| !switches.is_empty())
         else {
             return Ok(Heartbeat::silent());
         };
         let channel = Channel::sending_from(*own.ip(), identity)
             .map_err(|e| Failure::bind("the heartbeat", own.ip(), &e))?;
-        Ok(Heartbeat::new(channel, switches, self.config.detect.heartbeat))
+        Ok(Heartbeat::new(
+            channel,
+            switches,
+            self.config.detect.heartbeat,
+        ))
     }
 
     fn identity(&self, role: Role) -> Identity {
@@ -182,7 +216,9 @@ fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
             let result = job(&own_stop);
             let _ = ended.send((role, result));
         };
-        let spawned = std::thread::Builder::new().name(role.to_string()).spawn(body);
+        let spawned = std::thread::Builder::new()
+            .name(role.to_string())
+            .spawn(body);
         match spawned {
             Ok(thread) => threads.push((role, thread)),
             Err(failed) => {
@@ -207,7 +243,11 @@ fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
             if Instant::now() >= deadline {
                 let stuck = threads.iter().filter(|(_, t)| !t.is_finished());
                 let names: Vec<&str> = stuck.map(|(role, _)| role.word()).collect();
-                let why = format!("did not stop in {} s: {}", GRACE.as_secs(), names.join(", "));
+                let why = format!(
+                    "did not stop in {} s: {}",
+                    GRACE.as_secs(),
+                    names.join(", ")
+                );
                 return result.and(Err(Failure::running(why)));
             }
         }

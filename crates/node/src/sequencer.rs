@@ -45,7 +45,11 @@ pub struct SequencerStatus {
 
 impl RoleStatus for SequencerStatus {
     fn readiness(&self) -> Result<(), String> {
-        if self.session != 0 { Ok(()) } else { Err("no session granted by the replicas".to_owned()) }
+        if self.session != 0 {
+            Ok(())
+        } else {
+            Err("no session granted by the replicas".to_owned())
+        }
     }
 }
 
@@ -71,7 +75,15 @@ impl Sequencer {
         let peers = Peers::new(config, node);
         let core = stateplane_group::Sequencer::new(peers.group_config(), random());
         let log_clock = LogClock::default();
-        Self { core, peers, channel, log_clock, session: 0, ignored: 0, status }
+        Self {
+            core,
+            peers,
+            channel,
+            log_clock,
+            session: 0,
+            ignored: 0,
+            status,
+        }
     }
 
     /// Stamps until asked to stop.
@@ -80,16 +92,28 @@ impl Sequencer {
             warn!(%error, "the sequencer runs without priority");
         }
         while !stop.is_raised() {
-            self.turn().map_err(|error| Failure::running(format!("sequencer: {error}")))?;
+            self.turn()
+                .map_err(|error| Failure::running(format!("sequencer: {error}")))?;
         }
         Ok(())
     }
 
     fn turn(&mut self) -> io::Result<()> {
         let now = clock::now();
-        let next = self.core.next_timer().unwrap_or(Time::MAX).min(self.status.next());
+        let next = self
+            .core
+            .next_timer()
+            .unwrap_or(Time::MAX)
+            .min(self.status.next());
         poll::wait(&[self.channel.fd()], Some(next.since(now).min(PATIENCE)))?;
-        let Self { core, peers, channel, log_clock, ignored, .. } = self;
+        let Self {
+            core,
+            peers,
+            channel,
+            log_clock,
+            ignored,
+            ..
+        } = self;
         channel.receive(BATCH, |header, body| match peers.hear(header, body) {
             Some((peer, message)) => {
                 core.on_message(clock::now(), log_clock.now(), peer, message);
@@ -124,7 +148,10 @@ impl Sequencer {
             info!(session = core.session, "sequencer session");
         }
         let marks = self.core.marks().iter();
-        let marks = marks.filter(|(_, n)| *n > 0).map(|(mark, n)| (mark.name(), n)).collect();
+        let marks = marks
+            .filter(|(_, n)| *n > 0)
+            .map(|(mark, n)| (mark.name(), n))
+            .collect();
         self.status.update(|s| {
             *s = SequencerStatus {
                 formation: core.formation,

@@ -1,15 +1,53 @@
 //! The store every replica (and every embedded client) starts with: the
 //! builtin procedures and those of the configured functions.
 
+use std::time::Duration;
+
+use stateplane_functions::nat::procedures::{self, NatStateConfig, QUARANTINE, Timeouts};
 use stateplane_state::{Limits, Registry, Store};
 
-use crate::config::Config;
+use crate::config::{Commit, Config, Nat};
 use crate::failure::Failure;
 use crate::sequencer::random;
 
 /// A blank store. Two nodes with the same configuration build the same one;
 /// only the placement in its hash tables, which nobody sees, is this node's own.
-pub(crate) fn new(_config: &Config) -> Result<Store, Failure> {
-    let registry = Registry::builtin();
-    Ok(Store::with_seed(registry, Limits::default(), [random(), random()]))
+pub fn new(config: &Config) -> Result<Store, Failure> {
+    let mut registry = Registry::builtin();
+    if let Some(nat) = &config.nat {
+        procedures::register(&mut registry, &nat_config(nat))
+            .map_err(|error| Failure::Usage(format!("[nat]: {error}")))?;
+    }
+    Ok(Store::with_seed(
+        registry,
+        Limits::default(),
+        [random(), random()],
+    ))
+}
+
+/// What the NAT's procedures depend on: the same on every replica and instance
+/// that read the same file.
+pub fn nat_config(nat: &Nat) -> NatStateConfig {
+    let ranges = nat
+        .outside_addresses
+        .iter()
+        .map(|range| range.first..=range.last);
+    let timeouts = Timeouts {
+        udp: nat.timeouts.udp,
+        icmp: nat.timeouts.icmp,
+        tcp_transitory: nat.timeouts.tcp_transitory,
+        tcp_established: nat.timeouts.tcp_established,
+    };
+    NatStateConfig {
+        ports: nat.ports.clone(),
+        timeouts,
+        limit_per_subscriber: nat.limit_per_subscriber,
+        // With strict commits no port is seen outside before the store has it,
+        // so a dead owner's block holds no secrets.
+        orphan_quarantine: match nat.commit {
+            Commit::Strict => Duration::ZERO,
+            Commit::ReplyBarrier | Commit::Async => QUARANTINE,
+        },
+        ..NatStateConfig::new(ranges.collect())
+    }
 }

@@ -79,7 +79,11 @@ pub struct Resteer {
 
 impl RoleStatus for SwitchStatus {
     fn readiness(&self) -> Result<(), String> {
-        if self.steering { Ok(()) } else { Err("no instance is live".to_owned()) }
+        if self.steering {
+            Ok(())
+        } else {
+            Err("no instance is live".to_owned())
+        }
     }
 }
 
@@ -108,15 +112,17 @@ impl Switch {
     ) -> Result<Self, Failure> {
         let steering = Steering::new(&ports(switch)).map_err(missing)?;
         let attached = steering.attachments().iter();
-        let ports: BTreeMap<String, String> =
-            attached.map(|a| (a.interface().to_owned(), a.mode().to_string())).collect();
+        let ports: BTreeMap<String, String> = attached
+            .map(|a| (a.interface().to_owned(), a.mode().to_string()))
+            .collect();
         for (interface, mode) in &ports {
             info!(interface, mode, "steering attached");
         }
         status.update(|s| s.ports = ports);
         let numbered = switch.instances.iter().enumerate();
-        let senders =
-            numbered.map(|(n, i)| (sender_id(&i.node, Role::Function), n)).collect();
+        let senders = numbered
+            .map(|(n, i)| (sender_id(&i.node, Role::Function), n))
+            .collect();
         Ok(Self {
             config: switch.clone(),
             channel,
@@ -137,14 +143,19 @@ impl Switch {
             warn!(%error, "the switch runs without priority: detection may be late on a busy machine");
         }
         while !stop.is_raised() {
-            self.turn().map_err(|error| Failure::running(format!("switch: {error}")))?;
+            self.turn()
+                .map_err(|error| Failure::running(format!("switch: {error}")))?;
         }
         Ok(())
     }
 
     fn turn(&mut self) -> Result<(), SwitchError> {
         let now = clock::now();
-        let next = self.detector.next_timer().unwrap_or(Time::MAX).min(self.status.next());
+        let next = self
+            .detector
+            .next_timer()
+            .unwrap_or(Time::MAX)
+            .min(self.status.next());
         let timeout = next.since(now).min(PATIENCE);
         poll::wait(&[self.channel.fd()], Some(timeout))?;
         self.hear()?;
@@ -162,7 +173,13 @@ impl Switch {
     }
 
     fn hear(&mut self) -> Result<(), SwitchError> {
-        let Self { channel, detector, senders, misconfigured, .. } = self;
+        let Self {
+            channel,
+            detector,
+            senders,
+            misconfigured,
+            ..
+        } = self;
         channel.receive(BATCH, |header, body| {
             let instance = senders.get(&header.sender).copied();
             let (Kind::Heartbeat, Some(instance), Some(beat)) =
@@ -186,7 +203,10 @@ impl Switch {
         self.steering.set_table(&table(&live, self.config.pin))?;
         let done = clock::now();
         let name = |n: u8| self.config.instances[usize::from(n)].node.clone();
-        let lost = self.serving.iter().filter(|n| !serving.contains(usize::from(*n)));
+        let lost = self
+            .serving
+            .iter()
+            .filter(|n| !serving.contains(usize::from(*n)));
         let silence = |n: u8| {
             let last = self.detector.last_heard(usize::from(n)).unwrap_or(done);
             done.since(last).as_nanos() as u64
@@ -223,7 +243,10 @@ impl Switch {
             node: instance.node.clone(),
             health: self.detector.health(n).word(),
             serving: self.serving.contains(n),
-            silent_ms: self.detector.last_heard(n).map(|t| now.since(t).as_millis() as u64),
+            silent_ms: self
+                .detector
+                .last_heard(n)
+                .map(|t| now.since(t).as_millis() as u64),
         });
         let instances: Vec<_> = instances.collect();
         self.status.update(|s| {
@@ -260,13 +283,31 @@ fn missing(error: BpfError) -> Failure {
 }
 
 fn ports(switch: &config::Switch) -> Vec<SwitchPort> {
-    let port = |interface: &String, side, role| SwitchPort { interface: interface.clone(), side, role };
+    let port = |interface: &String, side, role| SwitchPort {
+        interface: interface.clone(),
+        side,
+        role,
+    };
     let mut ports = Vec::new();
-    ports.extend(switch.inside.iter().map(|i| port(i, Side::Inside, PortRole::Host)));
-    ports.extend(switch.outside.iter().map(|i| port(i, Side::Outside, PortRole::Host)));
+    ports.extend(
+        switch
+            .inside
+            .iter()
+            .map(|i| port(i, Side::Inside, PortRole::Host)),
+    );
+    ports.extend(
+        switch
+            .outside
+            .iter()
+            .map(|i| port(i, Side::Outside, PortRole::Host)),
+    );
     for (instance, n) in switch.instances.iter().zip(0..) {
         ports.push(port(&instance.inside, Side::Inside, PortRole::Instance(n)));
-        ports.push(port(&instance.outside, Side::Outside, PortRole::Instance(n)));
+        ports.push(port(
+            &instance.outside,
+            Side::Outside,
+            PortRole::Instance(n),
+        ));
     }
     ports
 }
@@ -274,7 +315,9 @@ fn ports(switch: &config::Switch) -> Vec<SwitchPort> {
 /// The table for the live instances; a pinned side falls back to the first live
 /// instance when its own is not.
 fn table(live: &[u8], pin: Option<Pin>) -> Table {
-    let Some(pin) = pin else { return Table::compute(live) };
+    let Some(pin) = pin else {
+        return Table::compute(live);
+    };
     let choose = |wanted: usize| {
         let found = live.iter().find(|n| usize::from(**n) == wanted);
         found.or(live.first()).copied().unwrap_or(NOBODY)
@@ -288,7 +331,10 @@ mod tests {
 
     #[test]
     fn a_pinned_side_falls_back_while_its_instance_is_dead() {
-        let pin = Some(Pin { inside: 0, outside: 1 });
+        let pin = Some(Pin {
+            inside: 0,
+            outside: 1,
+        });
         let owners = |table: Table| (table.inside[0], table.outside[0]);
         assert_eq!(owners(table(&[0, 1], pin)), (0, 1));
         assert_eq!(owners(table(&[1], pin)), (1, 1));

@@ -36,7 +36,14 @@ impl GroupClient {
     pub fn new(config: &Config, node: &str, id: ClientId, channel: Channel) -> Self {
         let peers = Peers::new(config, node);
         let core = Client::new(peers.group_config(), id, random());
-        Self { core, peers, channel, tickets: BTreeMap::new(), refused: Vec::new(), broken: false }
+        Self {
+            core,
+            peers,
+            channel,
+            tickets: BTreeMap::new(),
+            refused: Vec::new(),
+            broken: false,
+        }
     }
 
     pub(super) fn submit(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
@@ -59,7 +66,11 @@ impl GroupClient {
     }
 
     pub(super) fn poll(&mut self, now: Time, done: &mut Vec<Done>) {
-        done.extend(self.refused.drain(..).map(|ticket| (ticket, Err(StateError::Unavailable))));
+        done.extend(
+            self.refused
+                .drain(..)
+                .map(|ticket| (ticket, Err(StateError::Unavailable))),
+        );
         if let Err(error) = self.receive(now)
             && !self.broken
         {
@@ -78,7 +89,12 @@ impl GroupClient {
     }
 
     fn receive(&mut self, now: Time) -> io::Result<()> {
-        let Self { core, peers, channel, .. } = self;
+        let Self {
+            core,
+            peers,
+            channel,
+            ..
+        } = self;
         channel.receive(BATCH, |header, body| {
             if let Some((peer, message)) = peers.hear(header, body) {
                 core.on_message(now, peer, message);
@@ -91,7 +107,11 @@ impl GroupClient {
     }
 
     pub(super) fn next_timer(&self) -> Option<Time> {
-        if self.refused.is_empty() { self.core.next_timer() } else { Some(Time::ZERO) }
+        if self.refused.is_empty() {
+            self.core.next_timer()
+        } else {
+            Some(Time::ZERO)
+        }
     }
 
     pub(super) fn pending(&self) -> usize {

@@ -115,7 +115,11 @@ fn member(key: &str, name: &str, role: Role, draft: &Draft, out: &mut Collector)
         && !node.is(role)
     {
         let help = format!("add \"{role}\" to `node.{name}.roles`, or name another node");
-        out.error(key, format!("node \"{name}\" does not have the role {role}"), help);
+        out.error(
+            key,
+            format!("node \"{name}\" does not have the role {role}"),
+            help,
+        );
     }
 }
 

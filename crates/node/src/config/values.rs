@@ -333,8 +333,7 @@ mod tests {
 
     #[test]
     fn a_refused_key_is_not_repeated() {
-        let refused = key("00112233445566778899aabbccddeefg")
-            .expect_err("g is no digit");
+        let refused = key("00112233445566778899aabbccddeefg").expect_err("g is no digit");
         assert!(!refused.expected.contains("0011"));
     }
 }
