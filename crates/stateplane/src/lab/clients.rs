@@ -91,12 +91,6 @@ pub(crate) struct RealReport {
     pub(crate) iperf3: Iperf,
 }
 
-impl RealReport {
-    pub(crate) fn pass(&self) -> bool {
-        self.curl.intact && self.iperf3.error.is_none()
-    }
-}
-
 /// The web server and its file, made before traffic starts.
 pub(crate) struct Servers {
     sha256: [u8; 32],

@@ -4,7 +4,7 @@
 //! * [`topology`], [`config`], [`nodes`]: the world and who lives in it
 //! * [`traffic`], [`clients`]: our generator, and other people's programs
 //! * [`scenario`]: the course of one run; [`report`]: its outcome
-//! * [`view`]: who watches
+//! * [`view`], [`screen`]: who watches
 //!
 //! Nothing is left behind: namespaces are anonymous, children die with their
 //! parent, files lie in one temporary directory.
@@ -15,6 +15,7 @@ mod nodes;
 pub(crate) mod options;
 pub(crate) mod report;
 pub(crate) mod scenario;
+pub(crate) mod screen;
 mod topology;
 mod traffic;
 pub(crate) mod view;
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &LabArgs) -> ExitCode {
 
 fn run_scenario(args: &RunArgs) -> ExitCode {
     let spec = Spec::from(args);
-    finish(&spec, &mut Lines::new(), |report| {
+    finish(&spec, &mut Lines::on_stderr(), |report| {
         if args.json {
             println!("{:#}", report.json());
         } else {
@@ -56,7 +57,9 @@ pub(crate) fn finish(
     watcher: &mut dyn Watcher,
     print: impl FnOnce(&Report),
 ) -> ExitCode {
-    match scenario::play(spec, watcher) {
+    let result = scenario::play(spec, watcher);
+    watcher.close();
+    match result {
         Ok(report) => {
             print(&report);
             ExitCode::from(u8::from(!report.pass()))

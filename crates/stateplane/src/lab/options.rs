@@ -146,6 +146,19 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// The failover lab with its defaults, which are the demonstration.
+    pub(crate) fn demo() -> Self {
+        #[derive(clap::Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        let defaults = <Defaults as clap::Parser>::parse_from(["demo", "failover"]);
+        Self::from(&defaults.run)
+    }
+}
+
 impl From<&RunArgs> for Spec {
     fn from(args: &RunArgs) -> Self {
         let asymmetric = args.scenario == Scenario::Asymmetric;
@@ -236,6 +249,14 @@ mod tests {
         assert_eq!(all.duration(), Duration::from_millis(3 * 2500 + 5000));
         assert!(spec("failover --kill none").kills.is_empty());
         assert!(Command::try_parse_from(["x", "failover", "--kill", "cat"]).is_err());
+    }
+
+    #[test]
+    fn the_demonstration_is_what_was_promised() {
+        let demo = Spec::demo();
+        assert!(demo.plan.tcp >= 200 && demo.plan.udp >= 20 && demo.plan.rate >= 500);
+        assert_eq!(demo.kills, [Target::Nf, Target::Leader]);
+        assert!(demo.real.is_some_and(|r| r.download_mb >= 200));
     }
 
     #[test]

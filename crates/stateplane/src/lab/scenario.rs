@@ -121,7 +121,7 @@ impl<'a> Stage<'a> {
         let (stop, watcher) = (self.stop, &mut self.watcher);
         nodes.wait_ready(READY_LIMIT, || {
             watcher.frame(None);
-            check(stop)
+            check(stop, *watcher)
         })?;
         self.watcher.say("all nodes are ready");
         self.nodes = Some(nodes);
@@ -184,7 +184,7 @@ impl<'a> Stage<'a> {
     fn pause(&mut self, traffic: &Traffic, span: Duration) -> Result<()> {
         let until = Instant::now() + span;
         loop {
-            check(self.stop)?;
+            check(self.stop, self.watcher)?;
             if traffic.ended() {
                 // Its error is reported by whoever collects it.
                 bail!(traffic_error(traffic));
@@ -286,7 +286,7 @@ impl<'a> Stage<'a> {
             .map(|r| r.finish(Duration::from_secs(10)))
             .transpose()?;
         let (client, server) = traffic.finish()?;
-        check(self.stop)?;
+        check(self.stop, self.watcher)?;
         self.look_after_nodes()?;
         let states = self.nodes.as_ref().map(Nodes::states);
         if let Some(nodes) = self.nodes.take() {
@@ -310,8 +310,8 @@ fn traffic_error(traffic: &Traffic) -> String {
     format!("the traffic generator stopped by itself in phase {phase}")
 }
 
-fn check(stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
+fn check(stop: &AtomicBool, watcher: &mut dyn Watcher) -> Result<()> {
+    if stop.load(Ordering::Relaxed) || watcher.wants_stop() {
         return Err(Interrupted.into());
     }
     Ok(())
@@ -319,8 +319,9 @@ fn check(stop: &AtomicBool) -> Result<()> {
 
 /// Random ports, as behind a carrier's NAT; `nft` is the one tool for it.
 fn load_kernel_nat(topology: &Topology) -> Result<()> {
-    const RULES: &str = "table ip nat { chain post { type nat hook postrouting priority 100; \
-        oifname \"wan0\" snat to 198.51.100.1-198.51.100.16 fully-random; } }";
+    const RULES: &str = "table ip nat {\nchain post {\n\
+        type nat hook postrouting priority 100\n\
+        oifname \"wan0\" snat to 198.51.100.1-198.51.100.16 fully-random\n}\n}";
     let path = clients::find_tool("nft")
         .context("the kernel's NAT is set up with nft: `apt-get install nftables`")?;
     let mut command = Command::new(path);

@@ -1,4 +1,7 @@
-//! Who watches a run: nobody but a log, or a person at a terminal.
+//! Who watches a run: a log, or a person at a terminal ([`super::screen`]).
+
+use std::io::Write;
+use std::time::Instant;
 
 use super::traffic::live::Live;
 
@@ -10,25 +13,42 @@ pub(crate) trait Watcher {
     fn nodes(&mut self, _names: &[String]) {}
     /// A node is dead.
     fn down(&mut self, _name: &str) {}
-    /// A node starts (again).
+    /// A node starts again.
     fn up(&mut self, _name: &str) {}
     /// Some tens of milliseconds have passed.
     fn frame(&mut self, _live: Option<&Live>) {}
+    /// Whether the person asks to stop.
+    fn wants_stop(&mut self) -> bool {
+        false
+    }
+    /// The run is over; give the terminal back.
+    fn close(&mut self) {}
 }
 
-/// Progress lines on standard error, so that standard output stays the result.
+/// Progress lines; on standard error when standard output is for the result.
 pub(crate) struct Lines {
-    started: std::time::Instant,
+    started: Instant,
+    out: Box<dyn Write>,
 }
 
 impl Lines {
-    pub(crate) fn new() -> Self {
-        Self { started: std::time::Instant::now() }
+    pub(crate) fn on_stderr() -> Self {
+        Self::on(Box::new(std::io::stderr()))
+    }
+
+    pub(crate) fn on_stdout() -> Self {
+        Self::on(Box::new(std::io::stdout()))
+    }
+
+    fn on(out: Box<dyn Write>) -> Self {
+        Self { started: Instant::now(), out }
     }
 }
 
 impl Watcher for Lines {
     fn say(&mut self, what: &str) {
-        eprintln!("{:7.2} s  {what}", self.started.elapsed().as_secs_f64());
+        let seconds = self.started.elapsed().as_secs_f64();
+        // A closed pipe must not end a run that cleans up after itself.
+        let _ = writeln!(self.out, "{seconds:7.2} s  {what}");
     }
 }

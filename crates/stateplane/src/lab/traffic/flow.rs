@@ -107,6 +107,7 @@ impl Flow {
         let connected = socket.peer_addr().is_ok();
         if connected {
             self.connected_ns = Some(now);
+            self.due_ns = now;
         }
         Ok(connected)
     }

@@ -21,7 +21,6 @@ pub(crate) struct Live {
     pub(crate) failed: AtomicU64,
     pub(crate) remapped: AtomicU64,
     pub(crate) delayed: AtomicU64,
-    pub(crate) silence_ns: AtomicU64,
 }
 
 impl Live {
@@ -41,7 +40,6 @@ impl Live {
             failed: zero(),
             remapped: zero(),
             delayed: zero(),
-            silence_ns: zero(),
         }
     }
 

@@ -114,3 +114,97 @@ fn join<T>(thread: JoinHandle<io::Result<io::Result<T>>>) -> io::Result<T> {
         .join()
         .map_err(|_| io::Error::other("a traffic thread panicked"))??
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use live::Live;
+    use stateplane_host::link::Netlink;
+    use std::os::fd::AsFd;
+
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+    /// Two machines and a cable; None without the right to make them.
+    fn machines() -> Option<(Namespace, Namespace)> {
+        let client = Namespace::create("client").ok()?;
+        let server = Namespace::create("server").expect("second namespace");
+        let cable = || {
+            let net = Netlink::open()?;
+            net.add_veth("a", "b")?;
+            net.move_to("b", server.as_fd())?;
+            net.add_address("a", CLIENT, 24)?;
+            net.set_up("a")
+        };
+        client.run(cable).expect("cable");
+        let plug = || {
+            let net = Netlink::open()?;
+            net.add_address("b", SERVER, 24)?;
+            net.set_up("b")
+        };
+        server.run(plug).expect("plug");
+        Some((client, server))
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            server: SocketAddrV4::new(SERVER, 7000),
+            clients: vec![CLIENT],
+            tcp: 6,
+            period: Duration::from_millis(10),
+            udp: 2,
+            udp_period: Duration::from_millis(10),
+            rate: 200,
+            keep_every: 4,
+            keep_for: Duration::from_millis(300),
+            keep_period: Duration::from_millis(50),
+            patience: Duration::from_secs(1),
+        }
+    }
+
+    fn sleep(ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+
+    fn start(client: &Namespace, server: &Namespace) -> Traffic {
+        let traffic = Traffic::start(plan(), client, server).expect("start");
+        while Live::read(&traffic.live().long_ready) < 8 {
+            sleep(5);
+        }
+        traffic.live().set_fresh(true);
+        sleep(100);
+        traffic.live().next_phase();
+        sleep(300);
+        traffic
+    }
+
+    #[test]
+    fn a_good_network_breaks_nothing() {
+        let Some((client, server)) = machines() else {
+            return;
+        };
+        let (report, server) = start(&client, &server).finish().expect("finish");
+        assert_eq!(report.failures(), std::collections::BTreeMap::new());
+        assert_eq!((report.tcp().count(), report.udp().count()), (6, 2));
+        assert!(report.flows.iter().all(|f| f.received > 20), "{:?}", report.flows);
+        assert!(report.connections.len() > 40, "{}", report.connections.len());
+        assert_eq!(server.accepted, 6 + report.connections.len() as u64);
+        assert_eq!((report.remapped(), server.wrong_data), (0, 0));
+    }
+
+    #[test]
+    fn a_cut_cable_breaks_every_flow_and_every_attempt() {
+        let Some((client, server)) = machines() else {
+            return;
+        };
+        let traffic = start(&client, &server);
+        let cut = || Netlink::open()?.set_down("b");
+        server.run(cut).expect("cut");
+        traffic.live().next_phase();
+        sleep(200);
+        let (report, _) = traffic.finish().expect("finish");
+        assert!(report.flows.iter().all(|f| f.failure.is_some()), "{:?}", report.flows);
+        assert!(report.not_connected() > 20, "{:?}", report.failures());
+        assert!(report.median_silence(records::Kind::Ask, 2) > 1_000_000_000);
+    }
+}

@@ -87,7 +87,8 @@ const AGES: [(&str, u64); 5] = [
 
 impl ClientReport {
     pub(crate) fn new() -> Self {
-        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        // Up to a minute in microseconds.
+        let histogram = || Histogram::new_with_max(60_000_000, 3).expect("sound bounds");
         Self {
             flows: Vec::new(),
             connections: Vec::new(),
