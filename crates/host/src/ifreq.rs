@@ -23,6 +23,8 @@ const NAME_MAX: usize = 15;
 
 /// Interface is up (`IFF_UP`).
 pub(crate) const UP: u16 = 0x1;
+/// Interface can send (`IFF_RUNNING`).
+const RUNNING: u16 = 0x40;
 /// Interface takes every frame (`IFF_PROMISC`).
 pub(crate) const PROMISCUOUS: u16 = 0x100;
 
@@ -122,6 +124,12 @@ pub(crate) fn set_flag(interface: &str, flag: u16, on: bool) -> io::Result<()> {
 /// Whether the interface is up.
 pub fn is_up(interface: &str) -> io::Result<bool> {
     Ok(flags(interface)? & UP != 0)
+}
+
+/// Whether the interface is up and its cable is plugged in at both ends. The kernel
+/// finds out a moment after it happened, and until then sends nothing.
+pub fn is_running(interface: &str) -> io::Result<bool> {
+    Ok(flags(interface)? & RUNNING != 0)
 }
 
 /// One ethtool command: the kernel reads `command` and writes its answer there.

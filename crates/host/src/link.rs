@@ -8,8 +8,10 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
@@ -122,15 +124,33 @@ impl Netlink {
         self.wait(request, || format!("add neighbour {address} on {name}"))
     }
 
+    /// Waits until an interface can carry frames: the kernel notices a peer
+    /// that came up only after a while, up to a second when links are busy.
+    pub fn wait_running(&self, name: &str, limit: Duration) -> io::Result<()> {
+        let until = Instant::now() + limit;
+        while !self.link(name)?.header.flags.contains(LinkFlags::Running) {
+            if Instant::now() > until {
+                let what = format!("{name} has no carrier after {limit:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// The kernel's number of an interface.
     pub fn index(&self, name: &str) -> io::Result<u32> {
+        Ok(self.link(name)?.header.index)
+    }
+
+    fn link(&self, name: &str) -> io::Result<LinkMessage> {
         let what = || format!("find interface {name}");
         let found = self.runtime.block_on(async {
             let mut links = self.handle.link().get().match_name(name).execute();
             links.try_next().await
         });
         match found {
-            Ok(Some(link)) => Ok(link.header.index),
+            Ok(Some(link)) => Ok(link),
             Ok(None) => Err(io::Error::new(io::ErrorKind::NotFound, what())),
             Err(e) => Err(explain(e, what)),
         }
@@ -171,7 +191,6 @@ mod tests {
     use crate::netns::Namespace;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
-    use std::time::Duration;
 
     const A: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const B: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -213,6 +232,7 @@ mod tests {
         end(&right, "eth0", B, macs[1]).expect("right end");
         left.run(|| {
             let net = Netlink::open()?;
+            net.wait_running("eth0", Duration::from_secs(3))?;
             net.add_neighbour("eth0", B, macs[1])?;
             net.add_route(Ipv4Addr::UNSPECIFIED, 0, B)
         })

@@ -249,7 +249,7 @@ fn echo(namespace: &Namespace, address: Ipv4Addr, number: u8, stop: &Arc<AtomicB
 fn answers(host: &Namespace, from: Ipv4Addr, to: Ipv4Addr, ports: &[u16]) -> Vec<Option<u8>> {
     let ask = |port: u16| {
         let socket = UdpSocket::bind((from, port))?;
-        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         socket.send_to(b"who", (to, 7))?;
         let mut buffer = [0; 64];
         Ok(socket.recv_from(&mut buffer).ok().map(|_| buffer[0]))

@@ -111,7 +111,7 @@ fn mirror(ready: &Barrier, stop: &AtomicBool) -> (PortStats, PuntCounters) {
 /// Sends `packets` in bursts and awaits each burst's answers; how many came.
 fn converse(packets: u32) -> io::Result<u32> {
     let socket = UdpSocket::bind((HOST, 5000))?;
-    socket.set_read_timeout(Some(Duration::from_millis(1000)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     // Stays with the gateway's kernel, as does the ARP before it.
     socket.send_to(b"yours", (LOCAL, 9))?;
     let (mut answered, mut buffer) = (0, [0; 2000]);
@@ -185,7 +185,7 @@ fn every_queue_of_an_interface_is_served() {
     let answered = host.run(|| {
         let ask = |port: u16| {
             let socket = UdpSocket::bind((HOST, port))?;
-            socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
             socket.send_to(b"well?", (FAR, 9))?;
             Ok(socket.recv_from(&mut [0; 64]).is_ok())
         };

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 use stateplane_host::ethtool::{self, Offload};
+use stateplane_host::ifreq;
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 
@@ -53,6 +54,11 @@ pub(crate) fn plain_cable(one: &End<'_>, two: &End<'_>) -> io::Result<()> {
             netlink.set_up(end.name)
         })?;
         end.namespace.set_sysctls(&[("ipv4/ip_forward", "0")])?;
+    }
+    for end in [one, two] {
+        while !end.namespace.run(|| ifreq::is_running(end.name))? {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
     Ok(())
 }
