@@ -206,7 +206,7 @@ impl<F: NetworkFunction> Runtime<F> {
             cx,
             table: Table::new(config.flows_max, config.hash_key),
             tasks: Tasks::new(config.hash_key),
-            errors: Allowance::new(now, config.icmp_errors_per_s),
+            errors: Allowance::new(config.icmp_errors_per_s),
             counters: Counters::default(),
             config,
         };
@@ -467,12 +467,12 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new(now: Time, per_s: u32) -> Self {
+    fn new(per_s: u32) -> Self {
         let interval = Duration::from_secs(1)
             .checked_div(per_s)
             .unwrap_or(Duration::MAX);
         Self {
-            used_until: now,
+            used_until: Time::ZERO,
             interval,
             burst: Duration::from_millis(100).max(interval),
         }
