@@ -15,6 +15,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use stateplane_host::ethtool::{self, Offload};
 use stateplane_host::link::Netlink;
@@ -201,7 +202,10 @@ impl Topology {
             settle_offloads(device)?;
             net.set_up("eth0")?;
             net.add_route(POOL.0, POOL.1, OUTSIDE_GATEWAY)
-        })
+        })?;
+        let carrier = || Netlink::open()?.wait_running("eth0", Duration::from_secs(3));
+        self.namespace("client").run(carrier)?;
+        self.namespace("server").run(carrier)
     }
 }
 

@@ -143,6 +143,8 @@ mod tests {
             net.set_up("b")
         };
         server.run(plug).expect("plug");
+        let carrier = || Netlink::open()?.wait_running("a", Duration::from_secs(3));
+        client.run(carrier).expect("carrier");
         Some((client, server))
     }
 
@@ -168,7 +170,10 @@ mod tests {
 
     fn start(client: &Namespace, server: &Namespace) -> Traffic {
         let traffic = Traffic::start(plan(), client, server).expect("start");
-        while Live::read(&traffic.live().long_ready) < 8 {
+        for _ in 0..1000 {
+            if Live::read(&traffic.live().long_ready) == 8 {
+                break;
+            }
             sleep(5);
         }
         traffic.live().set_fresh(true);
