@@ -1,0 +1,248 @@
+//! The function's packet loop on AF_XDP: one thread that runs to completion.
+//!
+//! * [`packets`]: one turn of the loop
+//! * [`egress`]: next hops, and packets that wait for a neighbour
+//! * [`hops`]: the kernel's routes and neighbours
+//! * [`report`]: what the worker publishes and answers
+//!
+//! Whatever this changes on an interface goes back when it ends: offloads by
+//! [`InterfaceGuard`], XDP programs by their links, which the kernel drops even after
+//! SIGKILL.
+
+pub mod egress;
+mod hops;
+pub mod packets;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use stateplane_base::Time;
+use stateplane_functions::nat::Nat44;
+use stateplane_functions::nat::ops::InstanceId;
+use stateplane_functions::{CommitMode, PortConfig, Runtime, RuntimeConfig};
+use stateplane_host::bpf::punt::{NfProgram, Prefix};
+use stateplane_host::frame::{FramePool, PoolConfig};
+use stateplane_host::guard::InterfaceGuard;
+use stateplane_host::neigh::Neighbours;
+use stateplane_host::port::Port;
+use stateplane_host::xsk::{XskConfig, XskPort};
+use stateplane_host::{clock, ifreq, poll, priority};
+use tracing::{info, warn};
+
+use crate::config::{self, Commit};
+use crate::failure::Failure;
+use crate::function::WorkerSetup;
+use crate::nat;
+use hops::KernelHops;
+use packets::PacketLoop;
+use report::Reporter;
+
+/// Packets are more urgent than most of what runs on the machine; a late heartbeat looks
+/// like death.
+const NICE: i32 = -10;
+/// Idle turns look at signals this often.
+const GLANCE: Duration = Duration::from_millis(20);
+/// After the farewell to the switches, packets on their way are still served this long.
+const DRAIN: Duration = Duration::from_millis(50);
+
+/// Serves packets until asked to stop.
+pub fn run(setup: WorkerSetup) -> Result<(), Failure> {
+    if let Err(error) = priority::set_nice(NICE) {
+        warn!("cannot raise the worker's priority: {error}");
+    }
+    let mut worker = Worker::open(setup)?;
+    let result = worker.serve();
+    worker.close();
+    result
+}
+
+struct Worker {
+    packets: PacketLoop<Nat44, XskPort, KernelHops>,
+    programs: [NfProgram; 2],
+    guards: Vec<InterfaceGuard>,
+    neighbours: Neighbours,
+    heartbeat: crate::heartbeat::Heartbeat,
+    reporter: Reporter,
+    stop: crate::stop::Stop,
+}
+
+impl Worker {
+    fn open(setup: WorkerSetup) -> Result<Self, Failure> {
+        let names = [
+            setup.interfaces.inside.clone(),
+            setup.interfaces.outside.clone(),
+        ];
+        let addresses = [usable(&names[0])?, usable(&names[1])?];
+        let guards = names.iter().map(|n| InterfaceGuard::for_raw_frames(n));
+        let guards = guards.collect::<Result<Vec<_>, _>>().map_err(missing)?;
+        for guard in guards.iter().filter(|g| g.has_changes()) {
+            info!("changed until the end of this process: {guard}");
+        }
+        let neighbours = Neighbours::follow().map_err(missing)?;
+        let mut pool = FramePool::new(PoolConfig::default()).map_err(missing)?;
+        let xsk = XskConfig::default();
+        let inside = XskPort::open(&mut pool, &names[0], &xsk).map_err(missing)?;
+        let outside = XskPort::open(&mut pool, &names[1], &xsk).map_err(missing)?;
+
+        let config = nat::instance_config(
+            &setup.nat,
+            InstanceId::of(&setup.node),
+            setup.incarnation,
+            outside.mac(),
+            setup.seed,
+        )?;
+        let runtime = Runtime::new(
+            clock::now(),
+            runtime_config(&setup, addresses, [inside.mtu(), outside.mtu()]),
+            Nat44::new(config),
+        );
+        let public = public_prefixes(&setup.nat);
+        let locals = neighbours.local_addresses();
+        let attach = |port: &XskPort, pool: &[Prefix]| {
+            NfProgram::attach(port, pool, &locals).map_err(missing)
+        };
+        let programs = [attach(&inside, &public)?, attach(&outside, &public)?];
+        for (port, program) in [&inside, &outside].iter().zip(&programs) {
+            let (name, mode) = (port.name(), program.attachment().mode());
+            info!("{name}: AF_XDP {}, XDP {mode}", port.mode());
+        }
+        let hops = KernelHops::new(neighbours.reader(), [inside.ifindex(), outside.ifindex()]);
+        let reporter = Reporter::new(setup.status, setup.questions, &names, [&inside, &outside]);
+        Ok(Self {
+            packets: PacketLoop::new(pool, [inside, outside], runtime, setup.state, hops),
+            programs,
+            guards,
+            neighbours,
+            heartbeat: setup.heartbeat,
+            reporter,
+            stop: setup.stop,
+        })
+    }
+
+    fn serve(&mut self) -> Result<(), Failure> {
+        while !self.stop.is_raised() {
+            self.turn(clock::now())?;
+        }
+        self.heartbeat.drain();
+        let end = clock::now() + DRAIN;
+        while clock::now() < end {
+            self.turn(clock::now())?;
+        }
+        Ok(())
+    }
+
+    /// One turn, and the wait for the next.
+    fn turn(&mut self, now: Time) -> Result<(), Failure> {
+        if self.packets.egress.hops_mut().refresh() {
+            self.update_locals();
+        }
+        let received = self.packets.turn(now);
+        if self.packets.runtime.function().status().registered {
+            self.heartbeat.due(now);
+        }
+        let draining = self.stop.is_raised();
+        self.reporter
+            .turn(now, &mut self.packets, &self.programs, draining);
+        if received > 0 {
+            return Ok(());
+        }
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<(), Failure> {
+        let now = clock::now();
+        let due = [self.packets.next_timer(), Some(self.heartbeat.next())];
+        let due = due.into_iter().flatten().min().unwrap_or(Time::MAX);
+        let span = due.since(now).min(GLANCE);
+        let [inside, outside] = &self.packets.ports;
+        let fds = [inside.fd(), outside.fd(), self.packets.state.fd()];
+        let mut watched = Vec::with_capacity(fds.len());
+        watched.extend(fds.into_iter().flatten());
+        poll::wait(&watched, Some(span)).map_err(Failure::running)?;
+        Ok(())
+    }
+
+    /// The machine got or lost an address: packets to its own stay with the kernel.
+    fn update_locals(&mut self) {
+        let locals = self.neighbours.local_addresses();
+        for program in &mut self.programs {
+            if let Err(error) = program.set_locals(&locals) {
+                warn!("cannot update the local addresses: {error}");
+            }
+        }
+    }
+
+    /// Detaches the programs first, so that no frame meets a closed socket.
+    fn close(self) {
+        let Self {
+            packets,
+            programs,
+            guards,
+            ..
+        } = self;
+        drop(programs);
+        let PacketLoop {
+            mut pool, ports, ..
+        } = packets;
+        for port in ports {
+            port.close(&mut pool);
+        }
+        drop(guards);
+    }
+}
+
+fn missing(error: impl std::fmt::Display) -> Failure {
+    Failure::missing(error, "")
+}
+
+/// The interface's own address, which it needs to forward: our ICMP errors come from it.
+fn usable(interface: &str) -> Result<Ipv4Addr, Failure> {
+    let up = ifreq::is_up(interface).map_err(|error| {
+        let help = "`ip link` lists the interfaces; the file names them under [node.NAME]";
+        Failure::missing(format!("interface {interface}: {error}"), help)
+    })?;
+    if !up {
+        let help = format!("ip link set {interface} up");
+        return Err(Failure::missing(
+            format!("interface {interface} is down"),
+            help,
+        ));
+    }
+    ifreq::address(interface).map_err(|error| {
+        let help = format!("ip address add ADDRESS/PREFIX dev {interface}");
+        Failure::missing(
+            format!("interface {interface} has no IPv4 address: {error}"),
+            help,
+        )
+    })
+}
+
+fn runtime_config(setup: &WorkerSetup, addresses: [Ipv4Addr; 2], mtus: [u32; 2]) -> RuntimeConfig {
+    let port = |side: usize| PortConfig {
+        address: addresses[side],
+        mtu: u16::try_from(mtus[side]).unwrap_or(u16::MAX),
+    };
+    let hash_key = [
+        setup.seed,
+        setup.seed.rotate_left(17) ^ 0x5370_a9e5_7a7e_f10e,
+    ];
+    let mut config = RuntimeConfig::new([port(0), port(1)], hash_key);
+    config.mode = match setup.nat.commit {
+        Commit::Strict => CommitMode::Strict,
+        Commit::ReplyBarrier => CommitMode::ReplyBarrier,
+        Commit::Async => CommitMode::Async,
+    };
+    config.park_max = setup.park.limit;
+    config.park_timeout = setup.park.timeout;
+    config
+}
+
+fn public_prefixes(nat: &config::Nat) -> Vec<Prefix> {
+    nat.outside_addresses
+        .iter()
+        .flat_map(|range| Prefix::cover(range.first, range.last))
+        .collect()
+}

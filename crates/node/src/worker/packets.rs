@@ -1,0 +1,179 @@
+//! One turn of a function's packet loop: receive, decide, talk to the store, send.
+//!
+//! Works over any [`Port`] and any [`NextHops`], so that the whole path of a packet
+//! is tested without a network; [`super`] runs it on AF_XDP.
+
+use std::net::Ipv4Addr;
+
+use stateplane_base::{Reason, Time};
+use stateplane_flow::PortId;
+use stateplane_functions::{
+    Disposition, Effect, FrameId, NetworkFunction, Runtime,
+};
+use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
+use stateplane_host::port::Port;
+
+use super::egress::{Egress, NextHops};
+use crate::client::{Done, StateClient};
+
+/// Frames taken from one port before the other gets its turn.
+const BATCH: usize = 64;
+/// Rounds between function and store in one turn. An embedded store answers at once,
+/// and what it answers may lead to more questions.
+const EXCHANGES: usize = 8;
+
+/// The inside and the outside port.
+pub const PORTS: [PortId; 2] = [PortId(0), PortId(1)];
+
+/// Everything one worker turns over.
+pub struct PacketLoop<F, P, H> {
+    /// The memory of all frames.
+    pub pool: FramePool,
+    /// Inside, outside.
+    pub ports: [P; 2],
+    /// The function at work.
+    pub runtime: Runtime<F>,
+    /// The store.
+    pub state: StateClient,
+    /// What is on its way out.
+    pub egress: Egress<H>,
+    batch: Vec<Frame>,
+    done: Vec<Done>,
+}
+
+impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
+    /// Puts the parts together.
+    pub fn new(
+        pool: FramePool,
+        ports: [P; 2],
+        runtime: Runtime<F>,
+        state: StateClient,
+        hops: H,
+    ) -> Self {
+        let egress = Egress::new(hops, [ports[0].mac(), ports[1].mac()]);
+        let batch = Vec::with_capacity(BATCH);
+        Self {
+            pool,
+            ports,
+            runtime,
+            state,
+            egress,
+            batch,
+            done: Vec::new(),
+        }
+    }
+
+    /// Does everything that can be done at `now`; how many frames came in.
+    pub fn turn(&mut self, now: Time) -> usize {
+        let mut received = 0;
+        for port in PORTS {
+            received += self.receive(now, port);
+        }
+        if self.runtime.next_timer().is_some_and(|due| due <= now) {
+            self.runtime.on_timer(now);
+        }
+        for _ in 0..EXCHANGES {
+            self.carry_out_effects(now);
+            if !self.exchange_with_store(now) {
+                break;
+            }
+        }
+        self.carry_out_effects(now);
+        self.egress
+            .retry_waiting(now, &mut self.pool, &mut self.runtime);
+        self.send();
+        received
+    }
+
+    /// When [`Self::turn`] must be called even if nothing arrives.
+    pub fn next_timer(&self) -> Option<Time> {
+        let due = [
+            self.runtime.next_timer(),
+            self.state.next_timer(),
+            self.egress.next_retry(),
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    fn receive(&mut self, now: Time, port: PortId) -> usize {
+        let mut batch = std::mem::take(&mut self.batch);
+        let count = self.ports[usize::from(port.0)].receive(&mut self.pool, BATCH, &mut batch);
+        for frame in batch.drain(..) {
+            let (id, len) = (FrameId(frame.id().0), frame.len());
+            let buffer = self.pool.buffer_mut(&frame);
+            let disposition = self.runtime.on_frame(now, port, id, buffer, len);
+            self.dispose(now, port, frame, disposition);
+        }
+        self.batch = batch;
+        count
+    }
+
+    fn dispose(&mut self, now: Time, came: PortId, mut frame: Frame, what: Disposition) {
+        match what {
+            Disposition::Forward { port, len } => {
+                self.pool.set_len(&mut frame, len);
+                self.egress
+                    .forward(now, port, frame, &mut self.pool, &mut self.runtime);
+            }
+            Disposition::Answer { len } => {
+                self.pool.set_len(&mut frame, len);
+                self.egress.answer(came, frame);
+            }
+            Disposition::Drop(_) => self.pool.give(frame),
+            Disposition::Parked => {
+                self.pool.park(frame);
+            }
+        }
+    }
+
+    fn carry_out_effects(&mut self, now: Time) {
+        while let Some(effect) = self.runtime.poll_effect() {
+            match effect {
+                Effect::Submit { ticket, op } => self.state.submit(now, ticket, op),
+                Effect::Release { frame, parked } => {
+                    let Some(frame) = self.pool.unpark(HostFrame(frame.0)) else {
+                        continue;
+                    };
+                    let buffer = self.pool.buffer_mut(&frame);
+                    let disposition = self.runtime.release(now, &parked, buffer);
+                    self.dispose(now, parked.port, frame, disposition);
+                }
+                Effect::Discard { frame, reason: _ } => {
+                    if let Some(frame) = self.pool.unpark(HostFrame(frame.0)) {
+                        self.pool.give(frame);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what was submitted and takes what was answered; whether anything was.
+    fn exchange_with_store(&mut self, now: Time) -> bool {
+        self.state.flush(now);
+        self.state.poll(now, &mut self.done);
+        let answered = !self.done.is_empty();
+        for (ticket, result) in self.done.drain(..) {
+            self.runtime.on_reply(now, ticket, result.as_deref().map_err(|error| *error));
+        }
+        answered
+    }
+
+    fn send(&mut self) {
+        for (port, queue) in self.ports.iter_mut().zip(self.egress.queues()) {
+            if !queue.is_empty() {
+                port.transmit(&mut self.pool, queue);
+                for frame in queue.drain(..) {
+                    self.runtime.count_drop(Reason::TxFull);
+                    self.pool.give(frame);
+                }
+            }
+            port.flush();
+        }
+    }
+}
+
+/// Where an IPv4 packet in an untagged frame goes to.
+pub(super) fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = frame.get(30..34)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets))
+}

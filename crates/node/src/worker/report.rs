@@ -1,0 +1,184 @@
+//! What the worker publishes, and the questions it answers between batches.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Receiver;
+
+use stateplane_base::Time;
+use stateplane_flow::{Endpoint, PortId, Protocol};
+use stateplane_functions::nat::Nat44;
+use stateplane_functions::{Counters, Session};
+use stateplane_host::bpf::punt::NfProgram;
+use stateplane_host::port::Port;
+use stateplane_host::xsk::XskPort;
+
+use super::hops::KernelHops;
+use super::packets::PacketLoop;
+use crate::function::{FunctionStatus, InterfaceStatus, Question, SessionView};
+use crate::status::Publisher;
+
+type Packets = PacketLoop<Nat44, XskPort, KernelHops>;
+
+/// The worker's publishing end.
+pub(super) struct Reporter {
+    status: Publisher<FunctionStatus>,
+    questions: Receiver<Question>,
+    interfaces: [(String, InterfaceStatus); 2],
+}
+
+impl Reporter {
+    pub(super) fn new(
+        status: Publisher<FunctionStatus>,
+        questions: Receiver<Question>,
+        names: &[String; 2],
+        ports: [&XskPort; 2],
+    ) -> Self {
+        let interface = |index: usize, side: &str| {
+            let mode = format!("AF_XDP {}", ports[index].mode());
+            let status = InterfaceStatus {
+                side: side.to_owned(),
+                mode,
+                received: 0,
+                sent: 0,
+            };
+            (names[index].clone(), status)
+        };
+        Self {
+            status,
+            questions,
+            interfaces: [interface(0, "inside"), interface(1, "outside")],
+        }
+    }
+
+    /// Publishes if it is time, and answers what was asked.
+    pub(super) fn turn(
+        &mut self,
+        now: Time,
+        packets: &mut Packets,
+        programs: &[NfProgram; 2],
+        draining: bool,
+    ) {
+        while let Ok(Question::Sessions { limit, answer }) = self.questions.try_recv() {
+            // Whoever asked may have gone.
+            let _ = answer.send(sessions(now, packets, limit));
+        }
+        if self.status.due(now) {
+            self.publish(packets, programs, draining);
+        }
+    }
+
+    fn publish(&mut self, packets: &Packets, programs: &[NfProgram; 2], draining: bool) {
+        for ((_, status), port) in self.interfaces.iter_mut().zip(&packets.ports) {
+            let stats = port.stats();
+            (status.received, status.sent) = (stats.received, stats.sent);
+        }
+        let counters = packets.runtime.counters();
+        let drops = counters.drops().filter(|(_, count)| *count > 0);
+        let drops = drops
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect();
+        let mut named = named(counters);
+        add_host_counters(&mut named, packets, programs);
+        let interfaces = self.interfaces.iter().cloned().collect();
+        self.status.update(|status| {
+            *status = FunctionStatus {
+                attached: true,
+                registered: packets.runtime.function().status().registered,
+                draining,
+                interfaces,
+                flows: packets.runtime.flows() as u64,
+                parked: counters.park_now,
+                store_pending: packets.state.pending() as u64,
+                drops,
+                counters: named,
+            };
+        });
+    }
+}
+
+/// The runtime's counters by name.
+fn named(counters: &Counters) -> BTreeMap<String, u64> {
+    let [inside, outside] = counters.forwarded;
+    let named = [
+        ("forwarded-inside", inside),
+        ("forwarded-outside", outside),
+        ("hits", counters.hits),
+        ("answered", counters.answered),
+        ("checksums-finished", counters.checksums_finished),
+        ("decisions", counters.decisions),
+        ("decisions-refused", counters.decisions_refused),
+        ("decisions-timed-out", counters.decisions_timed_out),
+        ("announced", counters.announced),
+        ("misannounced", counters.misannounced),
+        ("passed-early", counters.passed_early),
+        ("parked", counters.parked),
+        ("held-by-barrier", counters.held_by_barrier),
+        ("released", counters.released),
+        ("uncached", counters.uncached),
+        ("park-high-water", counters.park_high_water),
+    ];
+    named
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
+}
+
+/// What happened below and beside the function.
+fn add_host_counters(
+    named: &mut BTreeMap<String, u64>,
+    packets: &Packets,
+    programs: &[NfProgram; 2],
+) {
+    let census = packets.pool.census();
+    named.insert("frames-free".to_owned(), census.free as u64);
+    named.insert("frames-parked".to_owned(), census.parked as u64);
+    named.insert(
+        "neighbour-waiting".to_owned(),
+        packets.egress.waiting() as u64,
+    );
+    for (side, (port, program)) in ["inside", "outside"]
+        .iter()
+        .zip(packets.ports.iter().zip(programs))
+    {
+        let stats = port.stats();
+        named.insert(format!("{side}-no-frame"), stats.dropped_no_frame);
+        named.insert(format!("{side}-ring-full"), stats.dropped_ring_full);
+        named.insert(format!("{side}-send-full"), stats.send_full);
+        if let Ok(punt) = program.counters() {
+            named.insert(format!("{side}-to-kernel"), punt.kernel);
+            named.insert(format!("{side}-no-socket"), punt.no_socket);
+        }
+    }
+}
+
+fn sessions(now: Time, packets: &Packets, limit: usize) -> Vec<SessionView> {
+    // One line a mapping: the way out names both of its endpoints.
+    let outward = packets
+        .runtime
+        .sessions(now, limit, |_, action| action.out == PortId(1));
+    outward.iter().map(view).collect()
+}
+
+fn view(session: &Session) -> SessionView {
+    let flow = session.flow;
+    let outside = session.action.source.map_or_else(String::new, text);
+    SessionView {
+        protocol: match flow.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::IcmpEcho => "icmp",
+        }
+        .to_owned(),
+        inside: text(flow.source),
+        outside,
+        // Mapping and filtering are endpoint independent: there is no single remote end.
+        remote: None,
+        state: session.note.to_owned(),
+        idle_ms: None,
+        valid_ms: Some(u64::try_from(session.valid_for.as_millis()).unwrap_or(u64::MAX)),
+        packets: None,
+    }
+}
+
+fn text(endpoint: Endpoint) -> String {
+    format!("{}:{}", endpoint.addr, endpoint.port)
+}
