@@ -15,7 +15,7 @@ use stateplane_wire::group::{
     Address, Batch, Body, Formation, Message, OpResult, Reply, Request, Session, Slot, View,
 };
 
-use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer};
 
 /// An operation of this client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -216,13 +216,18 @@ impl Client {
     /// Adds a reply to those it agrees with.
     fn count(&mut self, now: Time, formation: Formation, reply: Reply) {
         let key = (formation, reply.view, reply.session, reply.slot);
+        let key = match self.config.broken(Mutation::QuorumAcrossViews) {
+            true => (formation, 0, 0, reply.slot),
+            false => key,
+        };
         let leader = self.config.leader_of(reply.view);
         let tally = self.tallies.entry(key).or_default();
         tally.replicas |= 1 << reply.replica;
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
             tally.results.extend(reply.results);
         }
-        let majority = tally.replicas.count_ones() as usize >= self.config.quorum();
+        let quorum = self.config.quorum_unless(Mutation::ClientQuorum);
+        let majority = tally.replicas.count_ones() as usize >= quorum;
         if majority && tally.replicas & (1 << leader) != 0 {
             for result in core::mem::take(&mut tally.results) {
                 if let Some(outcome) = result.outcome {

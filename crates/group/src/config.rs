@@ -15,6 +15,9 @@ pub struct GroupConfig {
     pub timing: Timing,
     /// Bounds.
     pub limits: Limits,
+    /// The rule broken on purpose, if any.
+    #[cfg(feature = "mutations")]
+    pub(crate) broken: Option<crate::Mutation>,
 }
 
 impl GroupConfig {
@@ -32,6 +35,8 @@ impl GroupConfig {
             group: 0,
             timing: Timing::default(),
             limits: Limits::default(),
+            #[cfg(feature = "mutations")]
+            broken: None,
         }
     }
 

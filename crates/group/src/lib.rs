@@ -30,11 +30,13 @@ extern crate alloc;
 mod client;
 mod config;
 mod effect;
+mod mutation;
 mod replica;
 mod sequencer;
 
 pub use client::{Busy, Client, ClientStatus, RequestId, Unknown};
 pub use config::{GroupConfig, Limits, Timing};
+pub use mutation::Mutation;
 pub use effect::{Alarm, Effect, Mark, Marks, Peer};
 pub use replica::{Replica, ReplicaStatus, Role};
 pub use sequencer::{Sequencer, SequencerStatus};

@@ -15,10 +15,18 @@ fn a_group_forms_gets_a_session_and_serves_in_one_round_trip() {
     let mut w = World::ready(3);
     let before = w.now;
     assert_eq!(w.call(b"a").map(|r| count(&r)), Ok(1));
-    assert_eq!(w.now.since(before).as_micros(), 150, "client, sequencer, replicas, client");
+    assert_eq!(
+        w.now.since(before).as_micros(),
+        150,
+        "client, sequencer, replicas, client"
+    );
     w.run(30);
     w.agree();
-    assert!(w.alive().all(|r| r.inspect().commit == 1 && r.inspect().executed == 1), "synchronised");
+    assert!(
+        w.alive()
+            .all(|r| r.inspect().commit == 1 && r.inspect().executed == 1),
+        "synchronised"
+    );
 }
 
 #[test]
@@ -63,7 +71,11 @@ fn a_leader_recovers_a_slot_from_a_follower_in_a_few_milliseconds() {
     });
     let before = w.now;
     w.call(b"x").unwrap();
-    assert!(w.now.since(before).as_millis() < 5, "{:?}: noticed by the tail, not by a retry", w.now.since(before));
+    assert!(
+        w.now.since(before).as_millis() < 5,
+        "{:?}: noticed by the tail, not by a retry",
+        w.now.since(before)
+    );
     assert_eq!(w.mark(Mark::GapRecovered), 1);
 }
 
@@ -113,7 +125,11 @@ fn a_dead_leader_is_replaced_and_nothing_committed_is_lost() {
     w.kill(w.leader().unwrap());
     let before = w.now;
     assert_eq!(w.call(b"after").map(|r| count(&r)), Ok(11));
-    assert!(w.now.since(before).as_millis() < 100, "{:?}", w.now.since(before));
+    assert!(
+        w.now.since(before).as_millis() < 100,
+        "{:?}",
+        w.now.since(before)
+    );
     w.run(50);
     w.agree();
 }
@@ -204,11 +220,14 @@ fn a_deposed_leader_rolls_back_what_did_not_survive() {
     // Ordered messages reach the others again; the lost one's retries do not reach anybody.
     w.lose = Box::new(move |from, to, body| {
         let cut = from == Node::Replica(old) || to == Node::Replica(old);
-        let client = matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost"));
+        let client =
+            matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost"));
         cut || client
     });
     w.call(b"new").unwrap();
-    w.lose = Box::new(|_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost")));
+    w.lose = Box::new(
+        |_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost")),
+    );
     w.run(3000);
     assert!(w.done[&id].is_err(), "its outcome is unknown");
     w.agree();
@@ -230,7 +249,11 @@ fn a_total_loss_starts_an_empty_group() {
     let mut w = World::ready(3);
     w.call(b"x").unwrap();
     (0..3).for_each(|i| w.start_replica(i));
-    assert_eq!(w.call(b"y").map(|r| count(&r)), Ok(1), "nothing is remembered, and the group works");
+    assert_eq!(
+        w.call(b"y").map(|r| count(&r)),
+        Ok(1),
+        "nothing is remembered, and the group works"
+    );
     w.run(50);
     w.agree();
 }

@@ -14,7 +14,7 @@ use stateplane_state::Application;
 use stateplane_wire::group::{Body, Entries, Entry, Slot, View};
 
 use super::{Replica, Status};
-use crate::{Mark, Peer};
+use crate::{Mark, Mutation, Peer};
 
 /// A run of slots the leader misses.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl<A: Application> Replica<A> {
         else {
             return;
         };
-        if acks.count_ones() as usize + 1 < self.config.quorum() {
+        if acks.count_ones() as usize + 1 < self.config.quorum_unless(Mutation::GapWithoutQuorum) {
             return;
         }
         self.gap = None;

@@ -9,8 +9,9 @@ use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{Body, Entries, Entry, Slot, StartView, Summary};
 
+use super::transfer::Snapshot;
 use super::{Follower, Replica, Status};
-use crate::{Mark, Peer};
+use crate::{Alarm, Mark, Peer};
 
 /// Slots for which clients get replies again when a view starts.
 const ANNOUNCE: u64 = 256;
@@ -30,6 +31,8 @@ pub(super) struct Staging {
     attempt: usize,
     /// Our source has truncated its log up to here.
     floor: Option<Slot>,
+    /// The state after some slot of the target, to be installed with it.
+    snapshot: Option<Snapshot>,
 }
 
 impl Staging {
@@ -43,7 +46,35 @@ impl Staging {
             asked: 0,
             attempt: 0,
             floor: None,
+            snapshot: None,
         }
+    }
+
+    /// If we lead: a voter with the longest log.
+    pub(super) fn voter(&self) -> Option<u8> {
+        let longest = self
+            .sources
+            .iter()
+            .filter(|_| self.lead)
+            .max_by_key(|(_, s)| s.len)?;
+        Some(longest.0)
+    }
+
+    /// Keeps a snapshot that is not final but part of the target.
+    pub(super) fn keep(&mut self, mut snapshot: Snapshot) -> bool {
+        let (start, summary) = (&self.target, &self.target.summary);
+        let of_target = snapshot.view == start.view || snapshot.view == start.basis;
+        let mut slots = (snapshot.commit + 1..).zip(&snapshot.entries);
+        let fits = slots.all(|(slot, entry)| {
+            !summary.knows(slot) || summary.noops.contains(slot) == entry.is_noop()
+        });
+        if !of_target || snapshot.at > summary.len || !fits {
+            return false;
+        }
+        let entries = core::mem::take(&mut snapshot.entries);
+        self.entries.extend((snapshot.commit + 1..).zip(entries));
+        self.snapshot = Some(snapshot);
+        true
     }
 
     /// Whether replica `j` can supply `slot` truly.
@@ -87,7 +118,7 @@ impl<A: Application> Replica<A> {
     }
 
     fn origin(&self, staging: &Staging, slot: Slot) -> Origin {
-        if slot <= self.commit {
+        if slot <= self.commit || staging.snapshot.as_ref().is_some_and(|s| slot <= s.commit) {
             return Origin::Own; // final in every view
         }
         if staging.entries.contains_key(&slot) {
@@ -117,7 +148,7 @@ impl<A: Application> Replica<A> {
             let same_noop = noop && origin == Origin::Noop;
             slot <= staging.target.summary.len && (origin == Origin::Own || same_noop)
         };
-        (self.commit + 1..=self.executed).any(|slot| !survives(slot))
+        staging.snapshot.is_none() && (self.commit + 1..=self.executed).any(|slot| !survives(slot))
     }
 
     /// Takes the next step towards the target; `ask` sends requests.
@@ -236,6 +267,13 @@ impl<A: Application> Replica<A> {
 
     /// The log becomes the view's, and the view ours.
     fn adopt(&mut self, now: Time, mut staging: Staging) {
+        if let Some(snapshot) = staging.snapshot.take()
+            && !self.install(snapshot)
+        {
+            self.alarm(Alarm::SnapshotRefused);
+            self.staging = Some(staging);
+            return;
+        }
         let target = staging.target;
         let mut old = BTreeMap::new();
         while let Some((slot, entry)) = self.log.pop_above(self.commit) {

@@ -1,10 +1,12 @@
 //! Snapshots to and from peers: the one mechanism for a replica that has executed
 //! what did not survive, that lags behind truncation, or that has no memory.
 //!
-//! A snapshot is the state after a *final* slot. Installing one therefore never
-//! takes anything back: it replaces the prefix of the log that it covers, whatever
-//! the view. A leader executes ahead of the sync point; a snapshot it takes is
-//! handed out only when the sync point has reached it.
+//! A snapshot is the state after slot `at` of the log of one view, of which the
+//! slots up to `commit` are final; the entries between come with it. Of a follower
+//! all of it is final, and it may be installed in any view. A leader has executed
+//! more than is final, and may be the only one that still has the state: that of
+//! its last normal view can be installed by a replica of the same view, and as part
+//! of entering a view whose log continues it.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -13,17 +15,18 @@ use core::time::Duration;
 use stateplane_base::{LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::codec::{Malformed, Reader, Writer};
-use stateplane_wire::group::{Body, Slot, SnapshotChunk};
+use stateplane_wire::group::{Body, Entry, Slot, SnapshotChunk, View, decode_entry, encode_entry};
 
+use super::staging::Staging;
 use super::table::ClientTable;
 use super::{Replica, Status};
-use crate::{Alarm, Mark};
+use crate::{Alarm, Limits, Mark};
 
 const VERSION: u8 = 1;
 /// A snapshot nobody asked for so long is dropped.
 const IDLE: Duration = Duration::from_secs(1);
 /// Fruitless requests after which another peer is asked.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 2;
 /// Pieces sent per request, whatever is asked for.
 const MAX_CHUNKS: u16 = 256;
 
@@ -88,21 +91,21 @@ impl<A: Application> Replica<A> {
         if self.status == Status::Booting {
             return;
         }
-        let fits = |s: &Serving, base: Slot| s.at >= floor && s.at >= base;
-        if at == 0
-            && !self
-                .serving
-                .as_ref()
-                .is_some_and(|s| fits(s, self.log.base()))
-        {
+        let base = self.log.base();
+        let usable = |s: &&mut Serving| {
+            if at == 0 {
+                s.at >= floor && s.at >= base
+            } else {
+                s.at == at
+            }
+        };
+        let mut offset = offset;
+        if self.serving.as_mut().filter(usable).is_none() {
+            // It asks for the first time, or for what we no longer have.
             self.take_snapshot(now, floor);
+            offset = 0;
         }
-        let commit = self.commit;
-        let Some(serving) = self
-            .serving
-            .as_mut()
-            .filter(|s| (at == 0 || s.at == at) && s.at <= commit)
-        else {
+        let Some(serving) = self.serving.as_mut().filter(|s| s.at >= floor) else {
             return;
         };
         serving.used = now;
@@ -117,7 +120,6 @@ impl<A: Application> Replica<A> {
             .take(chunks.min(MAX_CHUNKS).into())
             .map(<[u8]>::to_vec)
             .collect();
-        let mut offset = offset;
         for bytes in pieces {
             let next = offset + bytes.len() as u64;
             self.send_to(
@@ -135,14 +137,23 @@ impl<A: Application> Replica<A> {
 
     /// Takes a snapshot of the executed state, if it is recent enough.
     fn take_snapshot(&mut self, now: Time, floor: Slot) {
+        self.serving = None;
         if self.executed < floor || self.executed == 0 {
             return;
         }
         let mut bytes = Vec::new();
         let mut w = Writer::new(&mut bytes);
         w.u8(VERSION);
-        w.u64(self.executed);
-        w.u64(self.log_time.as_nanos());
+        let commit = self.commit.min(self.executed);
+        for word in [
+            self.last_normal,
+            self.executed,
+            commit,
+            self.log_time.as_nanos(),
+        ] {
+            w.u64(word);
+        }
+        (commit + 1..=self.executed).for_each(|slot| encode_entry(self.log.get(slot), &mut w));
         self.table.encode(&mut w);
         w.string(&self.app.snapshot());
         if bytes.len() as u64 > self.config.limits.snapshot_bytes {
@@ -165,8 +176,9 @@ impl<A: Application> Replica<A> {
                 *download = Download::new(floor, download.source);
             }
             None => {
-                // The leader is busiest: it is asked last.
-                let first = self.peer_after(self.config.leader_of(self.view));
+                // Who voted with the log wanted has it; else anybody, the busy leader last.
+                let voter = self.staging.as_ref().and_then(Staging::voter);
+                let first = voter.or_else(|| self.peer_after(self.config.leader_of(self.view)));
                 let Some(first) = first else { return };
                 self.download = Some(Download::new(floor, first));
             }
@@ -253,14 +265,20 @@ impl<A: Application> Replica<A> {
             return;
         };
         self.timers.transfer = None;
-        if at < self.log.base() || self.install(at, &download.bytes).is_err() {
-            self.alarm(Alarm::SnapshotRefused);
+        let snapshot = Snapshot::parse(at, &download.bytes, &self.config.limits);
+        let taken = match snapshot {
+            Ok(snapshot) if at >= self.log.base() => self.take_in(snapshot),
+            _ => {
+                self.alarm(Alarm::SnapshotRefused);
+                false
+            }
+        };
+        if !taken {
             let next = self.peer_after(download.source).unwrap_or(download.source);
             self.download = Some(Download::new(download.floor.max(self.log.base()), next));
             self.timers.transfer = Some(now + self.config.timing.resend);
             return;
         }
-        self.marks.hit(Mark::SnapshotInstalled);
         if self.staging.is_some() {
             self.stage_step(now, true);
         } else if self.status == Status::Normal {
@@ -272,25 +290,89 @@ impl<A: Application> Replica<A> {
         }
     }
 
+    /// Installs a snapshot, or keeps it for the view being entered; false if it
+    /// is of no use.
+    fn take_in(&mut self, snapshot: Snapshot) -> bool {
+        let same_view = snapshot.view == self.last_normal && self.status != Status::Booting;
+        if snapshot.commit >= snapshot.at || same_view {
+            let installed = self.install(snapshot);
+            if !installed {
+                self.alarm(Alarm::SnapshotRefused);
+            }
+            return installed;
+        }
+        self.staging
+            .as_mut()
+            .is_some_and(|staging| staging.keep(snapshot))
+    }
+
     /// The state becomes the snapshot's. Slots of our log after it stay.
-    fn install(&mut self, at: Slot, bytes: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn install(&mut self, snapshot: Snapshot) -> bool {
+        if self.app.restore(&snapshot.app).is_err() {
+            return false;
+        }
+        self.marks.hit(Mark::SnapshotInstalled);
+        self.table = snapshot.table;
+        self.log_time = snapshot.log_time;
+        self.executed = snapshot.at;
+        self.serving = None;
+        if snapshot.commit > self.commit {
+            self.commit = snapshot.commit;
+            self.log.truncate_to(snapshot.commit);
+        }
+        for (slot, entry) in (snapshot.commit + 1..).zip(snapshot.entries) {
+            if slot == self.log.len() + 1 {
+                self.log.push(entry);
+            } else if slot > self.commit {
+                self.log.replace(slot, entry);
+            }
+        }
+        true
+    }
+}
+
+/// A received snapshot.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    /// In whose log ...
+    pub(super) view: View,
+    /// ... it is the state after this slot,
+    pub(super) at: Slot,
+    /// of which these slots are final
+    pub(super) commit: Slot,
+    /// and these follow.
+    pub(super) entries: Vec<Entry>,
+    log_time: LogTime,
+    table: ClientTable,
+    app: Vec<u8>,
+}
+
+impl Snapshot {
+    fn parse(at: Slot, bytes: &[u8], limits: &Limits) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
-        if r.u8()? != VERSION || r.u64()? != at {
+        if r.u8()? != VERSION {
+            return Err(Malformed("snapshot version"));
+        }
+        let (view, executed, commit) = (r.u64()?, r.u64()?, r.u64()?);
+        if executed != at || commit > at || at - commit > limits.unsynced + limits.fetch {
             return Err(Malformed("snapshot header"));
         }
         let log_time = LogTime::from_nanos(r.u64()?);
-        let table = ClientTable::decode(&mut r, &self.config.limits)?;
-        let app = r.string()?;
+        let mut entries = Vec::new();
+        for _ in commit..at {
+            entries.push(decode_entry(&mut r)?.ok_or(Malformed("snapshot entry"))?);
+        }
+        let table = ClientTable::decode(&mut r, limits)?;
+        let app = r.string()?.to_vec();
         r.finish()?;
-        self.app
-            .restore(app)
-            .map_err(|_| Malformed("application state"))?;
-        self.table = table;
-        self.log_time = log_time;
-        self.executed = at;
-        self.commit = self.commit.max(at);
-        self.log.truncate_to(at.max(self.log.base()));
-        self.serving = None;
-        Ok(())
+        Ok(Self {
+            view,
+            at,
+            commit,
+            entries,
+            log_time,
+            table,
+            app,
+        })
     }
 }

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
-use stateplane_group::{Client, Effect, GroupConfig, Mark, Message, Peer, Replica, RequestId, Role, Sequencer, Unknown};
+use stateplane_group::{
+    Client, Effect, GroupConfig, Mark, Message, Peer, Replica, RequestId, Role, Sequencer, Unknown,
+};
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::group::{Address, Body};
 
@@ -46,7 +48,10 @@ impl Application for Journal {
     }
 
     fn digest(&self) -> u64 {
-        self.ops.iter().flat_map(|(_, op)| op).fold(7, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+        self.ops
+            .iter()
+            .flat_map(|(_, op)| op)
+            .fold(7, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
     }
 }
 
@@ -110,7 +115,12 @@ impl World {
     pub fn start_replica(&mut self, i: u8) {
         self.lives += 1;
         let config = self.config.clone();
-        let replica = Replica::new(config, ReplicaId(i), Incarnation(self.lives), Journal::default());
+        let replica = Replica::new(
+            config,
+            ReplicaId(i),
+            Incarnation(self.lives),
+            Journal::default(),
+        );
         self.replicas[usize::from(i)] = Some(replica);
     }
 
@@ -142,7 +152,9 @@ impl World {
     }
 
     pub fn submit(&mut self, op: &[u8]) -> RequestId {
-        self.client.submit(self.now, op.to_vec()).expect("room for an operation")
+        self.client
+            .submit(self.now, op.to_vec())
+            .expect("room for an operation")
     }
 
     /// Submits and runs until the outcome.
@@ -171,7 +183,12 @@ impl World {
         let timers = timers.chain(self.sequencer.as_ref().and_then(Sequencer::next_timer));
         let timer = timers.chain(self.client.next_timer()).min();
         let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
-        let Some(next) = timer.into_iter().chain(arrival).min().filter(|at| *at <= end) else {
+        let Some(next) = timer
+            .into_iter()
+            .chain(arrival)
+            .min()
+            .filter(|at| *at <= end)
+        else {
             self.now = end;
             return false;
         };
@@ -181,7 +198,10 @@ impl World {
             self.deliver(from, to, &bytes);
         } else {
             let now = self.now;
-            self.replicas.iter_mut().flatten().for_each(|r| r.on_timer(now));
+            self.replicas
+                .iter_mut()
+                .flatten()
+                .for_each(|r| r.on_timer(now));
             self.sequencer.iter_mut().for_each(|s| s.on_timer(now));
             self.client.on_timer(now);
         }
@@ -200,7 +220,13 @@ impl World {
         let peer = match from {
             Node::Replica(i) => Peer::Replica(ReplicaId(i)),
             Node::Sequencer => Peer::Sequencer,
-            Node::Client => Peer::Client(CLIENT, Address { ip: [0; 16], port: 9 }),
+            Node::Client => Peer::Client(
+                CLIENT,
+                Address {
+                    ip: [0; 16],
+                    port: 9,
+                },
+            ),
         };
         match to {
             Node::Replica(i) => {
@@ -210,7 +236,9 @@ impl World {
             }
             Node::Sequencer => {
                 let wall = LogTime::from_nanos(now.as_nanos());
-                self.sequencer.iter_mut().for_each(|s| s.on_message(now, wall, peer, msg.clone()));
+                self.sequencer
+                    .iter_mut()
+                    .for_each(|s| s.on_message(now, wall, peer, msg.clone()));
             }
             Node::Client => self.client.on_message(now, peer, msg),
         }
@@ -218,7 +246,10 @@ impl World {
 
     fn flush(&mut self) {
         for i in 0..self.config.n {
-            while let Some(effect) = self.replicas[usize::from(i)].as_mut().and_then(Replica::poll_effect) {
+            while let Some(effect) = self.replicas[usize::from(i)]
+                .as_mut()
+                .and_then(Replica::poll_effect)
+            {
                 self.route(Node::Replica(i), effect);
             }
         }
@@ -234,13 +265,22 @@ impl World {
     }
 
     fn route(&mut self, from: Node, effect: Effect) {
-        let Effect::Send { to, msg } = effect else { panic!("{from:?}: {effect:?}") };
+        let Effect::Send { to, msg } = effect else {
+            panic!("{from:?}: {effect:?}")
+        };
         let targets = match to {
             Peer::Replica(j) => vec![Node::Replica(j.0)],
-            Peer::Replicas => (0..self.config.n).map(Node::Replica).filter(|t| *t != from).collect(),
+            Peer::Replicas => (0..self.config.n)
+                .map(Node::Replica)
+                .filter(|t| *t != from)
+                .collect(),
             Peer::Sequencer => vec![Node::Sequencer],
             Peer::Client(id, at) => {
-                assert_eq!((id, at.port), (CLIENT, 9), "replies go where requests came from");
+                assert_eq!(
+                    (id, at.port),
+                    (CLIENT, 9),
+                    "replies go where requests came from"
+                );
                 vec![Node::Client]
             }
         };
@@ -249,7 +289,10 @@ impl World {
         for target in targets {
             if !(self.lose)(from, target, &msg.body) {
                 self.serial += 1;
-                self.wire.insert((self.now + DELAY, self.serial), (from, target, bytes.clone()));
+                self.wire.insert(
+                    (self.now + DELAY, self.serial),
+                    (from, target, bytes.clone()),
+                );
             }
         }
     }

@@ -42,7 +42,8 @@ use stateplane_base::{ClientId, LogTime};
 pub use crate::codec::Malformed;
 pub use parts::{
     Address, Batch, Entry, Formation, MAX_BATCH, MAX_NOOP_BYTES, MAX_OPERATION, MAX_REPLICAS,
-    MAX_STAMPS, NoopSet, OpResult, Request, Session, Slot, Stamps, Summary, View,
+    MAX_STAMPS, NoopSet, OpResult, Request, Session, Slot, Stamps, Summary, View, decode_entry,
+    encode_entry,
 };
 
 /// The version of these layouts.

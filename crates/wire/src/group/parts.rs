@@ -189,7 +189,7 @@ impl Entry {
 
 /// One slot in the answer to a fetch: `None` = the answering replica has
 /// nothing there (yet).
-pub(super) fn encode_entry(entry: Option<&Entry>, w: &mut Writer<'_>) {
+pub fn encode_entry(entry: Option<&Entry>, w: &mut Writer<'_>) {
     match entry {
         None => w.u8(0),
         Some(Entry::Noop) => w.u8(1),
@@ -201,7 +201,8 @@ pub(super) fn encode_entry(entry: Option<&Entry>, w: &mut Writer<'_>) {
     }
 }
 
-pub(super) fn decode_entry(r: &mut Reader<'_>) -> Result<Option<Entry>, Malformed> {
+/// Reads what [`encode_entry`] wrote.
+pub fn decode_entry(r: &mut Reader<'_>) -> Result<Option<Entry>, Malformed> {
     Ok(match r.u8()? {
         0 => None,
         1 => Some(Entry::Noop),

@@ -1,0 +1,72 @@
+//! Rules of the protocol that tests may break on purpose, to prove that the
+//! simulator's checkers notice. Only builds with the feature `mutations` can
+//! break any; in all others each question "is it broken?" is a constant no.
+
+use crate::GroupConfig;
+
+/// Defines [`Mutation`] with the names used in commands.
+macro_rules! mutations {
+    ($($name:ident = $text:literal, $doc:literal;)*) => {
+        /// A rule to break.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Mutation { $(#[doc = $doc] $name,)* }
+
+        impl Mutation {
+            /// All mutations.
+            pub const ALL: &'static [Mutation] = &[$(Mutation::$name,)*];
+
+            /// The name used in commands.
+            pub const fn name(self) -> &'static str {
+                match self { $(Mutation::$name => $text,)* }
+            }
+        }
+    };
+}
+
+mutations! {
+    ClientQuorum = "client-quorum", "A client trusts f replies, the leader's among them.";
+    QuorumAcrossViews = "quorum-across-views", "A client counts replies of different views together.";
+    GapWithoutQuorum = "gap-without-quorum", "A leader passes a gap before f followers have the no-ops.";
+    GapKeepsValue = "gap-keeps-value", "A follower keeps a value where the leader decided on a no-op.";
+    ViewChangeQuorum = "view-change-quorum", "f votes start a view.";
+    OwnLogWins = "own-log-wins", "A new leader starts with its own log, whatever the others voted.";
+    MergeAnyView = "merge-any-view", "Logs of older views count as much as those of the newest.";
+    ValueWins = "value-wins", "In a merge, a value wins over a no-op.";
+    VotesWithoutMemory = "votes-without-memory", "A restarted replica votes at once, as if it were its former life.";
+    NoClientTable = "no-client-table", "A repeated operation is executed again.";
+    SessionReused = "session-reused", "A restarted sequencer gets the session that its former life had.";
+    NoRollback = "no-rollback", "A deposed leader keeps what it executed ahead of the sync point.";
+    OldStartView = "old-start-view", "A replica enters any view it is told of, also an older one.";
+}
+
+impl GroupConfig {
+    /// The same group with a rule broken; `None` if this build cannot break any.
+    #[must_use]
+    #[cfg(feature = "mutations")]
+    pub fn breaking(self, mutation: Mutation) -> Option<Self> {
+        Some(Self { broken: Some(mutation), ..self })
+    }
+
+    /// The same group with a rule broken; `None` if this build cannot break any.
+    #[must_use]
+    #[cfg(not(feature = "mutations"))]
+    pub fn breaking(self, _: Mutation) -> Option<Self> {
+        None
+    }
+
+    #[cfg(feature = "mutations")]
+    pub(crate) fn broken(&self, mutation: Mutation) -> bool {
+        self.broken == Some(mutation)
+    }
+
+    #[cfg(not(feature = "mutations"))]
+    #[allow(clippy::unused_self)]
+    pub(crate) const fn broken(&self, _: Mutation) -> bool {
+        false
+    }
+
+    /// The quorum, short of one if `mutation` breaks it.
+    pub(crate) fn quorum_unless(&self, mutation: Mutation) -> usize {
+        self.quorum() - usize::from(self.broken(mutation))
+    }
+}
