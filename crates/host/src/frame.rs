@@ -102,7 +102,8 @@ impl Default for PoolConfig {
 #[derive(Debug)]
 pub struct FramePool {
     memory: Mapping,
-    frame_size: u32,
+    /// Logarithm of the frame size: addresses are taken apart by shifts.
+    shift: u32,
     free: Vec<u32>,
     owners: Vec<Owner>,
     census: Census,
@@ -128,7 +129,7 @@ impl FramePool {
         let count = frames as usize;
         Ok(Self {
             memory: Mapping::anonymous(len)?,
-            frame_size,
+            shift: frame_size.trailing_zeros(),
             // Taken from the end: low numbers first, and the most recently used again,
             // while it is still in the cache.
             free: (0..frames).rev().collect(),
@@ -226,7 +227,7 @@ impl FramePool {
 
     /// Sets the packet's length, at most to the end of [`FramePool::buffer_mut`].
     pub fn set_len(&self, frame: &mut Frame, len: usize) {
-        let room = self.frame_size as usize - frame.start as usize;
+        let room = self.frame_size() as usize - frame.start as usize;
         assert!(
             len <= room,
             "a packet of {len} bytes in a frame with room for {room}"
@@ -261,7 +262,7 @@ impl FramePool {
 
     /// The largest packet a fresh frame holds.
     pub fn capacity(&self) -> usize {
-        (self.frame_size - u32::from(FRONT_ROOM)) as usize
+        (self.frame_size() - u32::from(FRONT_ROOM)) as usize
     }
 
     /// Number of frames.
@@ -304,7 +305,7 @@ impl FramePool {
     }
 
     pub(crate) fn frame_size(&self) -> u32 {
-        self.frame_size
+        1 << self.shift
     }
 
     /// A new party to lend frames to.
@@ -323,7 +324,7 @@ impl FramePool {
         self.owners[index as usize] = Owner::Lent(to);
         self.census.free -= 1;
         self.census.lent += 1;
-        Some(u64::from(index) * u64::from(self.frame_size))
+        Some(u64::from(index) << self.shift)
     }
 
     /// Gives a held frame to the kernel to send; where its packet lies in the region.
@@ -332,7 +333,7 @@ impl FramePool {
         self.owners[frame.index as usize] = Owner::Lent(to);
         self.census.held -= 1;
         self.census.lent += 1;
-        let address = u64::from(frame.index) * u64::from(self.frame_size) + u64::from(frame.start);
+        let address = (u64::from(frame.index) << self.shift) + u64::from(frame.start);
         (address, u32::from(frame.len))
     }
 
@@ -341,9 +342,9 @@ impl FramePool {
         let index = self.settle(address, by);
         self.census.held += 1;
         self.owners[index as usize] = Owner::Held;
-        let start = (address % u64::from(self.frame_size)) as u32;
+        let start = (address & u64::from(self.frame_size() - 1)) as u32;
         assert!(
-            start + len <= self.frame_size,
+            start + len <= self.frame_size(),
             "the kernel filled beyond a frame's end"
         );
         Frame {
@@ -375,7 +376,7 @@ impl FramePool {
 
     /// The number of a lent frame that comes back from the kernel.
     fn settle(&mut self, address: u64, by: Lessee) -> u32 {
-        let index = (address / u64::from(self.frame_size)) as u32;
+        let index = (address >> self.shift) as u32;
         self.expect_owner(index, Owner::Lent(by));
         self.census.lent -= 1;
         index
@@ -407,7 +408,7 @@ impl FramePool {
     /// First byte and size of a held frame's piece of the region.
     fn bounds(&self, index: u32) -> (*mut u8, usize) {
         self.expect_owner(index, Owner::Held);
-        let size = self.frame_size as usize;
+        let size = self.frame_size() as usize;
         // SAFETY: `expect_owner` bounds `index` by the number of frames, and the
         // mapping is that number times `frame_size` long.
         (

@@ -48,8 +48,9 @@ impl InterfaceGuard {
             for offload in [Offload::Tso, Offload::Gso, Offload::TxChecksum] {
                 guard.set_offload(offload, false)?;
             }
-        } else {
-            guard.set_offload(Offload::Gro, false)?;
+        } else if let Err(error) = guard.set_offload(Offload::Gro, false) {
+            // Only generic XDP runs after merging, so this need not be the end.
+            tracing::warn!("{error}; merged packets would be dropped");
         }
         Ok(guard)
     }

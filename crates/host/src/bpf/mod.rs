@@ -172,14 +172,26 @@ fn attach(xdp: &mut Xdp, interface: &str) -> Result<Attachment, BpfError> {
         })
     };
     let native = match try_mode(AttachMode::Native, XdpMode::Driver) {
-        Ok(attachment) => return Ok(attachment),
+        Ok(attachment) => {
+            tracing::info!("{interface}: XDP program attached in native mode");
+            return Ok(attachment);
+        }
         Err(error) => error,
     };
-    try_mode(AttachMode::Generic, XdpMode::Skb).map_err(|generic| BpfError::Attach {
-        interface: interface.to_owned(),
-        native,
-        generic,
-    })
+    match try_mode(AttachMode::Generic, XdpMode::Skb) {
+        Ok(attachment) => {
+            tracing::warn!(
+                "{interface}: XDP program attached in generic mode, which is slower, \
+                            since native mode failed: {native}"
+            );
+            Ok(attachment)
+        }
+        Err(generic) => Err(BpfError::Attach {
+            interface: interface.to_owned(),
+            native,
+            generic,
+        }),
+    }
 }
 
 fn attach_as(xdp: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, String> {

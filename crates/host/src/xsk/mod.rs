@@ -178,6 +178,7 @@ impl XskPort {
             _ => XskMode::Copy,
         };
         let readable = watch(&queues).map_err(OpenError::at("watching its queues"))?;
+        tracing::info!("{interface}: AF_XDP on {count} queue(s), {mode} mode");
         let lessee = pool.lessee();
         for queue in &mut queues {
             queue.refill(pool, lessee);

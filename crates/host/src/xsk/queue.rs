@@ -35,6 +35,10 @@ pub(super) struct Queue {
     rings: XskConfig,
     /// The kernel has not taken everything sent and must be called again.
     unfinished: bool,
+    /// Packets sent whose frames have not come back.
+    in_flight: u32,
+    /// The fill ring has room that no free frame was there for.
+    hungry: bool,
     pub(super) kicks: u64,
 }
 
@@ -91,6 +95,8 @@ impl Queue {
             completion,
             rings,
             unfinished: false,
+            in_flight: 0,
+            hungry: false,
             kicks: 0,
         })
     }
@@ -152,7 +158,9 @@ impl Queue {
         if count > 0 {
             self.receive.release();
         }
-        self.refill(pool, port);
+        if count > 0 || self.hungry {
+            self.refill(pool, port);
+        }
         if self.unfinished {
             self.kick();
         }
@@ -164,7 +172,9 @@ impl Queue {
     pub(super) fn refill(&mut self, pool: &mut FramePool, port: Lessee) {
         let spare = pool.census().free.saturating_sub(pool.size() / 32);
         let spare = u32::try_from(spare).unwrap_or(u32::MAX);
-        let count = self.fill.room(self.rings.ring).min(spare);
+        let room = self.fill.room(self.rings.ring);
+        let count = room.min(spare);
+        self.hungry = count < room;
         for _ in 0..count {
             let address = pool.lend_free(port).expect("`spare` frames are free");
             self.fill.push(address);
@@ -181,7 +191,8 @@ impl Queue {
 
     /// Takes back frames that have been sent.
     pub(super) fn reclaim(&mut self, pool: &mut FramePool, port: Lessee) {
-        let count = self.completion.available(self.rings.ring);
+        let count = self.completion.available(self.in_flight);
+        self.in_flight -= count;
         for _ in 0..count {
             pool.returned(self.completion.pop(), port);
         }
@@ -198,6 +209,7 @@ impl Queue {
 
     /// Queues one packet, of those [`Queue::room`] allowed.
     pub(super) fn push(&mut self, addr: u64, len: u32) {
+        self.in_flight += 1;
         self.send.push(XdpDesc {
             addr,
             len,
