@@ -34,6 +34,7 @@ enum {
 	COUNT_MALFORMED,
 	COUNT_NOBODY,
 	COUNT_FAILED,
+	COUNT_FILTERED,
 	COUNTERS
 };
 
@@ -309,6 +310,11 @@ force_inline int from_host(struct frame frame, const struct role *role)
 		/* Hosts of one side reach each other as on any switch. */
 		if (!(frame.data[0] & 1)) {
 			__u32 *index = host_of(side, frame.data);
+			if (index && *index == role->index) {
+				/* Both are behind this port: it has arrived already. */
+				count(COUNT_FILTERED);
+				return XDP_DROP;
+			}
 			if (index)
 				return to_host(side, *index);
 		}

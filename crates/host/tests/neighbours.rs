@@ -108,7 +108,29 @@ fn hops_are_resolved_on_request_and_follow_the_kernel() {
         until(&mut reader, FAR, NextHop::NoRoute);
         netlink.set_up("eth0")?;
         until(&mut reader, GATEWAY, resolved);
+
+        assert_eq!(control_threads(), 1);
+        drop(neighbours);
+        until(&mut reader, GATEWAY, resolved);
+        drop(reader);
+        let start = Instant::now();
+        while control_threads() > 0 {
+            assert!(
+                start.elapsed() < Duration::from_secs(3),
+                "nobody reads any more"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
         Ok(())
     })
     .unwrap();
+}
+
+/// Threads that follow tables, in this process.
+fn control_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok())
+        .filter(|name| name.trim() == "neighbours")
+        .count()
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use stateplane_flow::steering::{BUCKETS, NOBODY, Side, Steer, Table, inside_bucket, steer};
 use stateplane_host::bpf::AttachMode;
 use stateplane_host::bpf::steering::{Role, Steering, SteeringProbe, SwitchPort};
+use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use support::{End, cable, can_make_interfaces};
 
@@ -312,6 +313,14 @@ fn flows_go_to_the_instance_that_owns_their_bucket_and_answers_to_their_host() {
         [Some(100); 2]
     );
 
+    // Those behind the same port have met already.
+    let itself = Ipv4Addr::new(10, 1, 0, 50);
+    one.run(|| {
+        Netlink::open()?.add_neighbour("eth0", itself, [2, 0, 0, 0, 2, 0])?;
+        UdpSocket::bind((CLIENTS[0], 0))?.send_to(b"echo?", (itself, 7))
+    })
+    .unwrap();
+
     // An instance is gone: the very next packet goes to the other.
     for live in [1, 0] {
         switch.set_table(&Table::compute(&[live])).unwrap();
@@ -328,7 +337,10 @@ fn flows_go_to_the_instance_that_owns_their_bucket_and_answers_to_their_host() {
     let counters = switch.counters().unwrap();
     println!("{counters:?}");
     assert!(counters.steered >= 160 && counters.to_host >= 160 && counters.flooded > 0);
-    assert_eq!((counters.malformed, counters.failed), (0, 0));
+    assert_eq!(
+        (counters.malformed, counters.failed, counters.filtered),
+        (0, 0, 1)
+    );
 }
 
 #[test]

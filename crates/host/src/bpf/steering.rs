@@ -51,6 +51,8 @@ pub struct SteeringCounters {
     pub nobody: u64,
     /// Dropped because the redirect failed: no such instance or host port.
     pub failed: u64,
+    /// Dropped because sender and receiver are behind the same port.
+    pub filtered: u64,
 }
 
 /// A running switch. Dropping it, or the end of the process, stops it.
@@ -115,7 +117,16 @@ impl Steering {
 
     /// What it has done so far.
     pub fn counters(&self) -> Result<SteeringCounters, BpfError> {
-        let [steered, flooded, to_host, passed, malformed, nobody, failed] = counters(&self.ebpf)?;
+        let [
+            steered,
+            flooded,
+            to_host,
+            passed,
+            malformed,
+            nobody,
+            failed,
+            filtered,
+        ] = counters(&self.ebpf)?;
         Ok(SteeringCounters {
             steered,
             flooded,
@@ -124,6 +135,7 @@ impl Steering {
             malformed,
             nobody,
             failed,
+            filtered,
         })
     }
 }
