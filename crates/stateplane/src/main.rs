@@ -1,2 +1,17 @@
-//! stub
-fn main() {}
+//! The `stateplane` command.
+//!
+//! * [`cli`]: words and options; `run`, `check`, `show`, `sim`
+//! * [`lab`], [`demo`]: real traffic through real nodes in network namespaces
+//! * [`bench`]: beside the kernel, as ratios
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cli;
+mod demo;
+mod lab;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

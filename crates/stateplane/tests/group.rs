@@ -1,0 +1,132 @@
+//! A store group of real processes on the loopback: it forms, loses its leader
+//! to SIGKILL, elects another, takes the former back, and stops when asked to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Kills what is left when a test ends early.
+struct Node(Child);
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Group {
+    config: PathBuf,
+    dir: PathBuf,
+}
+
+impl Group {
+    fn new(dir: &Path) -> Self {
+        // Ports nobody uses now; the race for them is lost too rarely to matter.
+        let sockets: Vec<_> = (0..4)
+            .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("port"))
+            .collect();
+        let address = |n: usize| sockets[n].local_addr().expect("address").to_string();
+        let mut text = format!(
+            "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
+             admin-dir = \"{}\"\n[state]\nbackend = \"group\"\nsequencer = \"seq\"\n\
+             replicas = [\"r1\", \"r2\", \"r3\"]\n[node.seq]\nroles = [\"sequencer\"]\n\
+             control = \"{}\"\n",
+            dir.display(),
+            address(0)
+        );
+        for n in 1..=3 {
+            let address = address(n);
+            text += &format!("[node.r{n}]\nroles = [\"replica\"]\ncontrol = \"{address}\"\n");
+        }
+        let config = dir.join("group.toml");
+        fs::write(&config, text).expect("write");
+        Self {
+            config,
+            dir: dir.to_owned(),
+        }
+    }
+
+    fn start(&self, node: &str) -> Node {
+        let log = fs::File::create(self.dir.join(format!("{node}.log"))).expect("log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
+        command
+            .args(["run", "--node", node, "--config"])
+            .arg(&self.config);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        Node(command.spawn().expect("the binary starts"))
+    }
+
+    /// What every node says, by `show nodes --json`.
+    fn nodes(&self) -> Vec<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
+        command
+            .args(["show", "nodes", "--json", "--config"])
+            .arg(&self.config);
+        let output = command.output().expect("show");
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        value["nodes"].as_array().cloned().unwrap_or_default()
+    }
+
+    fn wait(&self, what: &str, mut until: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
+        let limit = Instant::now() + Duration::from_secs(20);
+        loop {
+            let nodes = self.nodes();
+            if until(&nodes) {
+                return nodes;
+            }
+            assert!(Instant::now() < limit, "waiting until {what}: {nodes:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn ready(nodes: &[Value]) -> usize {
+    nodes.iter().filter(|node| node["ready"] == true).count()
+}
+
+fn leader(nodes: &[Value]) -> Option<String> {
+    let found = nodes
+        .iter()
+        .find(|node| node["replica"]["leader"] == true)?;
+    found["node"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_group_survives_its_leader_and_takes_it_back() {
+    let dir = tempfile::tempdir().expect("directory");
+    let group = Group::new(dir.path());
+    let _sequencer = group.start("seq");
+    let mut replicas: Vec<(String, Node)> = ["r1", "r2", "r3"]
+        .map(|name| (name.to_owned(), group.start(name)))
+        .into();
+    let nodes = group.wait("the group has formed", |nodes| ready(nodes) == 4);
+    let first = leader(&nodes).expect("a leader");
+
+    let (_, node) = replicas
+        .iter_mut()
+        .find(|(name, _)| *name == first)
+        .expect("it runs");
+    node.0.kill().expect("SIGKILL");
+    node.0.wait().expect("it ended");
+    let next = |nodes: &[Value]| leader(nodes).is_some_and(|name| name != first);
+    group.wait("another leads", |nodes| ready(nodes) == 3 && next(nodes));
+
+    *node = group.start(&first);
+    group.wait("the former leader is back", |nodes| ready(nodes) == 4);
+
+    let (name, node) = &mut replicas[0];
+    let pid = rustix::process::Pid::from_child(&node.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("SIGTERM");
+    assert_eq!(node.0.wait().expect("it ended").code(), Some(0));
+    assert!(
+        !dir.path().join(format!("{name}.sock")).exists(),
+        "the socket is removed"
+    );
+}
