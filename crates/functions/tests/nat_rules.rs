@@ -3,17 +3,15 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use stateplane_base::{Incarnation, LogTime};
 use stateplane_flow::{Endpoint, Protocol};
 use stateplane_functions::nat::ops::{
-    self, Bind, Bound, Class, Cursor, InstanceId, List, Lookup, NatRefusal, Operation, Owner,
-    Refresh, RefreshItem, Register, Release, Renew, ReplyError, TakeBlock,
+    Bind, Bound, Class, Cursor, InstanceId, List, Lookup, NatRefusal, Operation, Owner, Refresh,
+    RefreshItem, Register, Release, Renew, ReplyError, TakeBlock,
 };
 use stateplane_functions::nat::procedures::{
     self, ConfigError, NatRegisterError, NatStateConfig, QUARANTINE,
 };
-use stateplane_state::op::encode;
 use stateplane_state::{Application, Limits, Refusal, Registry, Store};
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -485,88 +483,4 @@ fn listings_pass_over_quarantined_ports() {
         )
         .unwrap();
     assert_eq!((page.mappings[0].outside.port, page.next), (1039, None));
-}
-
-proptest! {
-    #[test]
-    fn any_arguments_are_answered(
-        calls in prop::collection::vec(
-            (any::<u64>(), 0..8usize, prop::collection::vec(any::<u8>(), 0..70)), 1..40)
-    ) {
-        let procedures = [
-            ops::REGISTER, ops::RENEW, ops::RELEASE, ops::TAKE_BLOCK, ops::BIND, ops::LOOKUP,
-            ops::REFRESH, ops::LIST,
-        ];
-        let mut world = World::new(|_| {});
-        let mut reply = Vec::new();
-        for (now, which, bytes) in calls {
-            world.store.execute(LogTime::from_nanos(now), &encode(procedures[which], &bytes), &mut reply);
-            prop_assert_ne!(&reply, &[Refusal::UnknownProcedure.code()]);
-            prop_assert_ne!(&reply, &[Refusal::Corrupt.code()]);
-            world.store.check();
-        }
-    }
-
-    #[test]
-    fn any_reply_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
-        let mut reply = vec![0];
-        reply.extend(bytes);
-        let _ = Register::decode_reply(&reply);
-        let _ = TakeBlock::decode_reply(&reply);
-        let _ = Release::decode_reply(&reply);
-        let _ = Bind::decode_reply(&reply);
-        let _ = Lookup::decode_reply(&reply);
-        let _ = Refresh::decode_reply(&reply);
-        let _ = List::decode_reply(&reply);
-    }
-}
-
-#[test]
-fn operations_have_their_documented_sizes() {
-    let owner = Owner {
-        instance: InstanceId(1),
-        epoch: 2,
-    };
-    let bind = Bind {
-        owner,
-        protocol: Protocol::Tcp,
-        inside: inside(0x0102),
-        outside: outside(3),
-    };
-    let bytes = bind.encode();
-    assert_eq!(bytes.len(), 4 + 32);
-    assert_eq!(
-        bytes[4..20],
-        [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
-    );
-    assert_eq!(bytes[20..24], [6, 0, 0, 0]);
-    assert_eq!(bytes[24..30], [10, 0, 0, 1, 1, 2]);
-    assert_eq!(bytes[30..36], [198, 51, 100, 1, 0, 3]);
-    let item = RefreshItem {
-        class: Class::Icmp,
-        inside: inside(1),
-        outside: outside(2),
-    };
-    let batch = Refresh {
-        items: vec![item; ops::mapping::REFRESH_BATCH],
-    };
-    assert_eq!(batch.encode().len(), 4 + 16 * ops::mapping::REFRESH_BATCH);
-    assert_eq!(
-        Lookup {
-            protocol: Protocol::Udp,
-            outside: outside(1)
-        }
-        .encode()
-        .len(),
-        4 + 8
-    );
-    assert_eq!(
-        List {
-            from: Cursor::default(),
-            limit: 1
-        }
-        .encode()
-        .len(),
-        4 + 10
-    );
 }
