@@ -168,7 +168,7 @@ impl<A: Application> Replica<A> {
                 if slot <= window {
                     self.stash.insert(slot, Entry::Noop);
                 }
-            } else if self.log.get(slot).is_some_and(|e| !e.is_noop()) {
+            } else if self.must_yield(slot) {
                 assert!(slot > self.verified, "the leader has not passed this slot");
                 self.marks.hit(Mark::GapOverwrite);
                 self.log.replace(slot, Entry::Noop);

@@ -32,6 +32,8 @@ mod boot;
 mod check;
 mod gap;
 mod log;
+#[cfg(feature = "mutations")]
+mod mutation;
 mod normal;
 mod ordered;
 mod staging;
@@ -299,6 +301,12 @@ impl<A: Application> Replica<A> {
         match body {
             Body::Boot { incarnation, heard } => {
                 return self.on_boot(now, from, incarnation, &heard);
+            }
+            #[cfg(feature = "mutations")]
+            Body::Hint { view, vector }
+                if self.config.broken(crate::Mutation::VotesWithoutMemory) =>
+            {
+                return self.rejoin_blindly(now, formation, view, vector);
             }
             Body::Hint { view: _, vector } => return self.on_hint(now, from, &vector),
             _ => {}

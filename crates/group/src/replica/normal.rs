@@ -9,7 +9,7 @@ use stateplane_wire::group::{Address, Body, Entry, OpResult, Reply, Request, Slo
 
 use super::table::{Admission, Verdict};
 use super::{Replica, Status};
-use crate::{Mark, Peer};
+use crate::{Mark, Mutation, Peer};
 
 impl<A: Application> Replica<A> {
     /// Fills the next slot and replies to its client: the leader with results,
@@ -93,7 +93,9 @@ impl<A: Application> Replica<A> {
                 Verdict::Execute => {
                     let mut reply = Vec::new();
                     self.app.execute(at, op, &mut reply);
-                    self.table.store(request.client, id, reply.clone());
+                    if !self.config.broken(Mutation::NoClientTable) {
+                        self.table.store(request.client, id, reply.clone());
+                    }
                     Some(reply)
                 }
                 Verdict::Cached(result) => {
@@ -225,6 +227,12 @@ impl<A: Application> Replica<A> {
         self.send(self.leader(), Body::SyncAck { view, upto });
     }
 
+    /// Whether the leader's no-op replaces what we have in `slot`.
+    pub(super) fn must_yield(&self, slot: Slot) -> bool {
+        self.log.get(slot).is_some_and(|e| !e.is_noop())
+            && !self.config.broken(Mutation::GapKeepsValue)
+    }
+
     /// Applies the leader's no-ops, whose gap commits may have been lost.
     fn take_noops(&mut self, summary: &Summary) {
         if summary.noops.is_empty() {
@@ -238,7 +246,7 @@ impl<A: Application> Replica<A> {
                 if slot - self.log.len() <= self.config.limits.stash as u64 {
                     self.stash.insert(slot, Entry::Noop);
                 }
-            } else if self.log.get(slot).is_some_and(|e| !e.is_noop()) {
+            } else if self.must_yield(slot) {
                 self.marks.hit(Mark::SyncOverwrite);
                 self.log.replace(slot, Entry::Noop);
             }

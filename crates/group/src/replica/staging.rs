@@ -11,7 +11,7 @@ use stateplane_wire::group::{Body, Entries, Entry, Slot, StartView, Summary};
 
 use super::transfer::Snapshot;
 use super::{Follower, Replica, Status};
-use crate::{Alarm, Mark, Peer};
+use crate::{Alarm, Mark, Mutation, Peer};
 
 /// Slots for which clients get replies again when a view starts.
 const ANNOUNCE: u64 = 256;
@@ -142,6 +142,9 @@ impl<A: Application> Replica<A> {
 
     /// We executed something that is not in the new log, or might not be.
     fn must_roll_back(&self, staging: &Staging) -> bool {
+        if self.config.broken(Mutation::NoRollback) {
+            return false;
+        }
         let survives = |slot: Slot| {
             let noop = self.log.get(slot).is_some_and(Entry::is_noop);
             let origin = self.origin(staging, slot);

@@ -14,7 +14,7 @@ use stateplane_wire::group::{Body, NoopSet, Slot, StartView, Summary, View, View
 
 use super::staging::Staging;
 use super::{Replica, Status};
-use crate::{Mark, Peer};
+use crate::{Mark, Mutation, Peer};
 
 impl<A: Application> Replica<A> {
     /// The next view that we lead.
@@ -144,8 +144,11 @@ impl<A: Application> Replica<A> {
             }
         }
         let votes = || self.votes.iter().flatten();
-        let newest =
+        let mut newest =
             votes().max_by(|a, b| (a.last_normal, &a.vector).cmp(&(b.last_normal, &b.vector)))?;
+        if self.config.broken(Mutation::OwnLogWins) {
+            newest = self.votes[usize::from(self.me)].as_ref()?;
+        }
         let (basis, vector) = (newest.last_normal, newest.vector.clone());
         for (vote, life) in self.votes.iter_mut().zip(&vector) {
             if vote.as_ref().is_some_and(|v| v.incarnation != *life) {
@@ -154,16 +157,19 @@ impl<A: Application> Replica<A> {
             }
         }
         let votes = || self.votes.iter().flatten();
-        if votes().count() < self.config.quorum()
+        if votes().count() < self.config.quorum_unless(Mutation::ViewChangeQuorum)
             || vector[usize::from(self.me)] != self.incarnation
         {
             return None;
         }
+        let any = self.config.broken(Mutation::MergeAnyView);
+        let own = self.config.broken(Mutation::OwnLogWins);
         let logs: Vec<&ViewChange> = votes()
-            .filter(|v| v.last_normal == basis && v.vector == vector)
+            .filter(|v| any || v.last_normal == basis && v.vector == vector)
+            .filter(|v| !own || v.incarnation == self.incarnation)
             .collect();
         let first = *logs.first()?;
-        let (summary, noop_won) = merge_summaries(&logs);
+        let (summary, noop_won) = merge_summaries(&logs, self.config.broken(Mutation::ValueWins));
         let mut start = StartView {
             view: self.view,
             basis,
@@ -192,8 +198,8 @@ impl<A: Application> Replica<A> {
 
     /// The start of a view, at a member.
     pub(super) fn on_start_view(&mut self, now: Time, from: u8, m: StartView) {
-        if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || m.view < self.view
-        {
+        let old = m.view < self.view && !self.config.broken(Mutation::OldStartView);
+        if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || old {
             return;
         }
         if m.vector[usize::from(self.me)] != self.incarnation {
@@ -226,6 +232,10 @@ impl<A: Application> Replica<A> {
             self.granted = false;
             return self.grant_session();
         }
+        if self.session != 0 && self.config.broken(Mutation::SessionReused) {
+            (self.nonce, self.granted) = (nonce, false);
+            return self.grant_session();
+        }
         self.marks.hit(Mark::SessionRequested);
         self.wanted_session = Some(nonce);
         self.start_view_change(now, self.next_own_view());
@@ -252,7 +262,7 @@ impl<A: Application> Replica<A> {
 
 /// The merged log's summary, and whether a no-op beat a value. All votes are of
 /// the same last normal view, so they differ in length and no-ops alone.
-fn merge_summaries(logs: &[&ViewChange]) -> (Summary, bool) {
+fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
     let synced = logs
         .iter()
         .map(|v| &v.summary)
@@ -264,7 +274,9 @@ fn merge_summaries(logs: &[&ViewChange]) -> (Summary, bool) {
         if slot <= commit {
             synced.noops.contains(slot)
         } else {
-            logs.iter().any(|v| v.summary.noops.contains(slot))
+            let mut holders = logs.iter().filter(|v| v.summary.len >= slot);
+            let says = |v: &&ViewChange| v.summary.noops.contains(slot);
+            if value_wins { holders.all(says) } else { holders.any(says) }
         }
     };
     let noops = if logs.iter().all(|v| v.summary.noops.is_empty()) {

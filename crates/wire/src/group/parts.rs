@@ -332,10 +332,9 @@ pub struct Stamps {
 impl Stamps {
     /// Stamped for one group.
     pub fn one(group: u32, sequence: u64) -> Self {
-        let mut stamps = Self::default();
-        stamps.count = 1;
-        stamps.items[0] = (group, sequence);
-        stamps
+        let mut items = [(0, 0); MAX_STAMPS];
+        items[0] = (group, sequence);
+        Self { count: 1, items }
     }
 
     /// Adds a group; false if there is no room or the group is there already.
