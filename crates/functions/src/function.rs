@@ -77,6 +77,10 @@ pub trait NetworkFunction {
     /// Regular work; may spawn background tasks.
     fn on_timer(&mut self, _now: Time, _cx: &Context) {}
 
+    /// Called when no more packets will come, while the store still answers: a place to
+    /// give back what it took.
+    fn stop(&mut self, _cx: &Context) {}
+
     /// One word about a flow for people, such as its TCP phase.
     fn describe(&self, _token: Token) -> &'static str {
         ""

@@ -41,6 +41,9 @@ struct Entry {
 /// Refusals may take this part of the table, so that a port scan cannot fill it.
 const DENY_PART: usize = 8;
 
+/// Entries one sweep looks at.
+const SWEEP_MAX: usize = 1024;
+
 /// The table. Each key is in exactly one bin, named by the second in which its entry was
 /// to end when it was put there; a bin whose second is over is looked through once, and
 /// keys whose entries were prolonged move to a later bin.
@@ -130,25 +133,31 @@ impl Table {
         Some(Time::ZERO + Duration::from_secs(bin + 1))
     }
 
-    /// Removes what ended before this second.
+    /// Removes what ended before this second, a bounded number of entries at a time:
+    /// packets must not wait for a large bin.
     pub(crate) fn sweep(&mut self, now: Time) {
-        while let Some(bin) = self.bins.first_entry() {
+        for _ in 0..SWEEP_MAX {
+            let Some(mut bin) = self.bins.first_entry() else {
+                return;
+            };
             if *bin.key() >= second(now) {
-                break;
+                return;
             }
-            for flow in bin.remove() {
-                let Some(entry) = self.entries.get(&flow) else {
-                    continue;
-                };
-                if entry.valid_until < now {
-                    self.denied -= usize::from(matches!(entry.verdict, Verdict::Deny(_)));
-                    self.entries.remove(&flow);
-                } else {
-                    self.bins
-                        .entry(second(entry.valid_until))
-                        .or_default()
-                        .push(flow);
-                }
+            let Some(flow) = bin.get_mut().pop() else {
+                bin.remove();
+                continue;
+            };
+            let Some(entry) = self.entries.get(&flow) else {
+                continue;
+            };
+            if entry.valid_until < now {
+                self.denied -= usize::from(matches!(entry.verdict, Verdict::Deny(_)));
+                self.entries.remove(&flow);
+            } else {
+                self.bins
+                    .entry(second(entry.valid_until))
+                    .or_default()
+                    .push(flow);
             }
         }
     }

@@ -320,3 +320,42 @@ fn partial_checksums_are_finished_on_the_way() {
     world.pass(0, IN, &frame); // verifies
     assert_eq!(world.nodes[0].runtime.counters().checksums_finished, 1);
 }
+
+#[test]
+fn a_stopped_instance_gives_its_blocks_back() {
+    let mut world = World::new(2, CommitMode::Strict);
+    let mapped = ends(&world.pass(0, IN, &udp((CLIENT, 1), (SERVER, 1), b""))).0;
+    let now = world.now;
+    world.nodes[0].runtime.stop(now);
+    world.settle();
+    assert_eq!(world.nodes[0].runtime.function().status().blocks, 0);
+    world.advance(Duration::from_secs(30));
+    assert!(!world.nodes[0].runtime.function().status().registered);
+    // Sessions go on at the other instance, which may take every block there is.
+    assert_eq!(
+        ends(&world.pass(1, IN, &udp((CLIENT, 1), (SERVER, 1), b""))).0,
+        mapped
+    );
+    world.nodes[0].runtime.check();
+}
+
+#[test]
+fn mappings_beyond_the_tracked_ones_work_too() {
+    let mut world = World::new(0, CommitMode::Strict);
+    let now = world.now;
+    world
+        .nodes
+        .push(node_with(now, "small", CommitMode::Strict, |nat| {
+            nat.mappings_max = 10
+        }));
+    for round in 0..5 {
+        let mut seen = std::collections::BTreeSet::new();
+        for port in 1..=50 {
+            let out = world.pass(0, IN, &udp((CLIENT, port), (SERVER, 1), b""));
+            world.pass(0, OUT, &udp((SERVER, 1), ends(&out).0, b""));
+            assert!(seen.insert(ends(&out).0), "round {round}");
+        }
+        assert_eq!(world.nodes[0].runtime.function().status().mappings, 10);
+        world.advance(Duration::from_secs(61));
+    }
+}

@@ -282,6 +282,14 @@ impl<F: NetworkFunction> Runtime<F> {
         self.run(now);
     }
 
+    /// No more packets will come. What the function still asks of the store is in the
+    /// effects.
+    pub fn stop(&mut self, now: Time) {
+        self.cx.shared.borrow_mut().now = now;
+        self.function.stop(&self.cx);
+        self.run(now);
+    }
+
     /// When [`Self::on_timer`] wants to be called.
     pub fn next_timer(&self) -> Option<Time> {
         let due = [

@@ -70,20 +70,31 @@ pub fn store_config() -> NatStateConfig {
 }
 
 pub fn node(now: Time, name: &str, mode: CommitMode) -> Node {
+    node_with(now, name, mode, |_| ())
+}
+
+pub fn node_with(
+    now: Time,
+    name: &str,
+    mode: CommitMode,
+    change: impl FnOnce(&mut NatConfig),
+) -> Node {
     let inside = vec![Prefix::new(Ipv4Addr::new(10, 0, 0, 0), 16).unwrap()];
     let seed = name.bytes().map(u64::from).sum();
-    let config = NatConfig::new(
+    let mut config = NatConfig::new(
         &store_config(),
         InstanceId::of(name),
         Incarnation(seed),
         inside,
         seed,
-    );
+    )
+    .unwrap();
+    change(&mut config);
     let runtime = RuntimeConfig {
         mode,
         ..RuntimeConfig::new(ports(), [1, 2])
     };
-    let runtime = Runtime::new(now, runtime, Nat44::new(config.unwrap()));
+    let runtime = Runtime::new(now, runtime, Nat44::new(config));
     Node {
         runtime,
         parked: HashMap::new(),

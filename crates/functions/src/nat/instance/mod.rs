@@ -88,6 +88,8 @@ struct State {
     /// Addresses whose blocks are all taken, and until when not to ask again.
     exhausted: BTreeMap<Ipv4Addr, Time>,
     problem: Option<Problem>,
+    /// We were told to stop: only mappings that exist are served.
+    stopped: bool,
 }
 
 /// Counts of an instance's NAT, for people.
@@ -127,6 +129,7 @@ impl Nat44 {
             taking: BTreeSet::new(),
             exhausted: BTreeMap::new(),
             problem: None,
+            stopped: false,
         };
         Self {
             config,
@@ -203,6 +206,10 @@ impl NetworkFunction for Nat44 {
             upkeep::contact(&self.state, cx);
         }
         upkeep::refresh(&self.state, cx);
+    }
+
+    fn stop(&mut self, cx: &Context) {
+        upkeep::stop(&self.state, cx);
     }
 
     fn describe(&self, token: Token) -> &'static str {

@@ -85,13 +85,15 @@ pub(super) struct Picked {
 }
 
 impl Ports {
-    /// Proposes a port and keeps it for `hold`, while the store decides.
+    /// Proposes a port, of a block that steers `home` if possible, and keeps it for
+    /// `hold`, while the store decides.
     pub(super) fn pick(
         &mut self,
         now: Time,
         protocol: Protocol,
         address: Ipv4Addr,
         hold: Duration,
+        home: impl Fn(u8) -> bool,
         rng: &mut Rng,
     ) -> Picked {
         let second = seconds(now);
@@ -109,9 +111,15 @@ impl Ports {
         let start = rng.usize(..blocks.len());
         let mut port = None;
         let len = blocks.len();
-        for at in (start..len).chain(0..start) {
+        let order = (start..len).chain(0..start);
+        let order = order
+            .clone()
+            .map(|at| (at, true))
+            .chain(order.map(|at| (at, false)));
+        for (at, homely) in order {
             let Block { index, usage } = &mut blocks[at];
             if usage[slot].full_until <= second
+                && home(*index) == homely
                 && let Some(offset) = usage[slot].pick(second, rng)
             {
                 usage[slot].free_at[offset] = seconds(now + hold);
@@ -200,11 +208,13 @@ mod tests {
         let (mut ports, mut rng) = (Ports::default(), Rng::with_seed(7));
         let hold = Duration::from_secs(5);
         let mut pick = |ports: &mut Ports, now: u64| {
+            let now = Time::from_millis(now * 1000);
             ports.pick(
-                Time::from_millis(now * 1000),
+                now,
                 Protocol::Udp,
                 ADDRESS,
                 hold,
+                |index| index != 99,
                 &mut rng,
             )
         };
@@ -218,13 +228,18 @@ mod tests {
         // Random, not ascending (RFC 6056).
         assert!(first.windows(2).any(|pair| pair[0].port > pair[1].port));
         assert_eq!(pick(&mut ports, 2).port, None);
+        // A block that does not steer home is the second choice.
+        ports.add(ADDRESS, 99);
+        assert_eq!(pick(&mut ports, 2).port.map(block_of), Some(99));
+        assert_eq!(pick(&mut ports, 7).port.map(block_of), Some(200));
+        ports.remove(ADDRESS, 99);
         // Unconfirmed proposals come back; confirmed ones do not.
         let confirmed = Endpoint {
             addr: ADDRESS,
             port: 51234,
         };
         ports.busy_until(Protocol::Udp, confirmed, Time::from_millis(400_000));
-        let again: BTreeSet<u16> = (0..256).filter_map(|_| pick(&mut ports, 7).port).collect();
+        let again: BTreeSet<u16> = (0..256).filter_map(|_| pick(&mut ports, 13).port).collect();
         assert_eq!(again.len(), 255);
         assert!(!again.contains(&51234));
     }

@@ -102,6 +102,9 @@ impl Record {
     }
 }
 
+/// Records looked at in one go.
+const LOOKS_MAX: usize = 1024;
+
 /// What is to be done about a record whose time has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
@@ -261,36 +264,41 @@ impl Records {
         Some(Time::from_millis((bin + 1) * 1000))
     }
 
-    /// What is due now. Records that ended are gone afterwards; idle ones wait for
+    /// What is due now, a bounded number at a time. Records that ended are gone afterwards; idle ones wait for
     /// their end or their next packet.
     pub(super) fn due(&mut self, now: Time) -> Vec<Due> {
         let mut due = Vec::new();
         for token in core::mem::take(&mut self.urgent) {
             due.extend(self.look(token));
         }
-        while let Some(bin) = self.bins.first_entry() {
+        for _ in 0..LOOKS_MAX {
+            let Some(mut bin) = self.bins.first_entry() else {
+                break;
+            };
             if *bin.key() >= second(now) {
                 break;
             }
-            for token in bin.remove() {
-                let Some(record) = self.get_mut(token) else {
-                    continue;
-                };
-                if record.valid_until < now {
-                    self.remove(token);
-                    continue;
-                }
-                let looked_at = second(record.check_at) < second(now);
-                if looked_at {
-                    // At its end, unless it is prolonged before.
-                    record.check_at = record.valid_until;
-                }
-                let next = record.check_at;
-                if looked_at {
-                    due.extend(self.look(token));
-                }
-                self.bin(next, token);
+            let Some(token) = bin.get_mut().pop() else {
+                bin.remove();
+                continue;
+            };
+            let Some(record) = self.get_mut(token) else {
+                continue;
+            };
+            if record.valid_until < now {
+                self.remove(token);
+                continue;
             }
+            let looked_at = second(record.check_at) < second(now);
+            if looked_at {
+                // At its end, unless it is prolonged before.
+                record.check_at = record.valid_until;
+            }
+            let next = record.check_at;
+            if looked_at {
+                due.extend(self.look(token));
+            }
+            self.bin(next, token);
         }
         due
     }

@@ -8,7 +8,7 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use stateplane_base::{Reason, Time};
-use stateplane_flow::Protocol;
+use stateplane_flow::{Protocol, steering};
 
 use super::config::NatConfig;
 use super::decide::{back_flow, mapped, out_flow};
@@ -19,7 +19,7 @@ use crate::function::Token;
 use crate::nat::ops::block::MAX_CANDIDATES;
 use crate::nat::ops::mapping::REFRESH_BATCH;
 use crate::nat::ops::{
-    Lease, Lookup, NatRefusal, Owner, Refresh, RefreshItem, Register, Renew, TakeBlock,
+    Lease, Lookup, NatRefusal, Owner, Refresh, RefreshItem, Register, Release, Renew, TakeBlock,
 };
 
 /// Pause after a failed registration or renewal.
@@ -28,12 +28,33 @@ const RETRY: Duration = Duration::from_millis(250);
 const RETRY_REFUSED: Duration = Duration::from_secs(5);
 /// How long not to ask again for blocks of an address that has none left.
 const EXHAUSTED: Duration = Duration::from_secs(1);
+/// The same if the store did not answer.
+const UNANSWERED: Duration = Duration::from_millis(20);
 
 type Shared = Rc<RefCell<State>>;
+
+/// Gives all blocks back; from now on nothing is proposed any more.
+pub(super) fn stop(state: &Shared, cx: &Context) {
+    let mut shared = state.borrow_mut();
+    shared.stopped = true;
+    shared.contact_at = Time::MAX;
+    shared.ports.clear();
+    let Some(owner) = shared.owner.take() else {
+        return;
+    };
+    let task = cx.clone();
+    cx.spawn(async move {
+        // If this is lost, the lease runs out.
+        let _ = task.call(&Release { owner }).await;
+    });
+}
 
 /// Registers, or renews the lease; one at a time.
 pub(super) fn contact(state: &Shared, cx: &Context) {
     state.borrow_mut().contact_at = Time::MAX;
+    if state.borrow().stopped {
+        return;
+    }
     let (state, task) = (Rc::clone(state), cx.clone());
     cx.spawn(async move {
         let owner = state.borrow().owner;
@@ -58,6 +79,7 @@ pub(super) fn contact(state: &Shared, cx: &Context) {
         let now = task.now();
         let mut shared = state.borrow_mut();
         match granted {
+            _ if shared.stopped => {}
             Ok(lease) => shared.granted(sent, &lease),
             Err(error) => shared.refused(now, error),
         }
@@ -109,13 +131,15 @@ impl State {
         let mut blocks: Vec<u8> = self.config.blocks().collect();
         blocks.retain(|&index| !self.ports.owns(address, index));
         self.rng.shuffle(&mut blocks);
-        if let Some((table, me)) = &self.home {
-            let owner = |&index: &u8| table.owner_of_block(address.to_bits(), u16::from(index));
-            blocks.sort_by_key(|index| owner(index) != *me);
-        }
+        blocks.sort_by_key(|&index| !steers_home(self.home.as_ref(), address, index));
         blocks.truncate(MAX_CANDIDATES);
         blocks
     }
+}
+
+/// Whether answers to this block's ports come back to us, as far as we know.
+fn steers_home(home: Option<&(steering::Table, u8)>, address: Ipv4Addr, index: u8) -> bool {
+    home.is_none_or(|(table, me)| table.owner_of_block(address.to_bits(), u16::from(index)) == *me)
 }
 
 /// A later life of this instance took over; or so the store says.
@@ -134,11 +158,15 @@ pub(super) async fn registered(state: &Shared, cx: &Context) -> Result<Owner, Re
             let mut shared = state.borrow_mut();
             match shared.owner {
                 Some(owner) if shared.lease_until > cx.now() => return Ok(owner),
-                _ if shared.problem == Some(Problem::ConfigMismatch) => {
+                _ if shared.stopped || shared.problem == Some(Problem::ConfigMismatch) => {
                     return Err(Reason::StoreUnavailable);
                 }
-                // Ask now instead of at half of the lease; a request under way will do.
-                Some(_) if shared.contact_at != Time::MAX => shared.contact_at = cx.now(),
+                // Renew now instead of later; unless that is under way or was tried just now.
+                Some(_)
+                    if shared.contact_at != Time::MAX && shared.contact_at > cx.now() + RETRY =>
+                {
+                    shared.contact_at = cx.now();
+                }
                 _ => {}
             }
         }
@@ -160,8 +188,11 @@ pub(super) async fn propose(
 ) -> Option<u16> {
     loop {
         let picked = {
-            let State { ports, rng, .. } = &mut *state.borrow_mut();
-            ports.pick(cx.now(), protocol, address, hold, rng)
+            let State {
+                ports, rng, home, ..
+            } = &mut *state.borrow_mut();
+            let home = |index| steers_home(home.as_ref(), address, index);
+            ports.pick(cx.now(), protocol, address, hold, home, rng)
         };
         let asking = picked.want_block && take_block(state, cx, address);
         if picked.port.is_some() || !asking {
@@ -211,7 +242,11 @@ fn take_block(state: &Shared, cx: &Context, address: Ipv4Addr) -> bool {
             }
             Ok(_) => {} // of a registration that is over
             Err(error) => {
-                shared.exhausted.insert(address, now + EXHAUSTED);
+                let pause = match error {
+                    StateError::Refused(_) => EXHAUSTED,
+                    _ => UNANSWERED,
+                };
+                shared.exhausted.insert(address, now + pause);
                 if let StateError::Refused(refusal) = error
                     && NatRefusal::from_refusal(refusal) == Some(NatRefusal::Fenced)
                     && shared.owner == Some(owner)
