@@ -175,7 +175,7 @@ pub(crate) fn owner_from_arguments(bytes: &[u8]) -> Option<Owner> {
     Some((*WireOwner::ref_from_bytes(bytes).ok()?).into())
 }
 
-/// Takes one block of outside ports, and prolongs the owner's lease.
+/// Takes one block of outside ports, and, if it gets one, prolongs the owner's lease.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TakeBlock {
     /// For whom.

@@ -54,6 +54,10 @@ fn read_mapping(bytes: &[u8]) -> Option<Mapping> {
 
 /// Makes the proposed mapping, unless the inside endpoint has one: then that one is the answer,
 /// whoever asks, and it is kept alive as by traffic that opens a flow.
+///
+/// The store does not know what the instance let out before the answer. If packets left with the
+/// proposed endpoint and another was bound, or none, the proposed port must rest in the instance for
+/// as long as the store lets ports rest, or answers could reach whom the port serves next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bind {
     /// Who proposes; must own the block of `outside`.
