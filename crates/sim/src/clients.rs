@@ -87,8 +87,9 @@ impl World<'_> {
             self.mark("operation-took-half-a-second");
         }
         if self.phase == Phase::Scanning && outcome.is_none() {
+            let group = self.describe();
             return Err(format!(
-                "liveness: #{tag} failed though all faults had ended"
+                "liveness: #{tag} failed after all faults had ended; {group}"
             ));
         }
         Ok(())

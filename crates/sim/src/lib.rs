@@ -41,3 +41,4 @@ mod world;
 pub use plan::{Fault, Faults, Profile};
 pub use report::{Failure, Report};
 pub use run::{Options, Progress, run, trace, trace_with};
+pub use stateplane_group::Mutation;

@@ -8,8 +8,8 @@ use crate::store;
 use core::time::Duration;
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    self as group, Client, Effect, GroupConfig, Marks, Peer, Replica, ReplicaStatus, RequestId,
-    Sequencer,
+    self as group, Client, Effect, GroupConfig, Marks, Mutation, Peer, Replica, ReplicaStatus,
+    RequestId, Sequencer,
 };
 use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
@@ -200,10 +200,9 @@ impl Node {
 }
 
 /// What runs on machine `index` when it starts.
-pub(crate) fn role(index: usize, plan: &Plan, node: &Node, dice: &mut Dice) -> Role {
-    let config = config(plan);
+pub(crate) fn role(index: usize, config: GroupConfig, node: &Node, dice: &mut Dice) -> Role {
     let (secret, life) = ([dice.word(), dice.word()], node.incarnation);
-    match index.cmp(&usize::from(plan.replicas)) {
+    match index.cmp(&usize::from(config.n)) {
         Ordering::Less => {
             let me = ReplicaId(u8::try_from(index).expect("replicas are few"));
             let app = Recorder::new(store::empty(secret), Rc::clone(&node.story));
@@ -216,7 +215,7 @@ pub(crate) fn role(index: usize, plan: &Plan, node: &Node, dice: &mut Dice) -> R
 
 /// The group's configuration: the default one, or one whose limits are so
 /// small that logs are truncated and snapshots travel in many pieces.
-fn config(plan: &Plan) -> GroupConfig {
+pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
     let mut config = GroupConfig::new(plan.replicas);
     config.timing.deadline = Duration::from_millis(1_000);
     if plan.small_limits {
@@ -226,7 +225,12 @@ fn config(plan: &Plan) -> GroupConfig {
         (limits.chunk, limits.chunks) = (300, 3);
         (limits.batch_bytes, limits.reply_bytes) = (150, 150);
     }
-    config
+    match mutation {
+        None => config,
+        Some(mutation) => config
+            .breaking(mutation)
+            .expect("this build can break rules"),
+    }
 }
 
 /// What the world wants to know of a replica; equal for all replicas of a

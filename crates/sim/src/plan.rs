@@ -136,6 +136,7 @@ impl FromIterator<Fault> for Faults {
 
 /// Everything decided before a run starts.
 #[derive(Clone, Debug)]
+#[allow(dead_code)] // the profile is there to be shown
 pub(crate) struct Plan {
     /// The profile actually followed (never [`Profile::Mixed`]).
     pub profile: Profile,

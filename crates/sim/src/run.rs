@@ -3,6 +3,7 @@ use crate::dice::mix;
 use crate::plan::{Fault, Faults, Profile};
 use crate::report::{Failure, Report, Run};
 use crate::world::{self, Setup};
+use stateplane_group::{GroupConfig, Mutation};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,8 +30,9 @@ pub struct Options {
     pub max_failures: usize,
     /// Look for a smaller set of faults that still breaks the rule.
     pub shrink: bool,
-    /// A rule of the protocol to break on purpose.
-    pub mutation: Option<&'static str>,
+    /// A rule of the protocol to break on purpose. Only builds with the feature
+    /// `mutations` of `stateplane-group` can, which this crate's tests are.
+    pub mutation: Option<Mutation>,
 }
 
 impl Default for Options {
@@ -60,7 +62,14 @@ pub struct Progress {
 }
 
 /// Runs the seeds and tells `progress` after each of them.
+///
+/// # Panics
+/// If a rule is to be broken and this build cannot break any.
 pub fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Report {
+    if let Some(mutation) = options.mutation {
+        let able = GroupConfig::new(3).breaking(mutation).is_some();
+        assert!(able, "built without the feature `mutations`");
+    }
     let started = Instant::now();
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
@@ -137,7 +146,6 @@ fn setup(options: &Options, seed: u64, off: Faults) -> Setup {
         profile: options.profile,
         off,
         mutation: options.mutation,
-        trace: false,
     }
 }
 
@@ -148,17 +156,13 @@ pub fn trace(seed: u64, profile: Profile) -> Vec<String> {
         profile,
         off: Faults::default(),
         mutation: None,
-        trace: true,
     };
     trace_of(&setup)
 }
 
 /// The same with fault classes left out or a rule broken on purpose.
 pub fn trace_with(options: &Options, seed: u64) -> Vec<String> {
-    trace_of(&Setup {
-        trace: true,
-        ..setup(options, seed, options.off)
-    })
+    trace_of(&setup(options, seed, options.off))
 }
 
 fn trace_of(setup: &Setup) -> Vec<String> {

@@ -11,7 +11,7 @@ use crate::report::Run;
 use crate::store;
 use crate::watch::Watch;
 use crate::workload::Workload;
-use stateplane_group::{Effect, Message, Peer};
+use stateplane_group::{Effect, Message, Mutation, Peer};
 use stateplane_wire::envelope::Key;
 use std::cell::RefCell;
 
@@ -21,8 +21,7 @@ pub(crate) struct Setup {
     pub seed: u64,
     pub profile: Profile,
     pub off: Faults,
-    pub mutation: Option<&'static str>,
-    pub trace: bool,
+    pub mutation: Option<Mutation>,
 }
 
 /// Virtual time within which a group must be whole again and have answered
@@ -79,6 +78,7 @@ pub(crate) struct World<'a> {
     pub(crate) healed: u64,
     pub(crate) watch: Watch,
     pub(crate) key: Key,
+    mutation: Option<Mutation>,
     pub(crate) dice: Dice,
     pub(crate) run: Run,
     pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
@@ -119,12 +119,14 @@ impl<'a> World<'a> {
             healed: 0,
             watch: Watch::default(),
             key: Key::new([7; 16]),
+            mutation: setup.mutation,
             dice,
             run: Run::default(),
             lines,
             plan,
         };
-        world.say(|| format!("{:?}", setup));
+        world.say(|| format!("{setup:?}"));
+        world.say(|| format!("{:?}", world.plan));
         world
     }
 
@@ -217,7 +219,8 @@ impl World<'_> {
         self.gather_marks(index);
         let (plan, dice) = (&self.plan, &mut self.dice);
         self.nodes[index].rise(dice);
-        let role = node::role(index, plan, &self.nodes[index], dice);
+        let config = node::config(plan, self.mutation);
+        let role = node::role(index, config, &self.nodes[index], dice);
         self.nodes[index].role = Some(role);
         self.say(|| {
             format!(
@@ -313,17 +316,22 @@ impl World<'_> {
             .map(|(_, index)| index)
     }
 
-    /// Says what did not end in time.
-    fn stuck(&self) -> String {
+    /// The group's state for people.
+    pub(crate) fn describe(&self) -> String {
         let group: Vec<String> = (0..self.sequencer())
             .map(|i| format!("{}: {}", self.name(i), self.nodes[i].describe()))
             .collect();
+        group.join("; ")
+    }
+
+    /// Says what did not end in time.
+    fn stuck(&self) -> String {
         format!(
             "liveness: {:?} after {} ms without faults, {} operations open; {}",
             self.phase,
             RECOVERY / MS,
             self.open,
-            group.join("; ")
+            self.describe()
         )
     }
 
