@@ -57,7 +57,9 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(max: usize, key: [u64; 2]) -> Self {
-        let entries = HashMap::with_hasher(Keyed(key));
+        // All at once: growing would stop packets for milliseconds. Memory that is never
+        // used costs address space alone.
+        let entries = HashMap::with_capacity_and_hasher(max, Keyed(key));
         Self {
             entries,
             bins: BTreeMap::new(),

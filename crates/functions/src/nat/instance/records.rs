@@ -140,9 +140,10 @@ pub(super) struct Records {
 impl Records {
     pub(super) fn new(max: usize, hash_key: [u64; 2]) -> Self {
         Self {
-            slots: Vec::new(),
+            // All at once, like the flow table.
+            slots: Vec::with_capacity(max),
             free: Vec::new(),
-            by_inside: HashMap::with_hasher(Keyed(hash_key)),
+            by_inside: HashMap::with_capacity_and_hasher(max, Keyed(hash_key)),
             bins: BTreeMap::new(),
             urgent: Vec::new(),
             max,
