@@ -36,8 +36,8 @@ mod sequencer;
 
 pub use client::{Busy, Client, ClientStatus, RequestId, Unknown};
 pub use config::{GroupConfig, Limits, Timing};
-pub use mutation::Mutation;
 pub use effect::{Alarm, Effect, Mark, Marks, Peer};
+pub use mutation::Mutation;
 pub use replica::{Replica, ReplicaStatus, Role};
 pub use sequencer::{Sequencer, SequencerStatus};
 pub use stateplane_wire::group::Message;

@@ -44,7 +44,10 @@ impl GroupConfig {
     #[must_use]
     #[cfg(feature = "mutations")]
     pub fn breaking(self, mutation: Mutation) -> Option<Self> {
-        Some(Self { broken: Some(mutation), ..self })
+        Some(Self {
+            broken: Some(mutation),
+            ..self
+        })
     }
 
     /// The same group with a rule broken; `None` if this build cannot break any.

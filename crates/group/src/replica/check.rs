@@ -189,6 +189,11 @@ impl<A: Application> Replica<A> {
             self.known_tail > len,
             "a gap is watched, and nothing else is"
         );
+        let gap = self
+            .gap
+            .as_ref()
+            .map_or(len + 1, super::gap::LeaderGap::from);
+        assert_eq!(gap, len + 1, "a gap begins where the log ends");
         if self.leads() {
             assert_eq!(self.executed, len, "the leader has executed its log");
             assert!(

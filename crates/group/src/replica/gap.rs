@@ -28,6 +28,11 @@ pub(super) struct LeaderGap {
 }
 
 impl LeaderGap {
+    /// Its first slot: the one after the log's end.
+    pub(super) const fn from(&self) -> Slot {
+        self.from
+    }
+
     /// Whether it is decided that `slot` is a no-op.
     pub(super) fn commits(&self, slot: Slot) -> bool {
         self.commit
@@ -288,6 +293,7 @@ impl<A: Application> Replica<A> {
     }
 
     fn on_entries_as_leader(&mut self, now: Time, from: u8, m: Entries) {
+        let asking = self.gap.is_some();
         let mut lacking = None;
         let start = self.log.len() + 1;
         for (slot, item) in (m.from..).zip(m.items) {
@@ -300,19 +306,13 @@ impl<A: Application> Replica<A> {
                 _ => {}
             }
         }
-        let Some(gap) = self.gap.as_mut() else { return };
-        if gap.commit.is_some() {
-            return;
-        }
-        if gap.from != self.log.len() + 1 {
-            // Some of it was found. The rest is another gap.
-            self.gap = None;
-            if let Some((from, to)) = self.missing() {
-                self.timers.gap = Some(now + self.config.timing.gap_retry);
-                self.ask_for_gap(now, from, to);
+        let Some(gap) = self.gap.as_mut().filter(|gap| gap.commit.is_none()) else {
+            if asking && self.gap.is_none() {
+                // Some of it was found. The rest is another gap, asked for at once.
+                self.timers.gap = self.missing().map(|_| now).or(self.timers.gap);
             }
             return;
-        }
+        };
         if lacking.is_some() {
             gap.lacking[usize::from(from)] = lacking;
         }

@@ -95,9 +95,13 @@ impl<A: Application> Replica<A> {
 
     /// Keeps the gap timer set exactly while something is missing.
     pub(super) fn watch_gap(&mut self, now: Time) {
-        if self.known_tail <= self.log.len() {
-            self.timers.gap = None;
+        let len = self.log.len();
+        if self.gap.as_ref().is_some_and(|gap| gap.from() != len + 1) {
+            // Its first slot arrived after all: what is still missing is another gap.
             self.gap = None;
+        }
+        if self.known_tail <= len {
+            self.timers.gap = None;
         } else if self.timers.gap.is_none() {
             self.timers.gap = Some(now + self.config.timing.reorder);
         }

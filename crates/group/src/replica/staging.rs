@@ -60,6 +60,11 @@ impl Staging {
         Some(longest.0)
     }
 
+    /// A final snapshot was installed instead.
+    pub(super) fn drop_snapshot(&mut self) {
+        self.snapshot = None;
+    }
+
     /// Keeps a snapshot that is not final but part of the target.
     pub(super) fn keep(&mut self, mut snapshot: Snapshot) -> bool {
         let (start, summary) = (&self.target, &self.target.summary);
@@ -68,9 +73,12 @@ impl Staging {
         let fits = slots.all(|(slot, entry)| {
             !summary.knows(slot) || summary.noops.contains(slot) == entry.is_noop()
         });
-        if !of_target || snapshot.at > summary.len || !fits {
+        let beyond = snapshot.at > summary.len && snapshot.view != start.view;
+        if !of_target || beyond || !fits {
             return false;
         }
+        // The view may have gone on since it started.
+        self.target.summary.len = summary.len.max(snapshot.at);
         let entries = core::mem::take(&mut snapshot.entries);
         self.entries.extend((snapshot.commit + 1..).zip(entries));
         self.snapshot = Some(snapshot);
@@ -341,6 +349,7 @@ impl<A: Application> Replica<A> {
         self.wanted_session = None;
         self.staging = None;
         self.download = None;
+        self.drop_unsettled_snapshot();
         self.gap = None;
         self.timers.patience = None;
         self.timers.resend = None;

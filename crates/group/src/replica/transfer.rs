@@ -34,6 +34,8 @@ const MAX_CHUNKS: u16 = 256;
 #[derive(Debug)]
 pub(super) struct Serving {
     at: Slot,
+    /// All of it was final already.
+    settled: bool,
     bytes: Vec<u8>,
     used: Time,
 }
@@ -162,9 +164,15 @@ impl<A: Application> Replica<A> {
         self.marks.hit(Mark::SnapshotTaken);
         self.serving = Some(Serving {
             at: self.executed,
+            settled: commit == self.executed,
             bytes,
             used: now,
         });
+    }
+
+    /// What is not final belongs to the view it was taken in.
+    pub(super) fn drop_unsettled_snapshot(&mut self) {
+        self.serving.take_if(|serving| !serving.settled);
     }
 
     /// Wants a snapshot of slot `floor` or later.
@@ -298,6 +306,8 @@ impl<A: Application> Replica<A> {
             let installed = self.install(snapshot);
             if !installed {
                 self.alarm(Alarm::SnapshotRefused);
+            } else if let Some(staging) = self.staging.as_mut() {
+                staging.drop_snapshot();
             }
             return installed;
         }

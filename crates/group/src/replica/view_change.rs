@@ -276,7 +276,11 @@ fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
         } else {
             let mut holders = logs.iter().filter(|v| v.summary.len >= slot);
             let says = |v: &&ViewChange| v.summary.noops.contains(slot);
-            if value_wins { holders.all(says) } else { holders.any(says) }
+            if value_wins {
+                holders.all(says)
+            } else {
+                holders.any(says)
+            }
         }
     };
     let noops = if logs.iter().all(|v| v.summary.noops.is_empty()) {
