@@ -196,7 +196,6 @@ fn leads(status: &Value) -> bool {
     match status {
         Value::Object(fields) => fields.iter().any(|(key, value)| {
             (key == "leader" && *value == Value::Bool(true))
-                || (key == "leads" && *value == Value::Bool(true))
                 || leads(value)
         }),
         _ => false,

@@ -192,15 +192,15 @@ impl Topology {
             for n in 0..clients {
                 net.add_address("eth0", client_address(n), INSIDE_PREFIX)?;
             }
-            settle_offloads(device)?;
             net.set_up("eth0")?;
+            settle_offloads(device)?;
             net.add_route(Ipv4Addr::UNSPECIFIED, 0, INSIDE_GATEWAY)
         })?;
         self.namespace("server").run(|| {
             let net = Netlink::open()?;
             net.add_address("eth0", SERVER, 24)?;
-            settle_offloads(device)?;
             net.set_up("eth0")?;
+            settle_offloads(device)?;
             net.add_route(POOL.0, POOL.1, OUTSIDE_GATEWAY)
         })?;
         let carrier = || Netlink::open()?.wait_running("eth0", Duration::from_secs(3));
@@ -211,7 +211,8 @@ impl Topology {
 
 /// What a veth needs before real TCP crosses AF_XDP: whole checksums, no
 /// segments larger than the wire, and NAPI (through GRO) to receive
-/// redirected frames at all.
+/// redirected frames at all. The interface must be up: veth tells its peer
+/// that it takes redirected frames only when GRO is turned on in that state.
 fn settle_offloads(device: Device) -> io::Result<()> {
     if device == Device::Kernel {
         return Ok(());
