@@ -359,3 +359,38 @@ fn mappings_beyond_the_tracked_ones_work_too() {
         world.advance(Duration::from_secs(61));
     }
 }
+
+#[test]
+fn a_connection_ends_where_only_one_way_of_it_passes() {
+    let mut world = World::new(2, CommitMode::Strict);
+    let mapped = ends(&world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "S", b""))).0;
+    world.pass(1, OUT, &tcp((SERVER, 1), mapped, "SA", b""));
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b"get"));
+    world.advance(Duration::from_secs(50)); // refreshed as established
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "FA", b""));
+    world.pass(1, OUT, &tcp((SERVER, 1), mapped, "FA", b""));
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b""));
+    assert_eq!(
+        world.nodes[0].runtime.sessions(world.now, 9, |_, _| true)[0].note,
+        "closing"
+    );
+    world.advance(Duration::from_secs(400));
+    let late = world.send(1, OUT, &tcp((SERVER, 1), mapped, "A", b""));
+    assert_eq!(late, [Out::Dropped(Reason::NoMapping)]);
+}
+
+#[test]
+fn a_forged_reset_does_not_end_a_connection_that_goes_on() {
+    let mut world = World::new(1, CommitMode::Strict);
+    let mapped = ends(&world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "S", b""))).0;
+    world.pass(0, OUT, &tcp((SERVER, 1), mapped, "SA", b""));
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b""));
+    world.pass(0, OUT, &tcp((SERVER, 1), mapped, "R", b""));
+    world.advance(Duration::from_secs(50));
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b"data"));
+    world.advance(Duration::from_secs(600));
+    assert_eq!(
+        ends(&world.pass(0, OUT, &tcp((SERVER, 1), mapped, "A", b""))).1,
+        (CLIENT, 3)
+    );
+}

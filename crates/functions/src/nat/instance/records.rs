@@ -17,6 +17,8 @@ use crate::table::Keyed;
 /// another instance, so one way's packets must do: who acknowledges has heard the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tcp {
+    /// Ways whose packets pass here.
+    heard: [bool; 2],
     opened: [bool; 2],
     closed: [bool; 2],
     reset: bool,
@@ -25,13 +27,18 @@ pub(super) struct Tcp {
 impl Tcp {
     /// Notes a segment; `way` 0 is outbound.
     fn observe(&mut self, way: usize, flags: Flags, data: bool) {
+        self.heard[way] = true;
         if flags.has(Flags::RST) {
             self.reset = true;
             return;
         }
         if flags.has(Flags::SYN) {
             if self.class() == Class::Closing {
-                *self = Tcp::default(); // a new connection of the same endpoint
+                // A new connection of the same endpoint.
+                *self = Tcp {
+                    heard: self.heard,
+                    ..Tcp::default()
+                };
             }
             self.opened[way] = true;
             if flags.has(Flags::ACK) {
@@ -42,6 +49,7 @@ impl Tcp {
         if data && self.class() == Class::Closing {
             // A forged reset, or another connection of the same endpoint goes on.
             *self = Tcp {
+                heard: self.heard,
                 opened: [true; 2],
                 ..Tcp::default()
             };
@@ -53,17 +61,14 @@ impl Tcp {
     }
 
     fn class(self) -> Class {
-        match self {
-            Tcp { reset: true, .. }
-            | Tcp {
-                closed: [true, true],
-                ..
-            } => Class::Closing,
-            Tcp {
-                opened: [true, true],
-                ..
-            } => Class::Established,
-            _ => Class::Transitory,
+        // Of a way that passes elsewhere the end is not seen either.
+        let closed = |way: usize| self.closed[way] || !self.heard[way];
+        if self.reset || (self.closed != [false; 2] && closed(0) && closed(1)) {
+            Class::Closing
+        } else if self.opened == [true; 2] {
+            Class::Established
+        } else {
+            Class::Transitory
         }
     }
 }
