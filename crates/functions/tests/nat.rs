@@ -169,7 +169,7 @@ fn icmp_errors_find_their_way_and_create_nothing() {
     let out = world.pass(0, IN, &udp((CLIENT, 6000), (SERVER, 53), b""));
     let answer = world.pass(0, OUT, &udp((SERVER, 53), ends(&out).0, b"late"));
     let complaint = icmp_error(CLIENT, SERVER, (3, 3), &answer, 548);
-    let told = world.pass(1, IN, &complaint);
+    let told = world.pass(0, IN, &complaint);
     assert_eq!(&told[26..30], POOLED);
     assert_eq!(&told[58..62], POOLED, "quoted destination");
     assert_eq!(told[64..66], ends(&out).0.1.to_be_bytes());
@@ -393,4 +393,19 @@ fn a_forged_reset_does_not_end_a_connection_that_goes_on() {
         ends(&world.pass(0, OUT, &tcp((SERVER, 1), mapped, "A", b""))).1,
         (CLIENT, 3)
     );
+}
+
+#[test]
+fn icmp_errors_keep_no_mapping_alive() {
+    let mut world = World::new(1, CommitMode::Strict);
+    let mapped = ends(&world.pass(0, IN, &udp((CLIENT, 1), (SERVER, 1), b""))).0;
+    let answer = world.pass(0, OUT, &udp((SERVER, 1), mapped, b"late"));
+    let sent = udp((mapped.0, mapped.1), (SERVER, 1), b"");
+    for _ in 0..48 {
+        world.send(0, IN, &icmp_error(CLIENT, SERVER, (3, 3), &answer, 548));
+        world.send(0, OUT, &icmp_error(SERVER, mapped.0, (3, 3), &sent, 548));
+        world.advance(Duration::from_secs(8));
+    }
+    let late = world.send(0, OUT, &udp((SERVER, 1), mapped, b""));
+    assert_eq!(late, [Out::Dropped(Reason::NoMapping)]);
 }

@@ -8,11 +8,12 @@
 //! | from inside to the world           | (protocol, inside endpoint, any)  | `nat.bind` |
 //! | from outside to a pool address     | (protocol, any, outside endpoint) | `nat.lookup` |
 //! | from inside to a pool address      | (protocol, both ends): hairpin    | both |
-//! | ICMP error                         | that of the packet it quotes      | never makes a mapping |
+//! | ICMP error                         | that of the packet it quotes      | none of its own |
 //! | inside to inside, foreign sources  | dropped: not ours                 | |
 //!
-//! A first packet creates a mapping only if it may open a session: not TCP resets, echo
-//! replies and ICMP errors, which only find mappings that exist.
+//! A first packet creates a mapping only if it may open a session: TCP resets and echo
+//! replies only find mappings that exist, and an ICMP error from inside passes only if
+//! its flow is known here, since it must not keep a mapping alive.
 //!
 //! * settings in [`config`]
 //! * `classify.rs`: the table above
@@ -32,15 +33,16 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use core::cell::RefCell;
+use core::future::ready;
 use core::net::Ipv4Addr;
 
 use fastrand::Rng;
-use stateplane_base::Time;
+use stateplane_base::{Reason, Time};
 use stateplane_flow::steering;
 use stateplane_flow::{Endpoint, FlowKey, PortId};
 use stateplane_wire::arp::Arp;
 use stateplane_wire::eth::Mac;
-use stateplane_wire::packet::Headers;
+use stateplane_wire::packet::{Headers, Transport};
 
 use crate::context::Context;
 use crate::function::{Class, Deciding, NetworkFunction, Token};
@@ -171,6 +173,11 @@ impl NetworkFunction for Nat44 {
         let state = Rc::clone(&self.state);
         if flow.source == Endpoint::ANY {
             return Box::pin(decide::inbound(state, cx, flow));
+        }
+        if matches!(first.transport, Transport::Error(_)) {
+            // Asking for the mapping would keep it alive, which an error must not do
+            // (RFC 5508 REQ-6). The flow's next packet makes it known here.
+            return Box::pin(ready(Err(Reason::NotOurs)));
         }
         let opens = decide::opens(first);
         Box::pin(decide::outbound(state, cx, flow, opens))
