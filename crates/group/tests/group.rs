@@ -244,6 +244,66 @@ fn a_leader_that_hears_nobody_steps_down() {
     assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(1));
 }
 
+/// Only messages between these replicas (and to and from everybody else) pass.
+fn only(connected: &'static [u8]) -> Box<dyn FnMut(Node, Node, &Body) -> bool> {
+    let cut = move |node| matches!(node, Node::Replica(i) if !connected.contains(&i));
+    Box::new(move |from, to, _| cut(from) || cut(to))
+}
+
+/// Michael et al., DISC 2017: a vote sent before a crash must not count after it.
+#[test]
+fn a_vote_of_a_former_life_does_not_complete_a_quorum() {
+    let mut w = World::ready(5);
+    w.call(b"first").unwrap();
+    w.run(30);
+    assert_eq!((w.leader(), w.replica(0).inspect().view), (Some(0), 5));
+    // Replica 4, cut off, votes for view after view; its votes for 11 are under way for long.
+    w.lose = only(&[0, 1, 2, 3]);
+    w.hold = Box::new(|from, to, body| {
+        let vote = matches!(body, Body::ViewChange(m) if m.view == 11);
+        from == Node::Replica(4) && to == Node::Replica(1) && vote
+    });
+    w.run(1500);
+    w.hold = Box::new(|_, _, _| false);
+    // It restarts and joins, while replica 1 is cut off and learns nothing of that.
+    w.lose = only(&[0, 2, 3, 4]);
+    w.start_replica(4);
+    w.run(200);
+    assert_eq!(
+        (w.leader(), w.replica(4).inspect().role),
+        (Some(0), Role::Follower)
+    );
+    assert_eq!(w.replica(0).inspect().view, 10);
+    // Its new life helps to commit an operation that replica 2 does not see.
+    w.lose = only(&[0, 3, 4]);
+    assert_eq!(w.call(b"second").map(|r| count(&r)), Ok(2));
+    // The leader dies. Replicas 1 and 2 meet, and the old vote arrives: three votes, two voters.
+    w.kill(0);
+    w.lose = only(&[1, 2]);
+    w.run_until(500, |w| w.replica(1).inspect().view >= 11);
+    assert!(w.release() > 0, "there is a stray vote");
+    w.run(20);
+    assert!(
+        w.replica(1).marks().get(Mark::StaleIncarnation)
+            + w.replica(1).marks().get(Mark::VoteRefused)
+            > 0
+    );
+    assert!(
+        [1, 2]
+            .iter()
+            .all(|i| w.replica(*i).inspect().role == Role::Voting),
+        "no quorum"
+    );
+    w.lose = Box::new(|_, _, _| false);
+    assert_eq!(
+        w.call(b"third").map(|r| count(&r)),
+        Ok(3),
+        "the second one was not lost"
+    );
+    w.run(100);
+    w.agree();
+}
+
 #[test]
 fn a_total_loss_starts_an_empty_group() {
     let mut w = World::ready(3);

@@ -305,3 +305,48 @@ fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
         noop_won,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn vote(commit: Slot, len: Slot, noops: &[Slot]) -> ViewChange {
+        let noops = NoopSet::from_rising(noops.iter().copied());
+        ViewChange {
+            view: 4,
+            last_normal: 3,
+            incarnation: 1,
+            session: 3,
+            nonce: 9,
+            session_base: 0,
+            vector: vec![1, 1, 1],
+            summary: Summary {
+                commit,
+                len,
+                known_from: 0,
+                noops,
+            },
+        }
+    }
+
+    #[test]
+    fn the_longest_log_and_every_noop_survive_a_merge() {
+        let (short, long) = (vote(2, 5, &[4]), vote(3, 8, &[7]));
+        let (merged, noop_won) = merge_summaries(&[&short, &long], false);
+        assert_eq!((merged.commit, merged.len), (3, 8));
+        let noops: Vec<Slot> = (1..=8).filter(|s| merged.noops.contains(*s)).collect();
+        assert_eq!(noops, [4, 7]);
+        assert!(noop_won, "slot 4 held a value in the longer log");
+    }
+
+    #[test]
+    fn below_the_sync_point_only_those_count_that_reached_it() {
+        // The first voter may have missed a gap commit, or hold a no-op nobody agreed to.
+        let (behind, synced) = (vote(0, 6, &[2]), vote(6, 6, &[5]));
+        let (merged, noop_won) = merge_summaries(&[&behind, &synced], false);
+        let noops: Vec<Slot> = (1..=6).filter(|s| merged.noops.contains(*s)).collect();
+        assert_eq!(noops, [5]);
+        assert!(!noop_won);
+    }
+}

@@ -73,6 +73,9 @@ pub struct World {
     pub done: BTreeMap<RequestId, Result<Vec<u8>, Unknown>>,
     /// True = lose the message.
     pub lose: Filter,
+    /// True = keep the message in `held` for a later [`World::release`].
+    pub hold: Filter,
+    held: Vec<(Node, Node, Vec<u8>)>,
     wire: BTreeMap<(Time, u64), (Node, Node, Vec<u8>)>,
     serial: u64,
     lives: u64,
@@ -94,6 +97,8 @@ impl World {
             client: Client::new(config.clone(), CLIENT, 5),
             done: BTreeMap::new(),
             lose: Box::new(|_, _, _| false),
+            hold: Box::new(|_, _, _| false),
+            held: Vec::new(),
             wire: BTreeMap::new(),
             serial: 0,
             lives: 100,
@@ -287,7 +292,9 @@ impl World {
         let mut bytes = Vec::new();
         msg.encode(&mut bytes);
         for target in targets {
-            if !(self.lose)(from, target, &msg.body) {
+            if (self.hold)(from, target, &msg.body) {
+                self.held.push((from, target, bytes.clone()));
+            } else if !(self.lose)(from, target, &msg.body) {
                 self.serial += 1;
                 self.wire.insert(
                     (self.now + DELAY, self.serial),
@@ -295,6 +302,17 @@ impl World {
                 );
             }
         }
+    }
+
+    /// Everything held arrives now.
+    pub fn release(&mut self) -> usize {
+        let held = std::mem::take(&mut self.held);
+        let count = held.len();
+        for message in held {
+            self.serial += 1;
+            self.wire.insert((self.now + DELAY, self.serial), message);
+        }
+        count
     }
 
     /// All live replicas executed the same operations.
