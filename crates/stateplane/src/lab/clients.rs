@@ -28,7 +28,10 @@ const TOOLS: [(&str, &str); 4] = [
 
 /// Says what is missing before anything is started.
 pub(crate) fn check_tools() -> Result<()> {
-    let missing: Vec<_> = TOOLS.iter().filter(|(t, _)| find_tool(t).is_none()).collect();
+    let missing: Vec<_> = TOOLS
+        .iter()
+        .filter(|(t, _)| find_tool(t).is_none())
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -109,11 +112,19 @@ impl Servers {
 
         let mut nginx = tool("nginx")?;
         let errors = dir.join("nginx.err");
-        nginx.arg("-p").arg(dir).arg("-c").arg(&conf).arg("-e").arg(&errors);
+        nginx
+            .arg("-p")
+            .arg(dir)
+            .arg("-c")
+            .arg(&conf)
+            .arg("-e")
+            .arg(&errors);
         nginx.stdout(Stdio::null());
         let nginx = Process::spawn("nginx", nginx, namespace)?;
         let mut iperf = tool("iperf3")?;
-        iperf.args(["-s", "-B", &SERVER.to_string()]).stdout(Stdio::null());
+        iperf
+            .args(["-s", "-B", &SERVER.to_string()])
+            .stdout(Stdio::null());
         let iperf = Process::spawn("iperf3-server", iperf, namespace)?;
         Ok(Self {
             sha256,
@@ -220,9 +231,10 @@ impl Running {
         let _ = self.ping.signal(rustix::process::Signal::INT);
         let status = self.curl.wait(left())?;
         self.curl.kill()?;
-        let (bytes, sha256, ended) = self.curl_reader.join().unwrap_or_else(|_| {
-            (0, [0; 32], Instant::now())
-        });
+        let (bytes, sha256, ended) = self
+            .curl_reader
+            .join()
+            .unwrap_or_else(|_| (0, [0; 32], Instant::now()));
         let error = match status {
             Some(status) if status.success() => None,
             Some(status) => Some(format!("curl: {status} (see EXIT CODES in curl(1))")),
@@ -260,8 +272,8 @@ fn piped(
     namespace: &Namespace,
 ) -> Result<(Process, std::process::ChildStdout)> {
     command.stdout(Stdio::piped());
-    let mut process = Process::spawn(name, command, namespace)
-        .with_context(|| format!("cannot start {name}"))?;
+    let mut process =
+        Process::spawn(name, command, namespace).with_context(|| format!("cannot start {name}"))?;
     let out = process.pipes().stdout.take();
     Ok((process, out.context("the child has no standard output")?))
 }
@@ -306,7 +318,12 @@ fn read_iperf(text: &str) -> Iperf {
     };
     let end = &report["end"];
     Iperf {
-        mbit_per_s: round(end["sum_received"]["bits_per_second"].as_f64().unwrap_or(0.0) / 1e6),
+        mbit_per_s: round(
+            end["sum_received"]["bits_per_second"]
+                .as_f64()
+                .unwrap_or(0.0)
+                / 1e6,
+        ),
         retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
         error: report["error"].as_str().map(ToOwned::to_owned),
     }
@@ -332,9 +349,13 @@ mod tests {
         let text = r#"{"start":{},"end":{},"error":"unable to connect"}"#;
         assert_eq!(read_iperf(text).error.as_deref(), Some("unable to connect"));
         assert!(read_iperf("").error.is_some());
-        let good = r#"{"end":{"sum_received":{"bits_per_second":2e7},"sum_sent":{"retransmits":3}}}"#;
+        let good =
+            r#"{"end":{"sum_received":{"bits_per_second":2e7},"sum_sent":{"retransmits":3}}}"#;
         let good = read_iperf(good);
-        assert_eq!((good.mbit_per_s, good.retransmits, good.error), (20.0, 3, None));
+        assert_eq!(
+            (good.mbit_per_s, good.retransmits, good.error),
+            (20.0, 3, None)
+        );
     }
 
     #[test]

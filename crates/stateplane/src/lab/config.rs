@@ -31,6 +31,18 @@ pub(crate) struct Settings {
     pub(crate) asymmetric: bool,
 }
 
+impl Settings {
+    /// Instances that keep their state to themselves cannot share one pool:
+    /// they work as active and standby, like a pair without synchronisation.
+    fn pin(&self) -> Option<(&'static str, &'static str)> {
+        match (self.asymmetric, self.state) {
+            (true, _) => Some(("gw1", "gw2")),
+            (false, State::Local) => Some(("gw1", "gw1")),
+            (false, State::Group) => None,
+        }
+    }
+}
+
 /// The nodes that must run under these settings, in starting order.
 pub(crate) fn nodes(settings: &Settings) -> Vec<&'static str> {
     let mut nodes = Vec::new();
@@ -83,11 +95,23 @@ fn write_config(out: &mut String, settings: &Settings, admin_dir: &Path) -> std:
         writeln!(out, "inside = \"lan0\"\noutside = \"wan0\"\n")?;
     }
     write_node(out, "sw", "switch")?;
-    writeln!(out, "inside = [\"cl0\"]\noutside = [\"sv0\"]\ninstances = [")?;
-    writeln!(out, "    {{ node = \"gw1\", inside = \"g1i\", outside = \"g1o\" }},")?;
-    writeln!(out, "    {{ node = \"gw2\", inside = \"g2i\", outside = \"g2o\" }},\n]")?;
-    if settings.asymmetric {
-        writeln!(out, "pin = {{ inside = \"gw1\", outside = \"gw2\" }}")?;
+    writeln!(
+        out,
+        "inside = [\"cl0\"]\noutside = [\"sv0\"]\ninstances = ["
+    )?;
+    writeln!(
+        out,
+        "    {{ node = \"gw1\", inside = \"g1i\", outside = \"g1o\" }},"
+    )?;
+    writeln!(
+        out,
+        "    {{ node = \"gw2\", inside = \"g2i\", outside = \"g2o\" }},\n]"
+    )?;
+    if let Some((inside, outside)) = settings.pin() {
+        writeln!(
+            out,
+            "pin = {{ inside = \"{inside}\", outside = \"{outside}\" }}"
+        )?;
     }
     writeln!(out, "\n[detect]\nheartbeat-ms = 5\ndead-ms = 20\n\n[nat]")?;
     writeln!(out, "inside-prefixes = [\"10.0.0.0/16\"]")?;

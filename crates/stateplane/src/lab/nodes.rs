@@ -162,7 +162,7 @@ impl Nodes {
     /// A running replica that does not lead.
     pub(crate) fn follower(&self) -> Option<String> {
         let leader = self.leader();
-        let mut running = REPLICAS.iter().filter(|r| self.runs(r));
+        let mut running = REPLICAS.iter().rev().filter(|r| self.runs(r));
         running
             .find(|r| leader.as_deref() != Some(**r))
             .map(|r| (*r).to_owned())
@@ -194,10 +194,9 @@ impl Nodes {
 /// Whether a status says "I lead", wherever in the object.
 fn leads(status: &Value) -> bool {
     match status {
-        Value::Object(fields) => fields.iter().any(|(key, value)| {
-            (key == "leader" && *value == Value::Bool(true))
-                || leads(value)
-        }),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| (key == "leader" && *value == Value::Bool(true)) || leads(value)),
         _ => false,
     }
 }
@@ -255,7 +254,10 @@ mod tests {
         let path = dir.path().join("x.sock");
         let listener = UnixListener::bind(&path).expect("listen");
         let server = std::thread::spawn(move || {
-            for answer in ["HTTP/1.1 200 OK\r\nA: b\r\n\r\n{}", "HTTP/1.1 404 No\r\n\r\n"] {
+            for answer in [
+                "HTTP/1.1 200 OK\r\nA: b\r\n\r\n{}",
+                "HTTP/1.1 404 No\r\n\r\n",
+            ] {
                 let (mut stream, _) = listener.accept().expect("accept");
                 let mut request = [0; 64];
                 let _ = stream.read(&mut request).expect("request");

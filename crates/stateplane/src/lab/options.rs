@@ -168,7 +168,10 @@ impl From<&RunArgs> for Spec {
         };
         let quiet = asymmetric || device == Device::Kernel;
         let kills: Vec<Target> = args.kill.iter().flatten().copied().collect();
-        let kills = if quiet { Vec::new() } else { kills };
+        let mut kills = if quiet { Vec::new() } else { kills };
+        if args.state == State::Local {
+            kills.retain(|k| *k == Target::Nf); // there are no replicas
+        }
         let pace = Duration::from_secs_f64(args.pace.clamp(0.1, 600.0));
         let default_rate = match (asymmetric, args.young) {
             (true, _) => 300,
@@ -212,7 +215,11 @@ fn plan(args: &RunArgs, rate: u32) -> Plan {
     Plan {
         server: traffic_server(),
         clients: (0..CLIENTS).map(client_address).collect(),
-        tcp: if few { args.connections.min(40) } else { args.connections },
+        tcp: if few {
+            args.connections.min(40)
+        } else {
+            args.connections
+        },
         period: Duration::from_millis(10),
         udp: args.udp,
         udp_period: Duration::from_millis(10),
@@ -248,6 +255,7 @@ mod tests {
         assert_eq!(all.kills, [Nf, Leader, Replica]);
         assert_eq!(all.duration(), Duration::from_millis(3 * 2500 + 5000));
         assert!(spec("failover --kill none").kills.is_empty());
+        assert_eq!(spec("failover --state local").kills, [Nf]);
         assert!(Command::try_parse_from(["x", "failover", "--kill", "cat"]).is_err());
     }
 

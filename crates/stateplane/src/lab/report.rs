@@ -54,7 +54,10 @@ impl Report {
             fail(self.client.delayed, "connects took 200 ms or more");
         }
         let long = self.client.flows.len() as u64;
-        fail(u64::from(self.spec.plan.long_flows()).saturating_sub(long), "long flows never came up");
+        fail(
+            u64::from(self.spec.plan.long_flows()).saturating_sub(long),
+            "long flows never came up",
+        );
         let missing = self.spec.kills.len() - self.kills.len();
         fail(missing as u64, "kills found nobody to kill");
         for name in &self.died {
@@ -123,13 +126,21 @@ impl Report {
 
     /// How late our own threads were: silence below this says nothing.
     fn stall_ms(&self, phase: usize) -> f64 {
-        ms(self.client.stall.get(phase).max(self.server.stall.get(phase)))
+        ms(self
+            .client
+            .stall
+            .get(phase)
+            .max(self.server.stall.get(phase)))
     }
 
     /// The one object that `--json` prints.
     pub(crate) fn json(&self) -> Value {
         let steady = self.client.flows.iter().map(|f| f.silence.get(1)).max();
-        let udp_lost: u64 = self.client.udp().map(|f| f.sent - f.received.min(f.sent)).sum();
+        let udp_lost: u64 = self
+            .client
+            .udp()
+            .map(|f| f.sent - f.received.min(f.sent))
+            .sum();
         let kills: Vec<Value> = self.kills.iter().map(|k| self.kill_json(k)).collect();
         json!({
             "scenario": self.spec.name,
@@ -185,7 +196,10 @@ impl Report {
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         let c = &self.client;
         let mut row = |name: &str, value: String| writeln!(out, "  {name:<26}{value}");
-        row("long-lived flows", format!("{} TCP, {} UDP", c.tcp().count(), c.udp().count()))?;
+        row(
+            "long-lived flows",
+            format!("{} TCP, {} UDP", c.tcp().count(), c.udp().count()),
+        )?;
         row(
             "new connections",
             format!("{} at {}/s", c.connections.len(), self.spec.plan.rate),
@@ -198,17 +212,31 @@ impl Report {
             row("", format!("{count} x {name}"))?;
         }
         if let Some(real) = &self.real {
-            let intact = if real.curl.intact { "SHA-256 equal" } else { "NOT INTACT" };
+            let intact = if real.curl.intact {
+                "SHA-256 equal"
+            } else {
+                "NOT INTACT"
+            };
             let curl = &real.curl;
             row(
                 "curl",
-                format!("{:.0} MB in {:.1} s, {intact}", curl.bytes as f64 / 1e6, curl.seconds),
+                format!(
+                    "{:.0} MB in {:.1} s, {intact}",
+                    curl.bytes as f64 / 1e6,
+                    curl.seconds
+                ),
             )?;
-            row("ping", format!("{} lost of {}", real.ping.lost, real.ping.sent))?;
+            row(
+                "ping",
+                format!("{} lost of {}", real.ping.lost, real.ping.sent),
+            )?;
             let iperf = &real.iperf3;
             row(
                 "iperf3",
-                format!("{:.1} Mbit/s, {} retransmits", iperf.mbit_per_s, iperf.retransmits),
+                format!(
+                    "{:.1} Mbit/s, {} retransmits",
+                    iperf.mbit_per_s, iperf.retransmits
+                ),
             )?;
         }
         let connect = &c.answer_us;
@@ -236,10 +264,18 @@ impl Report {
         }
         row(
             "longest silence",
-            format!("{} ms of any flow (goal < {GOAL_MS} ms)", self.longest_silence_ms()),
+            format!(
+                "{} ms of any flow (goal < {GOAL_MS} ms)",
+                self.longest_silence_ms()
+            ),
         )?;
         let verdict = if self.pass() { "PASS" } else { "FAIL" };
-        writeln!(out, "\n  {verdict} {} after {:.1} s", self.spec.name, self.duration.as_secs_f64())?;
+        writeln!(
+            out,
+            "\n  {verdict} {} after {:.1} s",
+            self.spec.name,
+            self.duration.as_secs_f64()
+        )?;
         for reason in self.reasons() {
             writeln!(out, "    {reason}")?;
         }

@@ -49,7 +49,9 @@ pub(crate) fn play(spec: &Spec, watcher: &mut dyn Watcher) -> Result<Report> {
         clients::check_tools()?;
     }
     raise_file_limit();
-    let dir = tempfile::Builder::new().prefix("stateplane-lab-").tempdir()?;
+    let dir = tempfile::Builder::new()
+        .prefix("stateplane-lab-")
+        .tempdir()?;
     let started = Instant::now();
     let result = Stage::set(spec, dir.path(), watcher, &stop).and_then(|stage| stage.play());
     if spec.keep {
@@ -107,7 +109,9 @@ impl<'a> Stage<'a> {
             Device::Stateplane => stage.start_nodes(dir)?,
         }
         if let Some(real) = spec.real {
-            stage.watcher.say(&format!("preparing a file of {} MB", real.download_mb));
+            stage
+                .watcher
+                .say(&format!("preparing a file of {} MB", real.download_mb));
             stage.servers = Some(Servers::start(&stage.topology, dir, real)?);
         }
         Ok(stage)
@@ -130,7 +134,10 @@ impl<'a> Stage<'a> {
 
     fn play(mut self) -> Result<Report> {
         let plan = self.spec.plan.clone();
-        let (client, server) = (self.topology.namespace("client"), self.topology.namespace("server"));
+        let (client, server) = (
+            self.topology.namespace("client"),
+            self.topology.namespace("server"),
+        );
         let traffic = Traffic::start(plan, client, server)?;
         match self.perform(&traffic) {
             Ok(running) => self.collect(traffic, running),
@@ -144,7 +151,8 @@ impl<'a> Stage<'a> {
     fn perform(&mut self, traffic: &Traffic) -> Result<Option<Running>> {
         let live = Arc::clone(traffic.live());
         let long = u64::from(self.spec.plan.long_flows());
-        self.watcher.say(&format!("opening {long} long-lived flows"));
+        self.watcher
+            .say(&format!("opening {long} long-lived flows"));
         let until = Instant::now() + Duration::from_secs(10);
         while Live::read(&live.long_ready) < long && Instant::now() < until {
             self.pause(traffic, FRAME)?;
@@ -207,7 +215,8 @@ impl<'a> Stage<'a> {
             && !self.died.contains(&name)
         {
             let tail = nodes.log_tail(&name);
-            self.watcher.say(&format!("node {name} ended by itself:\n{tail}"));
+            self.watcher
+                .say(&format!("node {name} ended by itself:\n{tail}"));
             self.watcher.down(&name);
             self.died.push(name);
         }
@@ -223,14 +232,18 @@ impl<'a> Stage<'a> {
     }
 
     fn kill(&mut self, target: Target, live: &Live) -> Result<()> {
-        let nodes = self.nodes.as_mut().context("the kernel's NAT has no nodes to kill")?;
+        let nodes = self
+            .nodes
+            .as_mut()
+            .context("the kernel's NAT has no nodes to kill")?;
         let (name, role) = match target {
             Target::Nf => (nodes.busiest_gateway(), "instance"),
             Target::Leader => (nodes.leader(), "leader"),
             Target::Replica => (nodes.follower(), "replica"),
         };
         let Some(name) = name else {
-            self.watcher.say(&format!("no {role} to kill under these settings"));
+            self.watcher
+                .say(&format!("no {role} to kill under these settings"));
             return Ok(());
         };
         let mut at_ns = 0;
@@ -255,7 +268,8 @@ impl<'a> Stage<'a> {
         if let Some(kill) = self.kills.last()
             && later.iter().any(kin)
         {
-            self.restarts.push((kill.node.clone(), Instant::now() + RESTART_AFTER));
+            self.restarts
+                .push((kill.node.clone(), Instant::now() + RESTART_AFTER));
         }
     }
 
@@ -281,7 +295,8 @@ impl<'a> Stage<'a> {
     }
 
     fn collect(mut self, traffic: Traffic, running: Option<Running>) -> Result<Report> {
-        self.watcher.say("no new connections; waiting for every flow to be heard once more");
+        self.watcher
+            .say("no new connections; waiting for every flow to be heard once more");
         let real = running
             .map(|r| r.finish(Duration::from_secs(10)))
             .transpose()?;

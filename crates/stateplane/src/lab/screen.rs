@@ -167,7 +167,11 @@ impl State {
             Constraint::Min(3),
         ])
         .areas(frame.area());
-        let title = format!(" {}  {:.1} s ", self.title, self.started.elapsed().as_secs_f64());
+        let title = format!(
+            " {}  {:.1} s ",
+            self.title,
+            self.started.elapsed().as_secs_f64()
+        );
         frame.render_widget(
             Paragraph::new(self.network()).block(Block::bordered().title(title)),
             network,
@@ -200,7 +204,11 @@ impl State {
             store.extend([self.node(name), dim("   ")]);
         }
         vec![
-            Line::from(vec![dim("                     ┌─── "), self.node("gw1"), dim(" ───┐")]),
+            Line::from(vec![
+                dim("                     ┌─── "),
+                self.node("gw1"),
+                dim(" ───┐"),
+            ]),
             Line::from(vec![
                 Span::raw("  client "),
                 dim("─── "),
@@ -210,7 +218,11 @@ impl State {
                 dim(" ─── "),
                 Span::raw("server"),
             ]),
-            Line::from(vec![dim("                     └─── "), self.node("gw2"), dim(" ───┘")]),
+            Line::from(vec![
+                dim("                     └─── "),
+                self.node("gw2"),
+                dim(" ───┘"),
+            ]),
             Line::default(),
             Line::from(store),
         ]
@@ -239,12 +251,19 @@ fn counter(item: &(&'static str, u64, bool)) -> [Span<'static>; 2] {
         (false, _) => Color::White,
     };
     let style = Style::new().fg(colour).add_modifier(Modifier::BOLD);
-    [Span::styled(format!(" {value}"), style), Span::raw(format!(" {name}  "))]
+    [
+        Span::styled(format!(" {value}"), style),
+        Span::raw(format!(" {name}  ")),
+    ]
 }
 
 fn event_line(text: &str) -> Line<'_> {
     let killed = text.contains("SIGKILL") || text.contains("ended by itself");
-    let style = if killed { Style::new().fg(Color::Red) } else { Style::new() };
+    let style = if killed {
+        Style::new().fg(Color::Red)
+    } else {
+        Style::new()
+    };
     Line::styled(text, style)
 }
 

@@ -237,6 +237,9 @@ mod tests {
             .namespace("server")
             .run(|| std::fs::read_to_string("/proc/thread-self/net/route"))
             .expect("routes");
-        assert!(routes.contains("006433C6"), "no route to the pool:\n{routes}");
+        assert!(
+            routes.contains("006433C6"),
+            "no route to the pool:\n{routes}"
+        );
     }
 }

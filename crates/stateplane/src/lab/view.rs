@@ -41,7 +41,10 @@ impl Lines {
     }
 
     fn on(out: Box<dyn Write>) -> Self {
-        Self { started: Instant::now(), out }
+        Self {
+            started: Instant::now(),
+            out,
+        }
     }
 }
 

@@ -241,7 +241,11 @@ impl Client {
             Live::count(&self.live.long_ready);
             return Ok(());
         }
-        let kind = if number % 2 == 0 { Kind::Ask } else { Kind::Push };
+        let kind = if number % 2 == 0 {
+            Kind::Ask
+        } else {
+            Kind::Push
+        };
         self.open(kind, Life::Long, self.plan.period, now)
     }
 
@@ -256,7 +260,11 @@ impl Client {
             return self.open(Kind::Ask, Life::Short, self.plan.period, now);
         }
         let number = self.fresh_opened / u64::from(self.plan.keep_every);
-        let kind = if number % 2 == 0 { Kind::Ask } else { Kind::Push };
+        let kind = if number % 2 == 0 {
+            Kind::Ask
+        } else {
+            Kind::Push
+        };
         let until = now + nanos(self.plan.keep_for);
         self.open(kind, Life::Kept(until), self.plan.keep_period, now)
     }

@@ -90,7 +90,9 @@ impl Datagrams {
                 Err(_) => return,
             };
             match Record::decode(&buffer[..length]) {
-                Some(r) if r.flow == token.index && r.number < flow.sent => flow.on_answer(&r, live),
+                Some(r) if r.flow == token.index && r.number < flow.sent => {
+                    flow.on_answer(&r, live)
+                }
                 _ => flow.wrong = true,
             }
         }

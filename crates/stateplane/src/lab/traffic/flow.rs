@@ -188,7 +188,8 @@ impl Flow {
             (Kind::Push, _) => {
                 let period_ms = u32::try_from(self.period_ns / 1_000_000).unwrap_or(u32::MAX);
                 self.sent += 1;
-                self.stream.send(&Record::subscribe(self.id, period_ms, now))?;
+                self.stream
+                    .send(&Record::subscribe(self.id, period_ms, now))?;
             }
             _ => {
                 let record = Record::new(self.kind, self.id, self.sent, now);

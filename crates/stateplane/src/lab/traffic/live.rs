@@ -55,9 +55,9 @@ impl Live {
 
     /// A fault is about to happen: gaps that end later belong to it.
     pub(crate) fn next_phase(&self) {
-        let _ = self.phase.fetch_update(Relaxed, Relaxed, |p| {
-            Some((p + 1).min(MAX_PHASES - 1))
-        });
+        let _ = self
+            .phase
+            .fetch_update(Relaxed, Relaxed, |p| Some((p + 1).min(MAX_PHASES - 1)));
     }
 
     pub(crate) fn set_fresh(&self, on: bool) {

@@ -191,8 +191,16 @@ mod tests {
         let (report, server) = start(&client, &server).finish().expect("finish");
         assert_eq!(report.failures(), std::collections::BTreeMap::new());
         assert_eq!((report.tcp().count(), report.udp().count()), (6, 2));
-        assert!(report.flows.iter().all(|f| f.received > 20), "{:?}", report.flows);
-        assert!(report.connections.len() > 40, "{}", report.connections.len());
+        assert!(
+            report.flows.iter().all(|f| f.received > 20),
+            "{:?}",
+            report.flows
+        );
+        assert!(
+            report.connections.len() > 40,
+            "{}",
+            report.connections.len()
+        );
         assert_eq!(server.accepted, 6 + report.connections.len() as u64);
         assert_eq!((report.remapped(), server.wrong_data), (0, 0));
     }
@@ -208,7 +216,11 @@ mod tests {
         traffic.live().next_phase();
         sleep(200);
         let (report, _) = traffic.finish().expect("finish");
-        assert!(report.flows.iter().all(|f| f.failure.is_some()), "{:?}", report.flows);
+        assert!(
+            report.flows.iter().all(|f| f.failure.is_some()),
+            "{:?}",
+            report.flows
+        );
         assert!(report.not_connected() > 20, "{:?}", report.failures());
         assert!(report.median_silence(records::Kind::Ask, 2) > 1_000_000_000);
     }

@@ -111,11 +111,17 @@ mod tests {
 
     #[test]
     fn entries_come_due_in_order_and_on_ticks() {
-        let token = |index| Token { index, generation: u32::MAX };
+        let token = |index| Token {
+            index,
+            generation: u32::MAX,
+        };
         let mut agenda = Agenda::default();
         assert_eq!(agenda.book(2_500_000, token(2)), 3_000_000);
         agenda.book(1_000_000, token(1));
-        assert_eq!(agenda.idle(0, Duration::from_secs(1)), Duration::from_millis(1));
+        assert_eq!(
+            agenda.idle(0, Duration::from_secs(1)),
+            Duration::from_millis(1)
+        );
         assert_eq!(agenda.pop(999_999), None);
         assert_eq!(agenda.pop(3_000_000), Some((1_000_000, token(1))));
         assert_eq!(agenda.pop(3_000_000), Some((3_000_000, token(2))));

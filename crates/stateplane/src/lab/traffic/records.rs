@@ -83,7 +83,8 @@ impl Record {
         let bytes: &[u8; LEN] = bytes.try_into().ok()?;
         let word = |at: usize| -> [u8; 4] { [0, 1, 2, 3].map(|i| bytes[at + i]) };
         let long = |at: usize| -> u64 {
-            u64::from(u32::from_be_bytes(word(at))) << 32 | u64::from(u32::from_be_bytes(word(at + 4)))
+            u64::from(u32::from_be_bytes(word(at))) << 32
+                | u64::from(u32::from_be_bytes(word(at + 4)))
         };
         if bytes[0..2] != MAGIC.to_be_bytes() || bytes[3] != 0 || bytes[30..32] != [0, 0] {
             return None;
@@ -255,10 +256,13 @@ mod tests {
     #[test]
     fn records_survive_being_cut_anywhere() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
-        let mut sender = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let mut sender =
+            TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let mut receiver = RecordStream::new(listener.accept().expect("accept").0);
         let bytes: Vec<u8> = (0..50).flat_map(|n| record(n).encode()).collect();
-        bytes.chunks(7).for_each(|c| sender.write_all(c).expect("send"));
+        bytes
+            .chunks(7)
+            .for_each(|c| sender.write_all(c).expect("send"));
         drop(sender);
         let mut numbers = Vec::new();
         let mut scratch = [0; 100];

@@ -117,7 +117,9 @@ impl ClientReport {
 
     pub(crate) fn not_connected(&self) -> u64 {
         let fresh = self.connections.iter();
-        fresh.filter(|c| matches!(c.outcome, Outcome::NotConnected(_))).count() as u64
+        fresh
+            .filter(|c| matches!(c.outcome, Outcome::NotConnected(_)))
+            .count() as u64
     }
 
     pub(crate) fn remapped(&self) -> u64 {
@@ -142,14 +144,20 @@ impl ClientReport {
     pub(crate) fn by_age(&self, fault_ns: u64) -> Vec<AgeClass> {
         let mut classes: Vec<AgeClass> = AGES
             .iter()
-            .map(|(age, _)| AgeClass { age, ..AgeClass::default() })
+            .map(|(age, _)| AgeClass {
+                age,
+                ..AgeClass::default()
+            })
             .collect();
         for connection in &self.connections {
             if connection.started_ns > fault_ns || connection.ended_ns <= fault_ns {
                 continue;
             }
             let age = fault_ns - connection.started_ns;
-            let class = AGES.iter().position(|(_, limit)| age < *limit).unwrap_or(AGES.len() - 1);
+            let class = AGES
+                .iter()
+                .position(|(_, limit)| age < *limit)
+                .unwrap_or(AGES.len() - 1);
             classes[class].connections += 1;
             classes[class].broken += u64::from(connection.outcome != Outcome::Completed);
         }
@@ -175,7 +183,11 @@ mod tests {
     #[test]
     fn connections_are_classed_by_their_age_when_the_fault_struck() {
         let ms = 1_000_000;
-        let connection = |started_ns, ended_ns, outcome| Connection { started_ns, ended_ns, outcome };
+        let connection = |started_ns, ended_ns, outcome| Connection {
+            started_ns,
+            ended_ns,
+            outcome,
+        };
         let mut report = ClientReport::new();
         report.connections = vec![
             connection(1000 * ms, 1010 * ms, Outcome::Completed),

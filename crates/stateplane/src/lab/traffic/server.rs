@@ -54,8 +54,14 @@ impl Listeners {
     }
 }
 
-const TCP: Token = Token { index: u32::MAX, generation: 0 };
-const UDP: Token = Token { index: u32::MAX - 1, generation: 0 };
+const TCP: Token = Token {
+    index: u32::MAX,
+    generation: 0,
+};
+const UDP: Token = Token {
+    index: u32::MAX - 1,
+    generation: 0,
+};
 
 pub(super) struct Server {
     listeners: Listeners,
@@ -92,7 +98,9 @@ impl Server {
         let mut ready = Vec::new();
         let mut woken = self.live.now_ns();
         while !self.live.stopped() {
-            let idle = self.agenda.idle(self.live.now_ns(), Duration::from_millis(10));
+            let idle = self
+                .agenda
+                .idle(self.live.now_ns(), Duration::from_millis(10));
             self.poller.wait(idle, &mut ready)?;
             let now = self.live.now_ns();
             let late = now.saturating_sub(woken + nanos(idle));
@@ -205,7 +213,9 @@ impl Server {
                 Err(e) if e.kind() == ErrorKind::ConnectionRefused => continue,
                 Err(e) => return Err(e),
             };
-            if let (Some(mut record), SocketAddr::V4(from)) = (Record::decode(&buffer[..length]), from) {
+            if let (Some(mut record), SocketAddr::V4(from)) =
+                (Record::decode(&buffer[..length]), from)
+            {
                 record.seen = from;
                 // A full socket drops a datagram, as a network would.
                 let _ = self.listeners.udp.send_to(&record.encode(), from);
