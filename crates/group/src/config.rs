@@ -96,7 +96,7 @@ impl Default for Timing {
             tail: ms(1),
             tail_idle: ms(20),
             retry: ms(10),
-            retry_max: ms(100),
+            retry_max: ms(50),
             deadline: ms(2000),
         }
     }

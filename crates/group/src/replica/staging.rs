@@ -14,7 +14,7 @@ use super::{Follower, Replica, Status};
 use crate::{Alarm, Mark, Mutation, Peer};
 
 /// Slots for which clients get replies again when a view starts.
-const ANNOUNCE: u64 = 256;
+const ANNOUNCE: u64 = 2048;
 
 /// A view on its way in.
 #[derive(Debug)]
