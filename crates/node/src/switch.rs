@@ -9,11 +9,11 @@ use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
 use stateplane_flow::steering::{NOBODY, Side, Table};
 use stateplane_host::bpf::BpfError;
-use stateplane_host::bpf::steering::{Role as PortRole, Steering, SwitchPort};
+use stateplane_host::bpf::steering::{Role as PortRole, Steering, SteeringCounters, SwitchPort};
 use stateplane_host::{clock, poll, priority};
 use stateplane_wire::envelope::Kind;
 use stateplane_wire::heartbeat::Beat;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::channel::{self, Channel};
 use crate::config::{self, Config, Pin, Role, sender_id};
@@ -26,6 +26,8 @@ use crate::stop::Stop;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Heartbeats heard before silence is judged; more than can wait in one beat.
 const BATCH: usize = 1024;
+/// Between attempts to change the table when the kernel refuses.
+const RETRY: Duration = Duration::from_millis(100);
 /// Changes of the table remembered for `show`.
 const HISTORY: usize = 16;
 
@@ -96,6 +98,8 @@ pub struct Switch {
     senders: BTreeMap<u16, usize>,
     detector: Detector,
     serving: Instances,
+    /// Not before this is a failed change tried again.
+    retry: Time,
     misconfigured: u64,
     resteered: u64,
     history: VecDeque<Resteer>,
@@ -130,6 +134,7 @@ impl Switch {
             senders,
             detector: Detector::new(switch.instances.len(), config.detect.dead),
             serving: Instances::default(),
+            retry: Time::ZERO,
             misconfigured: 0,
             resteered: 0,
             history: VecDeque::new(),
@@ -149,7 +154,7 @@ impl Switch {
         Ok(())
     }
 
-    fn turn(&mut self) -> Result<(), SwitchError> {
+    fn turn(&mut self) -> io::Result<()> {
         let now = clock::now();
         let next = self
             .detector
@@ -163,16 +168,21 @@ impl Switch {
         // now; only then is silence judged.
         let now = clock::now();
         self.detector.on_timer(now);
-        if self.detector.serving() != self.serving {
-            self.resteer(now)?;
+        if self.detector.serving() != self.serving
+            && now >= self.retry
+            && let Err(error) = self.resteer(now)
+        {
+            // The old table stays in use: better than none.
+            error!(%error, "the steering table could not be changed; trying again");
+            self.retry = now + RETRY;
         }
         if self.status.due(now) {
-            self.publish(now)?;
+            self.publish(now);
         }
         Ok(())
     }
 
-    fn hear(&mut self) -> Result<(), SwitchError> {
+    fn hear(&mut self) -> io::Result<()> {
         let Self {
             channel,
             detector,
@@ -197,7 +207,7 @@ impl Switch {
         Ok(())
     }
 
-    fn resteer(&mut self, noticed: Time) -> Result<(), SwitchError> {
+    fn resteer(&mut self, noticed: Time) -> Result<(), BpfError> {
         let serving = self.detector.serving();
         let live: Vec<u8> = serving.iter().collect();
         self.steering.set_table(&table(&live, self.config.pin))?;
@@ -224,20 +234,11 @@ impl Switch {
             self.history.pop_front();
         }
         self.history.push_back(change);
-        self.publish(done)
+        self.publish(done);
+        Ok(())
     }
 
-    fn publish(&mut self, now: Time) -> Result<(), SwitchError> {
-        let frames = self.steering.counters()?;
-        let frames = BTreeMap::from([
-            ("steered", frames.steered),
-            ("flooded", frames.flooded),
-            ("to-host", frames.to_host),
-            ("passed", frames.passed),
-            ("malformed", frames.malformed),
-            ("nobody", frames.nobody),
-            ("failed", frames.failed),
-        ]);
+    fn publish(&mut self, now: Time) {
         let numbered = self.config.instances.iter().enumerate();
         let instances = numbered.map(|(n, instance)| InstanceStatus {
             node: instance.node.clone(),
@@ -249,26 +250,31 @@ impl Switch {
                 .map(|t| now.since(t).as_millis() as u64),
         });
         let instances: Vec<_> = instances.collect();
+        // Figures that cannot be read are no reason to stop steering.
+        let frames = self.steering.counters().ok();
         self.status.update(|s| {
             s.steering = self.serving != Instances::default();
             s.instances = instances;
             s.resteers.clone_from(&self.history);
             s.resteered = self.resteered;
-            s.frames = frames;
+            s.frames = frames.map_or_else(BTreeMap::new, by_name);
             s.misconfigured = self.misconfigured;
             s.datagrams = self.channel.counters();
         });
-        Ok(())
     }
 }
 
-/// Why a switch cannot go on.
-#[derive(Debug, thiserror::Error)]
-enum SwitchError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
+fn by_name(frames: SteeringCounters) -> BTreeMap<&'static str, u64> {
+    BTreeMap::from([
+        ("steered", frames.steered),
+        ("flooded", frames.flooded),
+        ("to-host", frames.to_host),
+        ("passed", frames.passed),
+        ("malformed", frames.malformed),
+        ("nobody", frames.nobody),
+        ("failed", frames.failed),
+        ("filtered", frames.filtered),
+    ])
 }
 
 fn missing(error: BpfError) -> Failure {
