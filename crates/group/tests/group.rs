@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Node, World};
-use stateplane_group::{Mark, Role};
+use stateplane_group::{Alarm, Mark, Role};
 use stateplane_wire::group::Body;
 
 fn count(reply: &[u8]) -> u64 {
@@ -301,6 +301,19 @@ fn a_vote_of_a_former_life_does_not_complete_a_quorum() {
         "the second one was not lost"
     );
     w.run(100);
+    w.agree();
+}
+
+#[test]
+fn a_clock_that_went_backwards_does_not_keep_a_replica_out() {
+    let mut w = World::ready(3);
+    w.call(b"x").unwrap();
+    w.lives = 1;
+    w.start_replica(2);
+    w.run(300);
+    assert!(w.alarms.contains(&Alarm::IncarnationReused));
+    assert_ne!(w.replica(2).inspect().role, Role::Booting);
+    w.run(30);
     w.agree();
 }
 

@@ -8,7 +8,7 @@
 //! * [`staging`]: from the merge, or a view's start, to a log that follows it
 //! * [`transfer`]: snapshots to and from peers
 //! * [`boot`]: how a group forms and how a replica without memory joins
-//! * [`check`]: invariants and the view for people
+//! * [`check`]: invariants and the view for people; [`sane`]: absurd numbers
 //!
 //! # Why a restarted replica is harmless
 //! Each view fixes which *incarnation* of each replica belongs to it. A restarted
@@ -36,6 +36,7 @@ mod log;
 mod mutation;
 mod normal;
 mod ordered;
+mod sane;
 mod staging;
 mod table;
 mod transfer;
@@ -290,7 +291,9 @@ impl<A: Application> Replica<A> {
             (Peer::Sequencer, Body::SessionRequest { nonce }) => {
                 self.on_session_request(now, nonce)
             }
-            (Peer::Replica(j), body) if j.0 < self.config.n && j.0 != self.me => {
+            (Peer::Replica(j), body)
+                if j.0 < self.config.n && j.0 != self.me && sane::sane(&body) =>
+            {
                 self.on_peer(now, j.0, formation, body);
             }
             _ => {}

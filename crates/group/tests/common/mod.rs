@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    Client, Effect, GroupConfig, Mark, Message, Peer, Replica, RequestId, Role, Sequencer, Unknown,
+    Alarm, Client, Effect, GroupConfig, Mark, Message, Peer, Replica, RequestId, Role, Sequencer,
+    Unknown,
 };
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::group::{Address, Body};
@@ -76,9 +77,10 @@ pub struct World {
     /// True = keep the message in `held` for a later [`World::release`].
     pub hold: Filter,
     held: Vec<(Node, Node, Vec<u8>)>,
+    pub alarms: Vec<Alarm>,
     wire: BTreeMap<(Time, u64), (Node, Node, Vec<u8>)>,
     serial: u64,
-    lives: u64,
+    pub lives: u64,
 }
 
 pub const CLIENT: ClientId = ClientId(77);
@@ -99,6 +101,7 @@ impl World {
             lose: Box::new(|_, _, _| false),
             hold: Box::new(|_, _, _| false),
             held: Vec::new(),
+            alarms: Vec::new(),
             wire: BTreeMap::new(),
             serial: 0,
             lives: 100,
@@ -270,8 +273,9 @@ impl World {
     }
 
     fn route(&mut self, from: Node, effect: Effect) {
-        let Effect::Send { to, msg } = effect else {
-            panic!("{from:?}: {effect:?}")
+        let (to, msg) = match effect {
+            Effect::Send { to, msg } => (to, msg),
+            Effect::Alarm(alarm) => return self.alarms.push(alarm),
         };
         let targets = match to {
             Peer::Replica(j) => vec![Node::Replica(j.0)],
