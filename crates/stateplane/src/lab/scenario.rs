@@ -62,12 +62,21 @@ pub(crate) fn play(spec: &Spec, watcher: &mut dyn Watcher) -> Result<Report> {
     Ok(report)
 }
 
-/// Thousands of flows need thousands of descriptors.
+/// Thousands of flows, both ends of each here, need as many descriptors.
 fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const WANTED: u64 = 200_000;
+    let old = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: Some(WANTED),
+        maximum: old.maximum.map(|m| m.max(WANTED)),
+    };
+    let most = Rlimit {
+        current: old.maximum,
+        maximum: old.maximum,
+    };
+    // What is not allowed shows later as "too many open files".
+    let _ = setrlimit(Resource::Nofile, wanted).or_else(|_| setrlimit(Resource::Nofile, most));
 }
 
 struct Stage<'a> {
@@ -141,6 +150,11 @@ impl<'a> Stage<'a> {
         let traffic = Traffic::start(plan, client, server)?;
         match self.perform(&traffic) {
             Ok(running) => self.collect(traffic, running),
+            // Whoever ended by itself says why.
+            Err(error) if traffic.ended() => match traffic.finish() {
+                Ok(_) => Err(error),
+                Err(cause) => Err(error.context(cause)),
+            },
             Err(error) => {
                 traffic.abandon();
                 Err(error)
@@ -194,8 +208,7 @@ impl<'a> Stage<'a> {
         loop {
             check(self.stop, self.watcher)?;
             if traffic.ended() {
-                // Its error is reported by whoever collects it.
-                bail!(traffic_error(traffic));
+                bail!("the traffic generator stopped by itself");
             }
             self.look_after_nodes()?;
             self.watcher.frame(Some(traffic.live()));
@@ -318,11 +331,6 @@ impl<'a> Stage<'a> {
             duration: Duration::ZERO,
         })
     }
-}
-
-fn traffic_error(traffic: &Traffic) -> String {
-    let phase = traffic.live().phase();
-    format!("the traffic generator stopped by itself in phase {phase}")
 }
 
 fn check(stop: &AtomicBool, watcher: &mut dyn Watcher) -> Result<()> {

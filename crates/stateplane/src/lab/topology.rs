@@ -17,6 +17,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use stateplane_host::bpf::Pass;
 use stateplane_host::ethtool::{self, Offload};
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
@@ -69,6 +70,10 @@ pub(crate) enum Device {
 /// All namespaces. Dropping it removes everything it made.
 pub(crate) struct Topology {
     namespaces: Vec<Namespace>,
+    /// An XDP program that passes everything, on each end host: with one, veth is
+    /// sure to take redirected frames. GRO alone is not: now and then the kernel's
+    /// note that the interface polls is lost while its peer is being set up.
+    receivers: Vec<Pass>,
 }
 
 impl Topology {
@@ -83,8 +88,9 @@ impl Topology {
             }
         }
         let namespaces: io::Result<Vec<_>> = names.iter().map(|n| Namespace::create(n)).collect();
-        let topology = Self {
+        let mut topology = Self {
             namespaces: namespaces?,
+            receivers: Vec::new(),
         };
         topology.quieten()?;
         match device {
@@ -92,6 +98,9 @@ impl Topology {
             Device::Stateplane => topology.cable_switch()?,
         }
         topology.set_up_end_hosts(device, clients)?;
+        if device == Device::Stateplane {
+            topology.receive_redirected_frames()?;
+        }
         Ok(topology)
     }
 
@@ -152,6 +161,15 @@ impl Topology {
             })?;
         }
         GATEWAYS.iter().try_for_each(|g| self.set_up_gateway(g))
+    }
+
+    fn receive_redirected_frames(&mut self) -> io::Result<()> {
+        for host in ["client", "server"] {
+            let pass = || Pass::attach("eth0").map_err(io::Error::other);
+            let attached = self.namespace(host).run(pass)?;
+            self.receivers.push(attached);
+        }
+        Ok(())
     }
 
     fn cable_kernel(&self) -> io::Result<()> {

@@ -126,9 +126,9 @@ impl Server {
             match self.listeners.tcp.accept() {
                 Ok((stream, _)) => self.admit(stream)?,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) if out_of_descriptors(&e) => return Err(e),
+                // Other errors belong to the connection, not to us (accept(2)).
+                Err(_) => {}
             }
         }
     }
@@ -250,6 +250,20 @@ impl Connection {
         }
         Ok(closed)
     }
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::BADF,
+        Errno::NOMEM,
+        Errno::INVAL,
+    ]
+    .iter()
+    .any(|e| code == Some(e.raw_os_error()))
 }
 
 fn find(connections: &mut [Option<Connection>], token: Token) -> Option<&mut Connection> {
