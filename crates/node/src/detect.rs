@@ -53,6 +53,11 @@ impl Instances {
         instance < MAX_INSTANCES && self.0 & (1 << instance) != 0
     }
 
+    /// Whether nobody is in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// The members in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..MAX_INSTANCES as u8).filter(move |n| self.contains(usize::from(*n)))
@@ -144,14 +149,25 @@ impl Detector {
             .min()
     }
 
-    /// The instances that should get packets: the live ones; if there are none,
-    /// those that return; if there are none either, those that drain.
-    pub fn serving(&self) -> Instances {
-        [Health::Live, Health::Returning, Health::Draining]
-            .map(|health| self.those(health))
+    /// The instances that should get packets, given those that get them at present.
+    ///
+    /// The live ones, and those that come back before they lost their packets. If
+    /// there are none, any that return; then any that drain. If nobody is heard at
+    /// all, everything stays as it is: a table that names the silent is at worst
+    /// as bad as one that names nobody, and at best the alarm was false.
+    pub fn serving(&self, present: Instances) -> Instances {
+        let live = self.those(Health::Live);
+        let returning = self.those(Health::Returning);
+        let back = Instances(returning.0 & present.0);
+        let choices = [
+            Instances(live.0 | back.0),
+            returning,
+            self.those(Health::Draining),
+        ];
+        choices
             .into_iter()
-            .find(|set| *set != Instances::default())
-            .unwrap_or_default()
+            .find(|set| !set.is_empty())
+            .unwrap_or(present)
     }
 
     fn those(&self, health: Health) -> Instances {
@@ -184,8 +200,12 @@ mod tests {
         Time::from_millis(1_000 + ms)
     }
 
+    const NOBODY: Instances = Instances(0);
+    const BOTH: Instances = Instances(3);
+
+    /// Who should get packets if nobody does at present.
     fn serving(detector: &Detector) -> Vec<u8> {
-        detector.serving().iter().collect()
+        detector.serving(NOBODY).iter().collect()
     }
 
     fn beat(detector: &mut Detector, ms: u64, instance: usize) {
@@ -266,6 +286,28 @@ mod tests {
         assert_eq!(serving(&detector), [1]);
         beat(&mut detector, 31, 0);
         assert_eq!(serving(&detector), [0]);
+    }
+
+    #[test]
+    fn when_nobody_is_heard_everything_stays_as_it_is() {
+        let mut detector = two_live();
+        detector.on_timer(at(20));
+        assert_eq!(detector.serving(BOTH), BOTH);
+        // It was a false alarm: those that had packets keep them while they return.
+        beat(&mut detector, 21, 1);
+        assert_eq!(detector.serving(BOTH), Instances(2));
+        beat(&mut detector, 22, 0);
+        assert_eq!(detector.serving(BOTH), BOTH);
+        for ms in (25..=121).step_by(4) {
+            beat(&mut detector, ms, 1);
+        }
+        beat(&mut detector, 121, 1);
+        assert_eq!(detector.health(1), Health::Live);
+        assert_eq!(
+            detector.serving(BOTH),
+            BOTH,
+            "one is Live earlier than the other"
+        );
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Switch {
         // now; only then is silence judged.
         let now = clock::now();
         self.detector.on_timer(now);
-        if self.detector.serving() != self.serving
+        if self.detector.serving(self.serving) != self.serving
             && now >= self.retry
             && let Err(error) = self.resteer(now)
         {
@@ -208,7 +208,7 @@ impl Switch {
     }
 
     fn resteer(&mut self, noticed: Time) -> Result<(), BpfError> {
-        let serving = self.detector.serving();
+        let serving = self.detector.serving(self.serving);
         let live: Vec<u8> = serving.iter().collect();
         self.steering.set_table(&table(&live, self.config.pin))?;
         let done = clock::now();
@@ -253,7 +253,7 @@ impl Switch {
         // Figures that cannot be read are no reason to stop steering.
         let frames = self.steering.counters().ok();
         self.status.update(|s| {
-            s.steering = self.serving != Instances::default();
+            s.steering = !self.serving.is_empty();
             s.instances = instances;
             s.resteers.clone_from(&self.history);
             s.resteered = self.resteered;
