@@ -146,6 +146,10 @@ impl<A: Application> Replica<A> {
             self.append(self.log.len() + 1, Entry::Noop);
         }
         self.drain(now);
+        if self.missing().is_some() {
+            // The next run of a long gap is asked for at once.
+            self.timers.gap = Some(now);
+        }
     }
 
     pub(super) fn on_gap_ack(&mut self, now: Time, from: u8, view: View, first: Slot, to: Slot) {
@@ -316,9 +320,23 @@ impl<A: Application> Replica<A> {
         if lacking.is_some() {
             gap.lacking[usize::from(from)] = lacking;
         }
-        if gap.lacking.iter().flatten().count() + 1 >= self.n() {
+        if self.all_lack(now) {
             self.commit_gap(now);
         }
+    }
+
+    /// Leader: enough followers lack the gap's first slot, and all that were heard
+    /// lately do; nobody waits for the dead.
+    fn all_lack(&self, now: Time) -> bool {
+        let Some(gap) = self.gap.as_ref() else {
+            return false;
+        };
+        let lately = self.config.timing.silence;
+        let answered = |j: usize| gap.lacking[j].is_some();
+        let alive = |j: usize| now.since(self.followers[j].heard) < lately;
+        let others = || (0..self.n()).filter(|j| *j != usize::from(self.me));
+        others().filter(|j| answered(*j)).count() + 1 >= self.config.quorum()
+            && others().all(|j| answered(j) || !alive(j))
     }
 
     /// What the leader's log holds is the truth of this view.
