@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Node, World};
+use common::{Filter, Node, World};
 use stateplane_group::{Alarm, Mark, Role};
 use stateplane_wire::group::Body;
 
@@ -245,7 +245,7 @@ fn a_leader_that_hears_nobody_steps_down() {
 }
 
 /// Only messages between these replicas (and to and from everybody else) pass.
-fn only(connected: &'static [u8]) -> Box<dyn FnMut(Node, Node, &Body) -> bool> {
+fn only(connected: &'static [u8]) -> Filter {
     let cut = move |node| matches!(node, Node::Replica(i) if !connected.contains(&i));
     Box::new(move |from, to, _| cut(from) || cut(to))
 }

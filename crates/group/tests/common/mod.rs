@@ -63,7 +63,7 @@ pub enum Node {
     Client,
 }
 
-type Filter = Box<dyn FnMut(Node, Node, &Body) -> bool>;
+pub type Filter = Box<dyn FnMut(Node, Node, &Body) -> bool>;
 
 pub struct World {
     pub now: Time,
