@@ -19,6 +19,14 @@ pub(crate) enum Strike {
     RestartClient(usize),
 }
 
+/// A strike to come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Blow {
+    pub delay: u64,
+    pub strike: Strike,
+    pub lasts: u64,
+}
+
 /// What chaos may know about the world.
 pub(crate) struct Sight {
     /// All nodes: replicas first, then the sequencer, then clients.
@@ -69,22 +77,60 @@ impl Chaos {
         (!self.strikes.is_empty()).then_some(wait)
     }
 
-    /// What strikes now and for how long.
-    pub(crate) fn strike(&mut self, sight: &Sight) -> Option<(Strike, u64)> {
+    /// What strikes: each blow after a delay and for a time.
+    pub(crate) fn strike(&mut self, sight: &Sight) -> Vec<Blow> {
         let lasts = self.dice.exponential(self.lasts);
         let class = self.strikes[self.dice.below(self.strikes.len())];
         let strike = match class {
-            Fault::Crash => Strike::Crash(self.victim(sight)?),
-            Fault::Sequencer if sight.sequencer_up => Strike::CrashSequencer,
-            Fault::Pause => Strike::Pause(self.target(sight, sight.nodes)),
+            Fault::Crash => self.victim(sight).map(Strike::Crash),
+            Fault::Sequencer if sight.sequencer_up => Some(Strike::CrashSequencer),
+            Fault::Pause => Some(Strike::Pause(self.target(sight, sight.nodes))),
             Fault::Client => {
                 let first = sight.replicas + 1;
-                Strike::RestartClient(first + self.dice.below(sight.nodes - first))
+                let client = first + self.dice.below(sight.nodes - first);
+                Some(Strike::RestartClient(client))
             }
-            Fault::Partition => Strike::Cut(self.cut(sight)),
-            _ => return None,
+            Fault::Partition => Some(Strike::Cut(self.cut(sight))),
+            _ => None,
         };
-        Some((strike, lasts))
+        let Some(strike) = strike else {
+            return Vec::new();
+        };
+        let mut blows = Vec::new();
+        let mut delay = 0;
+        if matches!(class, Fault::Crash | Fault::Pause | Fault::Sequencer) && self.dice.chance(0.4)
+        {
+            // An ambush: first some replicas miss what the sequencer sends, or
+            // what another node says; then somebody falls.
+            let links = self.deafen(sight);
+            delay = self.dice.exponential(self.lasts / 3);
+            blows.push(Blow {
+                delay: 0,
+                strike: Strike::Cut(links),
+                lasts: delay + self.dice.exponential(self.lasts / 3),
+            });
+        }
+        blows.push(Blow {
+            delay,
+            strike,
+            lasts,
+        });
+        blows
+    }
+
+    /// Cuts the links from one node, most often the sequencer, to some replicas.
+    fn deafen(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
+        let aloof = self.target(sight, sight.replicas);
+        let from = if self.dice.chance(0.6) {
+            sight.replicas
+        } else {
+            aloof
+        };
+        let deaf = |dice: &mut Dice| dice.chance(0.5);
+        (0..sight.replicas)
+            .filter(|to| *to != from && deaf(&mut self.dice))
+            .map(|to| (from, to))
+            .collect()
     }
 
     /// A node below `limit`, often the leader if leaders are aimed at.
@@ -112,13 +158,19 @@ impl Chaos {
     }
 
     /// Links to cut: around one node, in one or both directions, of one link
-    /// only (a partial partition), or between two halves.
+    /// only (a partial partition), between two halves, among replicas only.
     fn cut(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
         let node = self.target(sight, sight.replicas + 1);
         let others = || (0..sight.nodes).filter(move |other| *other != node);
         let into = others().map(|other| (other, node));
         let out = others().map(|other| (node, other));
-        match self.dice.below(5) {
+        let group = |node: &usize| *node < sight.replicas;
+        match self.dice.below(7) {
+            5 => into
+                .chain(out)
+                .filter(|(a, b)| group(a) && group(b))
+                .collect(),
+            6 => self.deafen(sight),
             0 => into.chain(out).collect(),
             1 => into.collect(),
             2 => out.collect(),
@@ -160,8 +212,8 @@ mod tests {
                 sequencer_up: true,
             };
             for _ in 0..20 {
-                let strike = chaos.strike(&sight);
-                assert!(!matches!(strike, Some((Strike::Crash(_), _))));
+                let crash = |blow: &Blow| matches!(blow.strike, Strike::Crash(_));
+                assert!(!chaos.strike(&sight).iter().any(crash));
             }
         }
     }

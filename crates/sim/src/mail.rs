@@ -22,9 +22,14 @@ impl World<'_> {
         let mut body = Vec::new();
         message.encode(&mut body);
         match to {
-            Peer::Replicas => (0..self.sequencer())
-                .filter(|replica| *replica != from)
-                .try_for_each(|replica| self.post(from, replica, &body, message)),
+            Peer::Replicas => {
+                if from == self.sequencer() {
+                    self.network.multicast();
+                }
+                (0..self.sequencer())
+                    .filter(|replica| *replica != from)
+                    .try_for_each(|replica| self.post(from, replica, &body, message))
+            }
             Peer::Replica(ReplicaId(index)) => self.post(from, usize::from(index), &body, message),
             Peer::Sequencer => self.post(from, self.sequencer(), &body, message),
             Peer::Client(_, address) => self.post(from, usize::from(address.port), &body, message),

@@ -14,6 +14,15 @@ pub(crate) struct LinkPlan {
     pub loss: f64,
     /// Probability of loss on links from the sequencer to a replica.
     pub ordered_loss: f64,
+    /// Probability that a multicast of the sequencer goes wrong as a whole: what
+    /// several replicas miss at once is what they must agree about.
+    pub bad: f64,
+    /// Probability that a copy of a bad multicast is lost.
+    pub bad_loss: f64,
+    /// Probability that a copy of a bad multicast is late.
+    pub bad_late: f64,
+    /// Mean delay of a late copy.
+    pub late_mean: u64,
     /// Probability that a second copy is delivered.
     pub duplicate: f64,
     /// Probability that a bit of the datagram flips.
@@ -42,6 +51,8 @@ pub(crate) struct Network {
     /// many partitions block the link.
     blocked: Vec<u16>,
     last_arrival: Vec<u64>,
+    /// The present multicast goes wrong.
+    bad: bool,
     dice: Dice,
 }
 
@@ -53,6 +64,7 @@ impl Network {
             sequencer,
             blocked: vec![0; nodes * nodes],
             last_arrival: vec![0; nodes * nodes],
+            bad: false,
             dice: Dice::new(seed, Stream::Network),
         }
     }
@@ -73,16 +85,22 @@ impl Network {
         self.blocked.fill(0);
         let plan = &mut self.plan;
         (plan.loss, plan.ordered_loss, plan.duplicate) = (0.0, 0.0, 0.0);
-        (plan.corrupt, plan.stray) = (0.0, 0.0);
+        (plan.corrupt, plan.stray, plan.bad) = (0.0, 0.0, 0.0);
+        self.bad = false;
+    }
+
+    /// The sequencer is about to send the copies of one message.
+    pub(crate) fn multicast(&mut self) {
+        self.bad = self.dice.chance(self.plan.bad);
     }
 
     /// Decides what becomes of a datagram sent now: up to two copies arrive.
     pub(crate) fn route(&mut self, now: u64, from: usize, to: usize) -> [Option<Copy>; 2] {
         let ordered = from == self.sequencer;
-        let loss = if ordered {
-            self.plan.loss.max(self.plan.ordered_loss)
-        } else {
-            self.plan.loss
+        let loss = match (ordered, ordered && self.bad) {
+            (_, true) => self.plan.bad_loss,
+            (true, false) => self.plan.loss.max(self.plan.ordered_loss),
+            (false, _) => self.plan.loss,
         };
         if self.blocked[from * self.nodes + to] > 0 || self.dice.chance(loss) {
             return [None, None];
@@ -99,6 +117,8 @@ impl Network {
         let mut at = now + self.plan.base + self.dice.exponential(self.plan.jitter);
         if self.dice.chance(self.plan.stray) {
             at += self.dice.exponential(self.plan.stray_mean);
+        } else if self.bad && from == self.sequencer && self.dice.chance(self.plan.bad_late) {
+            at += self.dice.exponential(self.plan.late_mean);
         } else if !self.plan.reorder {
             let last = &mut self.last_arrival[from * self.nodes + to];
             at = at.max(*last + 1);
@@ -123,6 +143,10 @@ mod tests {
             reorder: false,
             loss: 0.0,
             ordered_loss: 0.0,
+            bad: 0.0,
+            bad_loss: 0.0,
+            bad_late: 0.0,
+            late_mean: 1,
             duplicate: 0.0,
             corrupt: 0.0,
             stray: 0.0,

@@ -146,6 +146,8 @@ pub(crate) struct Plan {
     pub ops_per_client: usize,
     /// Operations a client keeps in flight.
     pub outstanding: usize,
+    /// Operations a client submits at once, at most.
+    pub burst: usize,
     /// Objects of each kind.
     pub objects: u8,
     /// Mean time between two submissions of a client.
@@ -176,25 +178,26 @@ impl Plan {
         let busy = dice.chance(0.3);
         let storm = matches!(
             profile,
-            Profile::FailoverStorm | Profile::Restart | Profile::Sequencer
+            Profile::FailoverStorm | Profile::Gaps | Profile::Restart | Profile::Sequencer
         );
-        let strike_every = if storm { 60 * MS } else { 150 * MS };
+        let faulty_until = dice.between(200, 1_000) * MS;
+        let ops_per_client = dice.between(10, 70) as usize;
+        // Faults that strike an idle group show little: clients ask for most
+        // of the time, some evenly, some all at once.
+        let even = faulty_until / ops_per_client as u64;
         Self {
             profile,
             faults,
             replicas: if dice.chance(0.7) { 3 } else { 5 },
             clients: dice.below(4) + 1,
-            ops_per_client: dice.between(10, 60) as usize,
+            ops_per_client,
             outstanding: if busy { 16 } else { dice.below(4) + 1 },
+            burst: if busy { 12 } else { 3 },
             objects: dice.between(1, 4) as u8,
-            think: if busy {
-                200 * US
-            } else {
-                dice.between(1, 20) * MS
-            },
-            faulty_until: dice.between(200, 1_200) * MS,
-            strike_every: dice.between(strike_every / 2, strike_every * 2),
-            strike_lasts: dice.between(5, 150) * MS,
+            think: dice.between(even / 4, even * 5 / 4),
+            faulty_until,
+            strike_every: dice.between(8, if storm { 50 } else { 200 }) * MS,
+            strike_lasts: dice.between(3, if storm { 60 } else { 120 }) * MS,
             links,
             replay_window: dice.chance(0.5),
             small_limits: dice.chance(0.6),
@@ -238,7 +241,13 @@ fn classes(profile: Profile, dice: &mut Dice) -> Faults {
         Profile::Calm => return Faults::default(),
         Profile::Stray => &[Fault::Stray, Fault::Duplicate, Fault::Crash, Fault::Leader],
         Profile::FailoverStorm => &[Fault::Leader, Fault::Partition, Fault::Pause, Fault::Crash],
-        Profile::Gaps => &[Fault::Loss],
+        Profile::Gaps => &[
+            Fault::Loss,
+            Fault::Reorder,
+            Fault::Leader,
+            Fault::Pause,
+            Fault::Crash,
+        ],
         Profile::Restart => &[Fault::Crash, Fault::Stray, Fault::Grave],
         Profile::Sequencer => &[Fault::Sequencer, Fault::Stray],
     };
@@ -257,12 +266,20 @@ fn links(profile: Profile, faults: Faults, dice: &mut Dice) -> LinkPlan {
         0.03
     };
     LinkPlan {
-        loss: rate(Fault::Loss, 0.0, if gaps { 0.03 } else { 0.1 }),
-        ordered_loss: rate(Fault::Loss, 0.0, if gaps { 0.35 } else { 0.05 }),
+        loss: rate(Fault::Loss, 0.0, if gaps { 0.3 } else { 0.1 }),
+        ordered_loss: rate(Fault::Loss, 0.0, if gaps { 0.25 } else { 0.05 }),
+        bad_loss: rate(Fault::Loss, 0.1, 0.5),
+        bad_late: rate(Fault::Reorder, 0.4, 1.0),
         duplicate: rate(Fault::Duplicate, 0.0, 0.2),
         corrupt: rate(Fault::Corrupt, 0.0, 0.03),
         stray: rate(Fault::Stray, 0.002, stray),
         reorder: faults.has(Fault::Reorder),
+        bad: if dice.chance(if gaps { 0.9 } else { 0.3 }) {
+            dice.real(0.0, 0.3)
+        } else {
+            0.0
+        },
+        late_mean: dice.between(2, 25) * MS,
         base: dice.between(5, 100) * US,
         jitter: dice.between(5, 200) * US,
         stray_mean: dice.between(1, 150) * MS,

@@ -1,5 +1,5 @@
 //! Faults as they strike the world and as they pass.
-use crate::chaos::{Sight, Strike};
+use crate::chaos::{Blow, Sight, Strike};
 use crate::plan::Fault;
 use crate::world::{Event, Phase, World};
 
@@ -13,9 +13,29 @@ impl World<'_> {
             self.agenda.add(self.now + wait, Event::Strike);
         }
         let sight = self.sight();
-        let Some((strike, lasts)) = self.chaos.strike(&sight) else {
-            return Ok(());
+        for blow in self.chaos.strike(&sight) {
+            let Blow {
+                delay,
+                strike,
+                lasts,
+            } = blow;
+            self.agenda
+                .add(self.now + delay, Event::Blow(strike, lasts));
+        }
+        Ok(())
+    }
+
+    /// A strike hits, unless things have changed since it was decided.
+    pub(crate) fn hit(&mut self, strike: Strike, lasts: u64) -> Result<(), String> {
+        let sight = self.sight();
+        let allowed = match &strike {
+            Strike::Crash(node) => sight.spare > 0 && sight.sound.contains(node),
+            Strike::CrashSequencer => sight.sequencer_up,
+            _ => true,
         };
+        if self.phase != Phase::Faulty || !allowed {
+            return Ok(());
+        }
         self.say(|| format!("STRIKE {strike:?} for {} us", lasts / 1_000));
         match &strike {
             Strike::Cut(links) => {

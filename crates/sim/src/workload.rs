@@ -14,6 +14,7 @@ pub(crate) struct Workload {
     /// Items clients took and may give back, with their pool.
     taken: Vec<(u8, u64)>,
     think: u64,
+    burst: usize,
 }
 
 impl Workload {
@@ -25,6 +26,7 @@ impl Workload {
             guesses: vec![0; usize::from(plan.objects)],
             taken: Vec::new(),
             think: plan.think,
+            burst: plan.burst,
         }
     }
 
@@ -35,8 +37,8 @@ impl Workload {
 
     /// How many operations a client submits at once.
     pub(crate) fn burst(&mut self) -> usize {
-        if self.dice.chance(0.2) {
-            self.dice.below(6) + 1
+        if self.dice.chance(0.4) {
+            self.dice.below(self.burst) + 1
         } else {
             1
         }

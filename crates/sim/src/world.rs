@@ -40,8 +40,10 @@ pub(crate) enum Event {
     Wake { node: usize },
     /// A client may ask again.
     Submit { client: usize },
-    /// Chaos strikes.
+    /// Chaos decides on a strike.
     Strike,
+    /// A strike hits, and for how long.
+    Blow(Strike, u64),
     /// A strike is over.
     Lift(Strike),
 }
@@ -210,6 +212,7 @@ impl World<'_> {
             Event::Wake { node } => self.wake(node),
             Event::Submit { client } => self.ask(client),
             Event::Strike => self.strike(),
+            Event::Blow(strike, lasts) => self.hit(strike, lasts),
             Event::Lift(strike) => self.lift(&strike),
         }
     }
