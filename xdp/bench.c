@@ -3,13 +3,15 @@
 // The two ends of the packet benchmarks.
 //
 // bench_generate runs under the kernel's live-frame test run: every run is one
-// frame, whose UDP source port it sets to the next of `flows` ports before it
-// redirects the frame into the device under test. Frames are recycled, so each
-// field is written anew and nothing is accumulated. The frame's UDP checksum must
-// be 0 ("not computed", RFC 768), which stays right for any port.
+// frame. Frames are recycled with whatever the device did to them, so the headers
+// are copied from a template each time. The UDP source port is the next of `flows`
+// ports; the UDP checksum must be 0 ("not computed", RFC 768), which stays right
+// for any port. While `window` frames are under way it drops instead: what is
+// measured is work, not loss.
 //
 // bench_count sits at the far end: it counts and drops UDP to the discard port
-// (9, RFC 863) and passes the rest, so that sockets work beside it.
+// (9, RFC 863) and passes the rest, so that sockets work beside it. Both programs
+// share the counters.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -22,9 +24,14 @@
 #define PORT_FIRST 10000
 #define PORT_DISCARD 9
 
+#define HEADERS 42 /* Ethernet, IPv4 without options, UDP */
+
 struct bench_config {
 	__u32 flows;
-	__u32 unused;
+	__u32 window;
+	__u64 lost; /* frames given up: no longer under way */
+	__u8 headers[HEADERS];
+	__u8 unused[6];
 };
 
 struct {
@@ -34,12 +41,18 @@ struct {
 	__type(value, struct bench_config);
 } bench_settings SEC(".maps");
 
-// Frames generated, then frames counted, per CPU.
+// Frames sent, by one generator; frames counted, by whichever CPU receives. A cache
+// line each.
+struct bench_count {
+	__u64 frames;
+	__u64 unused[7];
+};
+
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct bench_count);
 } bench_frames SEC(".maps");
 
 struct {
@@ -68,15 +81,23 @@ static __always_inline struct udphdr *udp_header(struct xdp_md *ctx)
 SEC("xdp")
 int bench_generate(struct xdp_md *ctx)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, one = 1;
 	struct bench_config *config = bpf_map_lookup_elem(&bench_settings, &zero);
-	__u64 *sent = bpf_map_lookup_elem(&bench_frames, &zero);
-	struct udphdr *udp = udp_header(ctx);
+	struct bench_count *sent = bpf_map_lookup_elem(&bench_frames, &zero);
+	struct bench_count *counted = bpf_map_lookup_elem(&bench_frames, &one);
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
 
-	if (!config || !sent || !udp || config->flows == 0)
+	if (!config || !sent || !counted || data + HEADERS > end || config->flows == 0)
 		return XDP_ABORTED;
-	udp->source = bpf_htons(PORT_FIRST + (__u32)*sent % config->flows);
-	*sent += 1;
+	__u64 under_way = sent->frames - *(volatile __u64 *)&counted->frames -
+			  *(volatile __u64 *)&config->lost;
+	if ((__s64)under_way >= config->window)
+		return XDP_DROP;
+	__builtin_memcpy(data, config->headers, HEADERS);
+	struct udphdr *udp = data + HEADERS - sizeof(*udp);
+	udp->source = bpf_htons(PORT_FIRST + (__u32)sent->frames % config->flows);
+	sent->frames += 1;
 	return bpf_redirect_map(&bench_out, 0, 0);
 }
 
@@ -84,12 +105,12 @@ SEC("xdp")
 int bench_count(struct xdp_md *ctx)
 {
 	__u32 one = 1;
-	__u64 *counted = bpf_map_lookup_elem(&bench_frames, &one);
+	struct bench_count *counted = bpf_map_lookup_elem(&bench_frames, &one);
 	struct udphdr *udp = udp_header(ctx);
 
 	if (!counted || !udp || udp->dest != bpf_htons(PORT_DISCARD))
 		return XDP_PASS;
-	*counted += 1;
+	__sync_fetch_and_add(&counted->frames, 1);
 	return XDP_DROP;
 }
 

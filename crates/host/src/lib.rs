@@ -7,7 +7,7 @@
 //! * routes and neighbours: [`neigh`]
 //! * nodes: [`udp`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
-//! * time and processors: [`clock`], [`poll`], [`priority`]
+//! * time and processors: [`clock`], [`poll`], [`priority`], [`napi`]
 
 pub mod bpf;
 pub mod clock;
@@ -18,6 +18,7 @@ pub mod ifreq;
 pub mod link;
 mod map;
 pub mod memory;
+pub mod napi;
 pub mod neigh;
 pub mod netns;
 pub mod pcap;

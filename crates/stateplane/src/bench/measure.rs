@@ -1,6 +1,7 @@
 //! Two measurements: how many packets a second pass without loss, and how long an
 //! established flow's packets take.
 
+use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,17 +9,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use stateplane_host::bpf::bench::{Generator, Sink};
+use stateplane_host::bpf::BpfError;
+use stateplane_host::bpf::bench::{Load, Range};
 use stateplane_host::link::Netlink;
+use stateplane_host::priority;
 
 use super::testbed::{TARGET, Testbed, frame};
 
 /// Frames under way at most. Small enough for every queue on the path, so that what is
 /// measured is work and not loss.
-const WINDOW: u64 = 512;
-const BURST: u32 = 128;
-/// Frames that have not arrived after this time are counted as lost.
-const LOST_AFTER: Duration = Duration::from_millis(20);
+const WINDOW: u32 = 192;
+/// Time after which frames that have not arrived never will.
+const SETTLE: Duration = Duration::from_millis(50);
 const ECHO_PORT: u16 = 7;
 
 /// Packets through the device in one round.
@@ -30,42 +32,38 @@ pub(super) struct Rate {
     pub(super) lost: u64,
 }
 
-/// Sends from `flows` source ports for `span`, never more than a window at once.
-pub(super) fn rate(bed: &Testbed, sink: &Sink, flows: u32, span: Duration) -> Result<Rate> {
-    let generator = bed.generator.run(move || {
-        let index = Netlink::open()?.index("g0")?;
-        Generator::new(index, flows).map_err(std::io::Error::other)
+/// Sends from `flows` source ports for about `span`, never more than a window at once.
+pub(super) fn rate(bed: &Testbed, flows: u32, span: Duration, cpu: usize) -> Result<Rate> {
+    let mut range = bed.generator.run(move || {
+        let ifindex = Netlink::open()?.index("g0")?;
+        let load = Load { frame: frame(), flows, window: WINDOW, ifindex };
+        Range::new(load).map_err(io::Error::other)
     })?;
-    let frame = frame();
-    // The first packet of every flow is not what is measured here.
-    let warm_up = Duration::from_millis(300) + Duration::from_micros(60) * flows;
-    drive(&generator, sink, &frame, warm_up)?;
-    drive(&generator, sink, &frame, span)
+    bed.sink.run(|| range.attach_sink("s0").map_err(io::Error::other))?;
+    bed.generator.run(move || {
+        priority::pin_to(cpu)?;
+        drive(&mut range, flows, span).map_err(io::Error::other)
+    })
+    .map_err(Into::into)
 }
 
-fn drive(generator: &Generator, sink: &Sink, frame: &[u8], span: Duration) -> Result<Rate> {
-    let first = sink.counted()?;
-    let (mut sent, mut lost) = (0u64, 0u64);
-    let (mut arrived, mut progress) = (0u64, Instant::now());
-    let start = Instant::now();
-    while start.elapsed() < span {
-        let now_arrived = sink.counted()? - first;
-        if now_arrived > arrived {
-            (arrived, progress) = (now_arrived, Instant::now());
-        }
-        if sent.saturating_sub(arrived + lost) + u64::from(BURST) <= WINDOW {
-            generator.send(frame, BURST)?;
-            sent += u64::from(BURST);
-        } else if progress.elapsed() > LOST_AFTER {
-            lost = sent - arrived;
-        } else {
-            thread::yield_now();
-        }
+fn drive(range: &mut Range, flows: u32, span: Duration) -> Result<Rate, BpfError> {
+    // The first packet of every flow is not what is measured here: warm up until each
+    // has been seen, some rounds of windows at least.
+    let enough = u64::from(flows.max(WINDOW)) * 2;
+    let (until, mut runs) = (Instant::now() + Duration::from_secs(10), 100_000);
+    let mut pace = Duration::from_nanos(500);
+    while range.counted()? < enough && Instant::now() < until {
+        pace = range.run(runs)? / runs;
+        thread::sleep(SETTLE);
+        range.give_up()?;
     }
-    let elapsed = start.elapsed();
-    thread::sleep(LOST_AFTER);
-    let arrived = sink.counted()? - first;
-    Ok(Rate { pps: arrived as f64 / elapsed.as_secs_f64(), lost: sent.saturating_sub(arrived) })
+    runs = u32::try_from(span.as_nanos() / pace.as_nanos().max(1)).unwrap_or(u32::MAX);
+    let (sent, arrived) = (range.sent()?, range.counted()?);
+    let took = range.run(runs.max(1))?;
+    thread::sleep(SETTLE);
+    let (sent, arrived) = (range.sent()? - sent, range.counted()? - arrived);
+    Ok(Rate { pps: arrived as f64 / took.as_secs_f64(), lost: sent.saturating_sub(arrived) })
 }
 
 /// Round-trip times of one established UDP flow, in microseconds.
@@ -114,14 +112,15 @@ pub(super) fn wait_until_forwarding(bed: &Testbed, limit: Duration) -> Result<()
 pub(super) fn latency(bed: &Testbed, count: u32) -> Result<Latency> {
     let times = bed.generator.run(move || {
         let socket = client(Duration::from_millis(500))?;
-        let mut times = Histogram::<u64>::new(3).map_err(std::io::Error::other)?;
+        let mut times = Histogram::<u64>::new(3).map_err(io::Error::other)?;
         let mut buffer = [0; 64];
         for number in 0..count + count / 10 {
             let sent = Instant::now();
             socket.send(&number.to_be_bytes())?;
             socket.recv(&mut buffer)?;
             if number >= count / 10 {
-                times.saturating_record(sent.elapsed().as_nanos() as u64);
+                let nanos = sent.elapsed().as_nanos() as u64;
+                times.record(nanos).map_err(io::Error::other)?;
             }
         }
         Ok(times)
@@ -130,7 +129,7 @@ pub(super) fn latency(bed: &Testbed, count: u32) -> Result<Latency> {
     Ok(Latency { p50_us: micros(0.5), p99_us: micros(0.99) })
 }
 
-fn client(timeout: Duration) -> std::io::Result<UdpSocket> {
+fn client(timeout: Duration) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(SocketAddrV4::new(TARGET, ECHO_PORT))?;
     socket.set_read_timeout(Some(timeout))?;

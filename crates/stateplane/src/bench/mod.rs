@@ -11,12 +11,11 @@ mod testbed;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use serde::Serialize;
-use stateplane_host::bpf::bench::Sink;
-use stateplane_host::priority;
+use stateplane_host::{napi, priority};
 
 use device::Device;
 use measure::{Latency, Rate};
@@ -85,18 +84,18 @@ type Latencies = BTreeMap<Device, Vec<Latency>>;
 /// Runs a benchmark and prints its result.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     let Bench::Nat(args) = bench;
-    // Generator, device and sink share one processor: what is compared is the work per
-    // packet, and no wake-up between processors blurs the latency.
-    priority::pin_to(0).context("cannot pin to processor 0")?;
+    let place = Place::choose()?;
+    // Whatever this process starts from here on works where the device works.
+    priority::pin_to(place.device).context("cannot choose a processor")?;
     let (mut rates, mut latencies) = (Rates::new(), Latencies::new());
     for round in 1..=args.rounds.max(1) {
         for device in Device::ALL {
             eprintln!("round {round}/{}: {}", args.rounds.max(1), device.name());
-            measure_device(device, args, &mut rates, &mut latencies)
+            measure_device(device, args, place, &mut rates, &mut latencies)
                 .with_context(|| format!("measuring {}", device.name()))?;
         }
     }
-    let report = report(&rates, &latencies)?;
+    let report = report(&rates, &latencies, place)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -105,15 +104,33 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// Which processor does what.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    generator: usize,
+    device: usize,
+    cpus: usize,
+}
+
+impl Place {
+    fn choose() -> Result<Self> {
+        let cpus = priority::allowed_cpus()?;
+        let (Some(&generator), Some(&device)) = (cpus.first(), cpus.last()) else {
+            bail!("the kernel allows this process no processor");
+        };
+        Ok(Self { generator, device, cpus: cpus.len() })
+    }
+}
+
 fn measure_device(
     device: Device,
     args: &NatArgs,
+    place: Place,
     rates: &mut Rates,
     latencies: &mut Latencies,
 ) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bed = Testbed::build().context("cannot build the network (root is needed)")?;
-    let sink = bed.sink.run(|| Sink::attach("s0").map_err(std::io::Error::other))?;
     measure::start_echo(&bed)?;
     let _running = device.start(&bed, dir.path())?;
     let limit = Duration::from_secs(10);
@@ -121,10 +138,14 @@ fn measure_device(
         let log = std::fs::read_to_string(dir.path().join("node.log")).unwrap_or_default();
         format!("{} does not forward\n{log}", device.name())
     })?;
+    bed.device.run(|| {
+        napi::receive_on("lan0", place.device)?;
+        Ok(())
+    })?;
     latencies.entry(device).or_default().push(measure::latency(&bed, args.pings)?);
     for &flows in &args.flows {
         let span = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
-        let rate = measure::rate(&bed, &sink, flows.max(1), span)?;
+        let rate = measure::rate(&bed, flows.max(1), span, place.generator)?;
         rates.entry((device, flows)).or_default().push(rate);
     }
     Ok(())
@@ -135,7 +156,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn report(rates: &Rates, latencies: &Latencies) -> Result<Report> {
+fn report(rates: &Rates, latencies: &Latencies, place: Place) -> Result<Report> {
     let rows: Vec<Row> = rates
         .iter()
         .map(|(&(device, flows), measured)| {
@@ -154,9 +175,13 @@ fn report(rates: &Rates, latencies: &Latencies) -> Result<Report> {
         .collect();
     let ratios = ratios(&rows);
     let machine = Machine {
-        cpus: std::thread::available_parallelism()?.get(),
+        cpus: place.cpus,
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        placement: "generator, device and sink on one processor",
+        placement: if place.generator == place.device {
+            "generator and device on one processor"
+        } else {
+            "the device's whole work on one processor, the generator on another"
+        },
         frame_bytes: 64,
     };
     Ok(Report { bench: "nat", machine, rows, ratios })
