@@ -212,7 +212,6 @@ fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
     for (role, job) in jobs {
         let (ended, own_stop) = (ended.clone(), stop.clone());
         let body = move || {
-            // A panic drops `ended` without a word, which says enough.
             let result = job(&own_stop);
             let _ = ended.send((role, result));
         };
@@ -236,7 +235,11 @@ fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
                 error!(%role, %failure, "failed");
                 result = result.and(Err(failure));
             }
-            stop.raise(); // a node works with all its roles or not at all
+        }
+        // A node works with all its roles or not at all; one that panicked ends
+        // without a word.
+        if threads.iter().any(|(_, thread)| thread.is_finished()) {
+            stop.raise();
         }
         if stop.is_raised() {
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + GRACE);
@@ -302,4 +305,52 @@ pub fn stop_at_signals(stop: &Stop) -> Result<(), Failure> {
         })
         .map_err(failed)?;
     registered.recv().unwrap_or(Ok(())).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A role that works until it is asked to stop.
+    fn patient() -> Job {
+        Box::new(|stop| {
+            while !stop.is_raised() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_role_that_fails_ends_the_node_with_its_reason() {
+        let failing: Job = Box::new(|_| Err(Failure::missing("no interface", "plug it in")));
+        let jobs = vec![(Role::Switch, patient()), (Role::Function, failing)];
+        let failure = supervise(jobs, &Stop::default()).expect_err("a role failed");
+        assert_eq!(
+            (failure.exit_code(), failure.help()),
+            (3, Some("plug it in"))
+        );
+    }
+
+    #[test]
+    fn a_panic_in_a_role_is_a_failure_while_running() {
+        let panicking: Job = Box::new(|_| panic!("as the test wants it"));
+        let jobs = vec![(Role::Replica, panicking), (Role::Switch, patient())];
+        let failure = supervise(jobs, &Stop::default()).expect_err("a role panicked");
+        assert_eq!(failure.to_string(), "the replica panicked");
+        assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn asked_to_stop_all_roles_end_well() {
+        let stop = Stop::default();
+        stop.raise();
+        assert!(
+            supervise(
+                vec![(Role::Switch, patient()), (Role::Replica, patient())],
+                &stop
+            )
+            .is_ok()
+        );
+    }
 }
