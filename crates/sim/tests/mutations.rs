@@ -18,13 +18,23 @@ fn caught(mutation: Mutation, profile: Profile, seeds: u64, ways: &[&str]) {
     let report = run(&options, |_| {});
     let first = report.failed.first();
     let first = first.unwrap_or_else(|| panic!("{mutation:?} survived {seeds} {profile} seeds"));
-    println!("{mutation:?}: seed {} of {}: {}", first.seed, report.seeds, first.what);
+    println!(
+        "{mutation:?}: seed {} of {}: {}",
+        first.seed, report.seeds, first.what
+    );
     let rule = first.what.split(':').next().unwrap_or_default();
     assert!(ways.contains(&rule), "found in another way: {}", first.what);
 }
 
 /// Ways to notice that an order once final was changed.
-const ORDER: &[&str] = &["canon", "lost", "two answers", "time", "liveness", "assertion"];
+const ORDER: &[&str] = &[
+    "canon",
+    "lost",
+    "two answers",
+    "time",
+    "liveness",
+    "assertion",
+];
 
 #[test]
 fn client_needs_a_quorum() {
@@ -48,7 +58,12 @@ fn gap_commits_replace_values() {
 
 #[test]
 fn views_start_with_a_quorum_only() {
-    caught(Mutation::ViewChangeQuorum, Profile::FailoverStorm, 800, ORDER);
+    caught(
+        Mutation::ViewChangeQuorum,
+        Profile::FailoverStorm,
+        800,
+        ORDER,
+    );
 }
 
 #[test]
@@ -80,4 +95,14 @@ fn sessions_are_not_reused() {
 #[test]
 fn deposed_leaders_roll_back() {
     caught(Mutation::NoRollback, Profile::Gaps, 800, ORDER);
+}
+
+#[test]
+fn only_the_newest_logs_are_merged() {
+    caught(Mutation::MergeAnyView, Profile::FailoverStorm, 1_500, ORDER);
+}
+
+#[test]
+fn views_never_go_back() {
+    caught(Mutation::OldStartView, Profile::Stray, 400, ORDER);
 }

@@ -14,7 +14,7 @@ fn report(options: &Options) -> Report {
 #[test]
 fn mixed_seeds_pass() {
     let report = report(&Options {
-        seeds: 400,
+        seeds: 1_500,
         ..Options::default()
     });
     assert!(report.pass(), "{:#?}", report.failed);
@@ -26,7 +26,7 @@ fn mixed_seeds_pass() {
 fn every_profile_passes() {
     for profile in Profile::ALL {
         let report = report(&Options {
-            seeds: 30,
+            seeds: 60,
             from: 10_000,
             profile: *profile,
             ..Options::default()
