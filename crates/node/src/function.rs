@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use serde::Serialize;
 use serde_json::Value;
 use stateplane_base::Incarnation;
+use stateplane_flow::steering::Table;
 use tokio::sync::oneshot;
 
 use crate::client::StateClient;
@@ -31,6 +32,9 @@ pub struct WorkerSetup {
     pub incarnation: Incarnation,
     /// Seeds the choice of ports.
     pub seed: u64,
+    /// How a switch steers when all instances live, and which of them this one is.
+    /// `None` if no switch steers to it.
+    pub home: Option<(Table, u8)>,
     /// Which interfaces to serve.
     pub interfaces: config::Function,
     /// What to translate.

@@ -2,7 +2,7 @@
 
 use stateplane_base::Incarnation;
 use stateplane_functions::nat::ops::InstanceId;
-use stateplane_functions::nat::{CACHE_LEASE, NatConfig, Pool, Prefix};
+use stateplane_functions::nat::{NatConfig, Prefix};
 use stateplane_host::port::Mac;
 
 use crate::config::Nat;
@@ -21,22 +21,9 @@ pub(crate) fn instance_config(
     let inside = prefixes
         .filter_map(|p| Prefix::new(p.first(), p.len()))
         .collect();
-    let ranges = nat
-        .outside_addresses
-        .iter()
-        .map(|range| range.first..=range.last);
-    let outside = Pool::new(ranges)
+    let store = store::nat_config(nat);
+    let mut config = NatConfig::new(&store, instance, incarnation, inside, seed)
         .ok_or_else(|| Failure::Usage("nat.outside-addresses names no address".to_owned()))?;
-    Ok(NatConfig {
-        instance,
-        incarnation,
-        fingerprint: store::nat_config(nat).fingerprint(),
-        inside,
-        outside,
-        ports: nat.ports.clone(),
-        arp_mac: Some(stateplane_wire::eth::Mac(outside_mac.0)),
-        cache_lease: CACHE_LEASE,
-        mappings_max: 1 << 20,
-        seed,
-    })
+    config.arp_mac = Some(stateplane_wire::eth::Mac(outside_mac.0));
+    Ok(config)
 }

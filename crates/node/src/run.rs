@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use stateplane_base::Incarnation;
+use stateplane_flow::steering::Table;
 use stateplane_host::clock;
 use tracing::{error, info};
 
@@ -157,6 +158,7 @@ impl Starter<'_> {
             sender: identity.sender(),
             incarnation: self.incarnation,
             seed: self.incarnation.0 ^ clock::now().as_nanos().rotate_left(32),
+            home: self.home(),
             interfaces: function.clone(),
             nat: nat.clone(),
             park: self.config.park,
@@ -166,6 +168,15 @@ impl Starter<'_> {
             questions,
             stop: self.stop.clone(),
         })
+    }
+
+    /// Which buckets are this instance's own while all instances live. Ports chosen
+    /// accordingly have their answers come back to where the mapping is known.
+    fn home(&self) -> Option<(Table, u8)> {
+        let (switch, index) = self.config.switches_of(&self.node.name).next()?;
+        let instances = switch.switch.as_ref()?.instances.len();
+        let all: Vec<u8> = (0..u8::try_from(instances).ok()?).collect();
+        Some((Table::compute(&all), u8::try_from(index).ok()?))
     }
 
     /// The heartbeat's socket is its own: what it sends goes to switches only,
@@ -230,11 +241,9 @@ fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
     let mut result = Ok(());
     let mut deadline = None;
     while threads.iter().any(|(_, thread)| !thread.is_finished()) {
-        if let Ok((role, end)) = ends.recv_timeout(GLANCE) {
-            if let Err(failure) = end {
-                error!(%role, %failure, "failed");
-                result = result.and(Err(failure));
-            }
+        if let Ok((role, Err(failure))) = ends.recv_timeout(GLANCE) {
+            error!(%role, %failure, "failed");
+            result = result.and(Err(failure));
         }
         // A node works with all its roles or not at all; one that panicked ends
         // without a word.

@@ -20,8 +20,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use stateplane_base::Time;
-use stateplane_functions::nat::Nat44;
 use stateplane_functions::nat::ops::InstanceId;
+use stateplane_functions::nat::{Nat44, Problem};
 use stateplane_functions::{CommitMode, PortConfig, Runtime, RuntimeConfig};
 use stateplane_host::bpf::punt::{NfProgram, Prefix};
 use stateplane_host::frame::{FramePool, PoolConfig};
@@ -45,6 +45,8 @@ use report::Reporter;
 const NICE: i32 = -10;
 /// Idle turns look at signals this often.
 const GLANCE: Duration = Duration::from_millis(20);
+/// Longest time to give the ports back to the store at the end.
+const GIVE_BACK: Duration = Duration::from_millis(100);
 /// After the farewell to the switches, packets on their way are still served this long.
 const DRAIN: Duration = Duration::from_millis(50);
 
@@ -59,8 +61,10 @@ pub fn run(setup: WorkerSetup) -> Result<(), Failure> {
     result
 }
 
+type Packets = PacketLoop<Nat44, XskPort, KernelHops>;
+
 struct Worker {
-    packets: PacketLoop<Nat44, XskPort, KernelHops>,
+    packets: Packets,
     programs: [NfProgram; 2],
     guards: Vec<InterfaceGuard>,
     neighbours: Neighbours,
@@ -94,11 +98,12 @@ impl Worker {
             outside.mac(),
             setup.seed,
         )?;
-        let runtime = Runtime::new(
-            clock::now(),
-            runtime_config(&setup, addresses, [inside.mtu(), outside.mtu()]),
-            Nat44::new(config),
-        );
+        let mut function = Nat44::new(config);
+        if let Some((table, me)) = setup.home.clone() {
+            function.set_home(table, me);
+        }
+        let limits = runtime_config(&setup, addresses, [inside.mtu(), outside.mtu()]);
+        let runtime = Runtime::new(clock::now(), limits, function);
         let public = public_prefixes(&setup.nat);
         let locals = neighbours.local_addresses();
         let attach = |port: &XskPort, pool: &[Prefix]| {
@@ -125,13 +130,41 @@ impl Worker {
     fn serve(&mut self) -> Result<(), Failure> {
         while !self.stop.is_raised() {
             self.turn(clock::now())?;
+            self.complain()?;
         }
         self.heartbeat.drain();
-        let end = clock::now() + DRAIN;
-        while clock::now() < end {
+        self.turn_for(DRAIN, |_| true)?;
+        self.packets.runtime.stop(clock::now());
+        self.turn_for(GIVE_BACK, |packets| packets.state.pending() > 0)
+    }
+
+    /// Serves on for at most `span`, as long as there is something to wait for.
+    fn turn_for(
+        &mut self,
+        span: Duration,
+        goes_on: impl Fn(&Packets) -> bool,
+    ) -> Result<(), Failure> {
+        let end = clock::now() + span;
+        self.turn(clock::now())?;
+        while clock::now() < end && goes_on(&self.packets) {
             self.turn(clock::now())?;
         }
         Ok(())
+    }
+
+    /// What keeps the function from working until somebody changes something.
+    fn complain(&self) -> Result<(), Failure> {
+        match self.packets.runtime.function().status().problem {
+            None => Ok(()),
+            Some(Problem::ConfigMismatch) => Err(Failure::Usage(
+                "the store was started with another [nat] section: give all nodes the same \
+                 file and restart those that run with the old one"
+                    .to_owned(),
+            )),
+            Some(Problem::Replaced) => Err(Failure::running(
+                "another process registered under this node's name: every node runs once",
+            )),
+        }
     }
 
     /// One turn, and the wait for the next.

@@ -7,9 +7,7 @@ use std::net::Ipv4Addr;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
-use stateplane_functions::{
-    Disposition, Effect, FrameId, NetworkFunction, Runtime,
-};
+use stateplane_functions::{Disposition, Effect, FrameId, NetworkFunction, Runtime};
 use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
 use stateplane_host::port::Port;
 
@@ -153,7 +151,8 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
         self.state.poll(now, &mut self.done);
         let answered = !self.done.is_empty();
         for (ticket, result) in self.done.drain(..) {
-            self.runtime.on_reply(now, ticket, result.as_deref().map_err(|error| *error));
+            self.runtime
+                .on_reply(now, ticket, result.as_deref().map_err(|error| *error));
         }
         answered
     }

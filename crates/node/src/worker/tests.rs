@@ -64,12 +64,18 @@ impl Bench {
         let nat_part = config.nat.as_ref().expect("it has a nat");
         let (inside, near_inside) = MemoryPort::pair(cable);
         let (outside, near_outside) = MemoryPort::pair(cable);
-        let pool = PoolConfig { frames: FRAMES as u32, ..PoolConfig::default() };
+        let pool = PoolConfig {
+            frames: FRAMES as u32,
+            ..PoolConfig::default()
+        };
         let pool = FramePool::new(pool).expect("memory for frames");
         let (name, life) = (InstanceId::of("gw"), Incarnation(1));
         let function = nat::instance_config(nat_part, name, life, near_outside.mac(), 7)
             .expect("a usable pool");
-        let port = |last| PortConfig { address: Ipv4Addr::new(192, 0, 2, last), mtu: 1500 };
+        let port = |last| PortConfig {
+            address: Ipv4Addr::new(192, 0, 2, last),
+            mtu: 1500,
+        };
         let now = Time::from_millis(1000);
         let runtime_config = RuntimeConfig::new([port(1), port(2)], [1, 2]);
         let runtime = Runtime::new(now, runtime_config, Nat44::new(function));
@@ -81,7 +87,12 @@ impl Bench {
         ]));
         let ports = [near_inside, near_outside];
         let worker = PacketLoop::new(pool, ports, runtime, state, hops);
-        let mut bench = Self { worker, inside, outside, now };
+        let mut bench = Self {
+            worker,
+            inside,
+            outside,
+            now,
+        };
         bench.turn();
         bench
     }
@@ -112,14 +123,26 @@ fn udp(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
 /// Source and destination of a UDP packet, its hardware addresses, its time to live.
 fn read(frame: &[u8]) -> ((Ipv4Addr, u16), (Ipv4Addr, u16), Mac, Mac, u8) {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a whole packet");
-    let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
-    let Some(TransportSlice::Udp(udp)) = &sliced.transport else { panic!("not UDP") };
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else {
+        panic!("not IPv4")
+    };
+    let Some(TransportSlice::Udp(udp)) = &sliced.transport else {
+        panic!("not UDP")
+    };
     let header = ip.header();
     let mac = |at: usize| Mac(frame[at..at + 6].try_into().expect("six bytes"));
     let source = (header.source_addr(), udp.source_port());
     let destination = (header.destination_addr(), udp.destination_port());
-    let whole = udp.to_header().calc_checksum_ipv4_raw(header.source(), header.destination(), udp.payload());
-    assert_eq!(udp.checksum(), whole.expect("short enough"), "the checksum is right");
+    let whole = udp.to_header().calc_checksum_ipv4_raw(
+        header.source(),
+        header.destination(),
+        udp.payload(),
+    );
+    assert_eq!(
+        udp.checksum(),
+        whole.expect("short enough"),
+        "the checksum is right"
+    );
     (source, destination, mac(0), mac(6), header.ttl())
 }
 
@@ -131,32 +154,56 @@ fn a_packet_goes_out_translated_and_its_answer_comes_back() {
     let out = bench.outside.collect().expect("the packet left");
     let (source, destination, to, from, ttl) = read(&out);
     assert_eq!(destination, (SERVER, 53));
-    assert_eq!((to, from, ttl), (SERVER_MAC, bench.worker.ports[1].mac(), 63));
+    assert_eq!(
+        (to, from, ttl),
+        (SERVER_MAC, bench.worker.ports[1].mac(), 63)
+    );
     assert_ne!(source.0, HOST, "the inside address stays inside");
 
     bench.outside.inject(&udp((SERVER, 53), source));
     bench.turn();
     let back = bench.inside.collect().expect("the answer arrived");
     let (source, destination, to, _, _) = read(&back);
-    assert_eq!((source, destination, to), ((SERVER, 53), (HOST, 4000), HOST_MAC));
+    assert_eq!(
+        (source, destination, to),
+        ((SERVER, 53), (HOST, 4000), HOST_MAC)
+    );
     assert_eq!(bench.frames_in_pool(), FRAMES, "every frame is back");
 }
 
 #[test]
 fn packets_wait_for_their_neighbour_and_are_given_up_in_time() {
     let mut bench = Bench::new(64);
-    bench.worker.egress.hops_mut().0.insert(SERVER, Hop::Resolving);
+    bench
+        .worker
+        .egress
+        .hops_mut()
+        .0
+        .insert(SERVER, Hop::Resolving);
     bench.inside.inject(&udp((HOST, 4000), (SERVER, 53)));
     bench.turn();
     assert!(bench.outside.collect().is_none());
     assert_eq!(bench.worker.egress.waiting(), 1);
 
-    bench.worker.egress.hops_mut().0.insert(SERVER, Hop::Ready(SERVER_MAC));
+    bench
+        .worker
+        .egress
+        .hops_mut()
+        .0
+        .insert(SERVER, Hop::Ready(SERVER_MAC));
     bench.now = bench.now + Duration::from_millis(5);
     bench.turn();
-    assert!(bench.outside.collect().is_some(), "it left when the neighbour was known");
+    assert!(
+        bench.outside.collect().is_some(),
+        "it left when the neighbour was known"
+    );
 
-    bench.worker.egress.hops_mut().0.insert(SERVER, Hop::Resolving);
+    bench
+        .worker
+        .egress
+        .hops_mut()
+        .0
+        .insert(SERVER, Hop::Resolving);
     bench.inside.inject(&udp((HOST, 4000), (SERVER, 53)));
     bench.turn();
     bench.now = bench.now + Duration::from_secs(2);
@@ -169,7 +216,12 @@ fn packets_wait_for_their_neighbour_and_are_given_up_in_time() {
 #[test]
 fn too_many_waiting_packets_are_dropped_and_counted() {
     let mut bench = Bench::new(1024);
-    bench.worker.egress.hops_mut().0.insert(SERVER, Hop::Resolving);
+    bench
+        .worker
+        .egress
+        .hops_mut()
+        .0
+        .insert(SERVER, Hop::Resolving);
     for _ in 0..300 {
         bench.inside.inject(&udp((HOST, 4000), (SERVER, 53)));
     }
@@ -207,6 +259,9 @@ fn noise_is_dropped_and_costs_no_frame() {
         bench.outside.inject(&good[..len]);
         bench.turn();
     }
-    assert!(bench.outside.collect().is_none(), "nothing truncated passes");
+    assert!(
+        bench.outside.collect().is_none(),
+        "nothing truncated passes"
+    );
     assert_eq!(bench.frames_in_pool(), FRAMES);
 }
