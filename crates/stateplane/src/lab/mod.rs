@@ -25,10 +25,11 @@ use std::process::ExitCode;
 pub(crate) use options::LabArgs;
 use options::{LabCommand, RunArgs, Spec};
 use report::Report;
-use scenario::Interrupted;
+use scenario::{Interrupted, Lacking};
 use view::{Lines, Watcher};
 
-/// `stateplane lab …`: 0 pass, 1 fail, 2 cannot run, 130 interrupted.
+/// `stateplane lab …`: 0 pass, 1 fail, 2 no verdict, 3 the machine lacks
+/// something, 130 interrupted.
 pub(crate) fn run(args: &LabArgs) -> ExitCode {
     match &args.command {
         LabCommand::List => {
@@ -67,6 +68,10 @@ pub(crate) fn finish(
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("interrupted; everything is removed");
             ExitCode::from(130)
+        }
+        Err(error) if error.is::<Lacking>() => {
+            eprintln!("the lab cannot run here: {error}");
+            ExitCode::from(3)
         }
         Err(error) => {
             eprintln!("the lab cannot run: {error:#}");

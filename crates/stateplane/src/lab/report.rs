@@ -1,6 +1,5 @@
 //! The outcome of a run: one JSON object for machines, a table for people.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -187,100 +186,104 @@ impl Report {
 
     /// The table for people.
     pub(crate) fn text(&self) -> String {
+        let mut rows = self.count_rows();
+        rows.extend(self.real.iter().flat_map(real_rows));
+        rows.extend(self.fault_rows());
         let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write_text(&mut out);
+        for (name, value) in rows {
+            out.push_str(&format!("  {name:<26}{value}\n"));
+        }
+        let verdict = if self.pass() { "PASS" } else { "FAIL" };
+        let seconds = self.duration.as_secs_f64();
+        out.push_str(&format!(
+            "\n  {verdict} {} after {seconds:.1} s\n",
+            self.spec.name
+        ));
+        for reason in self.reasons() {
+            out.push_str(&format!("    {reason}\n"));
+        }
         out
     }
 
-    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+    fn count_rows(&self) -> Vec<Row> {
         let c = &self.client;
-        let mut row = |name: &str, value: String| writeln!(out, "  {name:<26}{value}");
-        row(
-            "long-lived flows",
-            format!("{} TCP, {} UDP", c.tcp().count(), c.udp().count()),
-        )?;
-        row(
-            "new connections",
-            format!("{} at {}/s", c.connections.len(), self.spec.plan.rate),
-        )?;
-        row("broken", c.broken().to_string())?;
-        row("failed to connect", c.not_connected().to_string())?;
-        row("connects >= 200 ms", c.delayed.to_string())?;
-        row("UDP mappings changed", c.remapped().to_string())?;
-        for (name, count) in c.failures() {
-            row("", format!("{count} x {name}"))?;
-        }
-        if let Some(real) = &self.real {
-            let intact = if real.curl.intact {
-                "SHA-256 equal"
-            } else {
-                "NOT INTACT"
-            };
-            let curl = &real.curl;
-            row(
-                "curl",
-                format!(
-                    "{:.0} MB in {:.1} s, {intact}",
-                    curl.bytes as f64 / 1e6,
-                    curl.seconds
-                ),
-            )?;
-            row(
-                "ping",
-                format!("{} lost of {}", real.ping.lost, real.ping.sent),
-            )?;
-            let iperf = &real.iperf3;
-            row(
-                "iperf3",
-                format!(
-                    "{:.1} Mbit/s, {} retransmits",
-                    iperf.mbit_per_s, iperf.retransmits
-                ),
-            )?;
-        }
-        let connect = &c.answer_us;
-        row(
-            "connect + answer",
-            format!(
-                "p50 {:.2} ms, p99 {:.2} ms",
-                connect.value_at_quantile(0.5) as f64 / 1e3,
-                connect.value_at_quantile(0.99) as f64 / 1e3
-            ),
-        )?;
-        for kill in &self.kills {
-            let k = self.kill_json(kill);
-            row(
-                &format!("SIGKILL {} ({})", kill.node, kill.role),
-                format!(
-                    "longest silence TCP {} ms, UDP {} ms (generator late by {} ms)",
-                    k["tcp_silence_ms"], k["udp_silence_ms"], k["generator_stall_ms"]
-                ),
-            )?;
-        }
+        let long = format!("{} TCP, {} UDP", c.tcp().count(), c.udp().count());
+        let fresh = format!("{} at {}/s", c.connections.len(), self.spec.plan.rate);
+        let quantile = |q| c.answer_us.value_at_quantile(q) as f64 / 1e3;
+        let answer = format!("p50 {:.2} ms, p99 {:.2} ms", quantile(0.5), quantile(0.99));
+        let mut rows = vec![
+            row("long-lived flows", long),
+            row("new connections", fresh),
+            row("connect + answer", answer),
+            row("broken", c.broken()),
+            row("failed to connect", c.not_connected()),
+            row("connects >= 200 ms", c.delayed),
+            row("UDP mappings changed", c.remapped()),
+        ];
+        let failures = c.failures();
+        rows.extend(
+            failures
+                .iter()
+                .map(|(why, n)| row("", format!("{n} x {why}"))),
+        );
+        rows
+    }
+
+    fn fault_rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
         for class in self.by_age() {
             let counts = format!("{} broken of {}", class.broken, class.connections);
-            row(&format!("aged {} at a kill", class.age), counts)?;
+            rows.push(row(&format!("aged {} at a kill", class.age), counts));
         }
-        row(
-            "longest silence",
-            format!(
-                "{} ms of any flow (goal < {GOAL_MS} ms)",
-                self.longest_silence_ms()
-            ),
-        )?;
-        let verdict = if self.pass() { "PASS" } else { "FAIL" };
-        writeln!(
-            out,
-            "\n  {verdict} {} after {:.1} s",
-            self.spec.name,
-            self.duration.as_secs_f64()
-        )?;
-        for reason in self.reasons() {
-            writeln!(out, "    {reason}")?;
+        let silence = |phase: usize| {
+            let most = |flows: &mut dyn Iterator<Item = &FlowReport>| {
+                ms(flows.map(|f| f.silence.get(phase)).max().unwrap_or(0))
+            };
+            let (tcp, udp) = (most(&mut self.client.tcp()), most(&mut self.client.udp()));
+            let stall = self.stall_ms(phase);
+            format!("TCP {tcp} ms, UDP {udp} ms (generator late by {stall} ms)")
+        };
+        rows.push(row("longest silence", "of any flow"));
+        rows.push(row("  before any kill", silence(1)));
+        for kill in &self.kills {
+            let name = format!("  SIGKILL {} ({})", kill.node, kill.role);
+            rows.push(row(&name, silence(kill.phase)));
         }
-        Ok(())
+        let all = self.longest_silence_ms();
+        rows.push(row("  in all", format!("{all} ms (goal < {GOAL_MS} ms)")));
+        rows
     }
+}
+
+type Row = (String, String);
+
+fn row(name: &str, value: impl ToString) -> Row {
+    (name.to_owned(), value.to_string())
+}
+
+fn real_rows(real: &RealReport) -> Vec<Row> {
+    let curl = &real.curl;
+    let intact = if curl.intact {
+        "SHA-256 equal"
+    } else {
+        "NOT INTACT"
+    };
+    let (mb, iperf) = (curl.bytes as f64 / 1e6, &real.iperf3);
+    let rate = iperf.mbit_per_s;
+    vec![
+        row(
+            "curl",
+            format!("{mb:.0} MB in {:.1} s, {intact}", curl.seconds),
+        ),
+        row(
+            "ping",
+            format!("{} lost of {}", real.ping.lost, real.ping.sent),
+        ),
+        row(
+            "iperf3",
+            format!("{rate:.1} Mbit/s, {} retransmits", iperf.retransmits),
+        ),
+    ]
 }
 
 fn longest<'a>(flows: impl Iterator<Item = &'a FlowReport>) -> f64 {

@@ -30,6 +30,18 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// The machine lacks something a lab needs.
+#[derive(Debug)]
+pub(crate) struct Lacking(String);
+
+impl std::fmt::Display for Lacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lacking {}
+
 /// How long nodes may take until they serve.
 const READY_LIMIT: Duration = Duration::from_secs(15);
 /// A supervisor restarts what died; ours waits this long.
@@ -43,23 +55,42 @@ pub(crate) fn play(spec: &Spec, watcher: &mut dyn Watcher) -> Result<Report> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     if !rustix::process::geteuid().is_root() {
-        bail!("a lab makes network namespaces: run it as root");
+        return Err(Lacking("a lab makes network namespaces: run it as root".to_owned()).into());
     }
     if spec.real.is_some() {
-        clients::check_tools()?;
+        clients::check_tools().map_err(|missing| Lacking(missing.to_string()))?;
     }
     raise_file_limit();
-    let dir = tempfile::Builder::new()
-        .prefix("stateplane-lab-")
-        .tempdir()?;
+    let dir = make_dir()?;
     let started = Instant::now();
     let result = Stage::set(spec, dir.path(), watcher, &stop).and_then(|stage| stage.play());
     if spec.keep {
-        eprintln!("kept: {}", dir.keep().display());
+        // Without the process in its name, no later run takes it for litter.
+        let kept = std::env::temp_dir().join(format!("stateplane-kept-{}", std::process::id()));
+        std::fs::rename(dir.keep(), &kept)?;
+        eprintln!("kept: {}", kept.display());
     }
     let mut report = result?;
     report.duration = started.elapsed();
     Ok(report)
+}
+
+const DIR_PREFIX: &str = "stateplane-lab-";
+
+/// The lab's one directory, named after the process. Files are all that a lab
+/// can leave when it is killed with SIGKILL, so the next one sweeps them up.
+fn make_dir() -> Result<tempfile::TempDir> {
+    for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|n| n.strip_prefix(DIR_PREFIX));
+        let owner = owner.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Somebody else's leftover that we may not remove stays.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{DIR_PREFIX}{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir()?)
 }
 
 /// Thousands of flows, both ends of each here, need as many descriptors.

@@ -241,7 +241,7 @@ impl Client {
             Live::count(&self.live.long_ready);
             return Ok(());
         }
-        let kind = if number % 2 == 0 {
+        let kind = if number.is_multiple_of(2) {
             Kind::Ask
         } else {
             Kind::Push
@@ -252,15 +252,15 @@ impl Client {
     fn open_fresh(&mut self, now: u64) -> io::Result<()> {
         self.fresh_alive += 1;
         Live::count(&self.live.opened);
-        let kept = match self.plan.keep_every {
-            0 => false,
-            every => self.fresh_opened % u64::from(every) == 0,
-        };
+        // No number above zero is a multiple of zero: then none is kept.
+        let kept = self
+            .fresh_opened
+            .is_multiple_of(u64::from(self.plan.keep_every));
         if !kept {
             return self.open(Kind::Ask, Life::Short, self.plan.period, now);
         }
         let number = self.fresh_opened / u64::from(self.plan.keep_every);
-        let kind = if number % 2 == 0 {
+        let kind = if number.is_multiple_of(2) {
             Kind::Ask
         } else {
             Kind::Push

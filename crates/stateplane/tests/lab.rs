@@ -1,0 +1,153 @@
+//! The labs themselves: nothing breaks with the store, everything breaks
+//! without it, and nothing is left behind. Needs root; skipped without.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// One lab at a time: they share two cores and the clock decides who is dead.
+static STAGE: Mutex<()> = Mutex::new(());
+
+fn stage() -> Option<MutexGuard<'static, ()>> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: a lab needs root");
+        return None;
+    }
+    Some(STAGE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn lab(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
+    command.args(["lab", "run"]).args(arguments.split(' '));
+    command
+}
+
+fn play(arguments: &str) -> (Option<i32>, Value) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = lab(arguments)
+        .arg("--json")
+        .output()
+        .expect("the binary starts");
+    let report = serde_json::from_slice(&stdout).unwrap_or_else(|e| {
+        panic!("{e}: {}", String::from_utf8_lossy(&stderr));
+    });
+    (status.code(), report)
+}
+
+#[test]
+fn killing_the_busiest_instance_and_the_leader_breaks_nothing() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play(
+        "failover --connections 40 --udp 4 --rate 100 --pace 1.5 --duration 6 --no-real-clients",
+    );
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(report["verdict"], "pass");
+    for count in ["broken", "failed_connects", "remapped"] {
+        assert_eq!(report[count], 0, "{report:#}");
+    }
+    assert_eq!(
+        (&report["long_tcp"], &report["long_udp"]),
+        (&40.into(), &4.into())
+    );
+    assert_eq!(report["kills"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn without_the_store_the_same_kill_breaks_connections() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play(
+        "failover --state local --connections 40 --udp 4 --rate 50 --pace 1.5 --duration 3 \
+         --no-real-clients",
+    );
+    assert_eq!(code, Some(1), "{report:#}");
+    assert_eq!(report["verdict"], "fail");
+    assert!(report["broken"].as_u64() >= Some(40), "{report:#}");
+    assert!(report["remapped"].as_u64() >= Some(1), "{report:#}");
+}
+
+#[test]
+fn requests_through_one_instance_and_answers_through_the_other_are_not_delayed() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play("asymmetric --rate 100 --duration 3");
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(report["delayed_connects"], 0);
+    assert!(report["new_connections"].as_u64() > Some(100), "{report:#}");
+}
+
+/// Processes whose parent is `parent`, and files of a lab run by it.
+fn traces_of(parent: u32) -> Vec<String> {
+    let mut traces = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        if fields.split_whitespace().nth(1) == Some(&parent.to_string()) {
+            traces.push(stat);
+        }
+    }
+    let prefix = format!("stateplane-lab-{parent}-");
+    let files = std::fs::read_dir(std::env::temp_dir()).expect("temporary directory");
+    traces.extend(files.flatten().filter_map(|f| {
+        let name = f.file_name().into_string().ok()?;
+        name.starts_with(&prefix).then_some(name)
+    }));
+    traces
+}
+
+/// Starts a lab and waits until its nodes run.
+fn running_lab() -> Child {
+    let child = lab("failover --kill none --duration 60 --no-real-clients")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let until = Instant::now() + Duration::from_secs(20);
+    while traces_of(child.id()).len() < 8 {
+        assert!(Instant::now() < until, "the nodes never came up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child
+}
+
+#[test]
+fn an_interrupted_lab_leaves_nothing_behind() {
+    let Some(_stage) = stage() else { return };
+    let mut child = running_lab();
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("signal");
+    assert_eq!(child.wait().expect("end").code(), Some(130));
+    assert_eq!(traces_of(child.id()), Vec::<String>::new());
+}
+
+#[test]
+fn even_a_killed_lab_leaves_only_files_and_the_next_one_removes_them() {
+    let Some(_stage) = stage() else { return };
+    let mut child = running_lab();
+    let nodes = traces_of(child.id());
+    let nodes: Vec<PathBuf> = nodes
+        .iter()
+        .filter_map(|stat| Some(PathBuf::from("/proc").join(stat.split_once(" (")?.0)))
+        .collect();
+    child.kill().expect("kill");
+    child.wait().expect("end");
+    std::thread::sleep(Duration::from_millis(500));
+    let alive = |process: &PathBuf| {
+        std::fs::read_to_string(process.join("stat")).is_ok_and(|s| !s.contains(") Z "))
+    };
+    let alive: Vec<_> = nodes.iter().filter(|p| alive(p)).collect();
+    assert!(alive.is_empty(), "nodes outlived the lab: {alive:?}");
+    assert!(
+        traces_of(child.id())
+            .iter()
+            .all(|t| t.starts_with("stateplane-lab-"))
+    );
+    let mut next = running_lab();
+    assert_eq!(traces_of(child.id()), Vec::<String>::new());
+    next.kill().expect("kill");
+    next.wait().expect("end");
+}
