@@ -26,7 +26,7 @@ pub(crate) struct Setup {
 
 /// Virtual time within which a group must be whole again and have answered
 /// everything once faults end.
-pub(crate) const RECOVERY: u64 = 3_000 * MS;
+pub(crate) const RECOVERY: u64 = 1_500 * MS;
 
 /// Something that will happen.
 pub(crate) enum Event {
