@@ -41,7 +41,9 @@ pub fn receive_on(interface: &str, cpu: usize) -> io::Result<()> {
         }
     }
     if moved == 0 {
-        return Err(io::Error::other(format!("{interface}: no thread '{name}…' appeared")));
+        return Err(io::Error::other(format!(
+            "{interface}: no thread '{name}…' appeared"
+        )));
     }
     Ok(())
 }

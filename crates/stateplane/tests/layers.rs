@@ -21,7 +21,10 @@ const SANS_IO: &[&str] = &["base", "wire", "state", "group", "flow", "functions"
 const LINES_MAX: usize = 600;
 
 fn crates_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates/").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("crates/")
+        .to_owned()
 }
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -46,7 +49,11 @@ fn every_crate_has_its_layer() {
     let mut names: Vec<_> = fs::read_dir(crates_dir())
         .expect("crates/")
         .flatten()
-        .map(|e| e.file_name().into_string().expect("a crate's name is UTF-8"))
+        .map(|e| {
+            e.file_name()
+                .into_string()
+                .expect("a crate's name is UTF-8")
+        })
         .collect();
     names.sort();
     let mut layers = LAYERS.to_vec();
@@ -57,13 +64,25 @@ fn every_crate_has_its_layer() {
 #[test]
 fn imports_point_down() {
     for (level, name) in LAYERS.iter().enumerate() {
-        let manifest = fs::read_to_string(crates_dir().join(name).join("Cargo.toml")).expect("manifest");
-        let normal = manifest.split("[dev-dependencies]").next().expect("split yields a head");
+        let manifest =
+            fs::read_to_string(crates_dir().join(name).join("Cargo.toml")).expect("manifest");
+        let normal = manifest
+            .split("[dev-dependencies]")
+            .next()
+            .expect("split yields a head");
         for line in normal.lines() {
-            let Some(dependency) = line.strip_prefix("stateplane-") else { continue };
+            let Some(dependency) = line.strip_prefix("stateplane-") else {
+                continue;
+            };
             let dependency = dependency.split(['.', ' ', '=']).next().expect("a name");
-            let below = LAYERS.iter().position(|l| *l == dependency).expect("a crate of ours");
-            assert!(below < level, "{name} depends on {dependency}, which is not below it");
+            let below = LAYERS
+                .iter()
+                .position(|l| *l == dependency)
+                .expect("a crate of ours");
+            assert!(
+                below < level,
+                "{name} depends on {dependency}, which is not below it"
+            );
         }
     }
 }
@@ -73,7 +92,10 @@ fn cores_are_no_std_and_forbid_unsafe() {
     for name in SANS_IO {
         let lib = fs::read_to_string(crates_dir().join(name).join("src/lib.rs")).expect("lib.rs");
         assert!(lib.contains("#![no_std]"), "{name} must be no_std");
-        assert!(lib.contains("#![forbid(unsafe_code)]"), "{name} must forbid unsafe code");
+        assert!(
+            lib.contains("#![forbid(unsafe_code)]"),
+            "{name} must forbid unsafe code"
+        );
     }
 }
 
@@ -82,7 +104,9 @@ fn unsafe_lives_in_host_alone() {
     for name in LAYERS.iter().filter(|n| **n != "host") {
         for file in sources(name) {
             let text = fs::read_to_string(&file).expect("source");
-            let found = text.lines().any(|l| l.contains("unsafe {") || l.contains("unsafe fn"));
+            let found = text
+                .lines()
+                .any(|l| l.contains("unsafe {") || l.contains("unsafe fn"));
             assert!(!found, "unsafe outside host: {}", file.display());
         }
     }
@@ -93,7 +117,11 @@ fn files_stay_readable() {
     for name in LAYERS {
         for file in sources(name) {
             let lines = fs::read_to_string(&file).expect("source").lines().count();
-            assert!(lines <= LINES_MAX, "{} has {lines} lines, more than {LINES_MAX}", file.display());
+            assert!(
+                lines <= LINES_MAX,
+                "{} has {lines} lines, more than {LINES_MAX}",
+                file.display()
+            );
         }
     }
 }

@@ -52,6 +52,9 @@ pub(super) struct Download {
     /// End of what was asked for.
     asked: u64,
     fruitless: u32,
+    /// A snapshot was of no use: this view may never start, so receiving
+    /// another one no longer earns it patience.
+    refused: bool,
 }
 
 impl Download {
@@ -64,6 +67,7 @@ impl Download {
             ahead: BTreeMap::new(),
             asked: 0,
             fruitless: 0,
+            refused: false,
         }
     }
 }
@@ -226,10 +230,13 @@ impl<A: Application> Replica<A> {
         };
         download.fruitless += 1;
         if download.fruitless > PATIENCE {
-            let (floor, source) = (download.floor, download.source);
+            let (floor, source, refused) = (download.floor, download.source, download.refused);
             self.marks.hit(Mark::SnapshotRestarted);
             let next = self.peer_after(source).unwrap_or(source);
-            self.download = Some(Download::new(floor, next));
+            self.download = Some(Download {
+                refused,
+                ..Download::new(floor, next)
+            });
         }
         self.request_pieces(now);
     }
@@ -258,7 +265,8 @@ impl<A: Application> Replica<A> {
             download.bytes.extend_from_slice(&bytes);
         }
         let have = download.bytes.len() as u64;
-        if self.status == Status::ViewChange && self.timers.patience.is_some() {
+        let hopeful = !download.refused;
+        if hopeful && self.status == Status::ViewChange && self.timers.patience.is_some() {
             self.timers.patience = Some(now + self.config.timing.view_patience);
         }
         if have == total {
@@ -283,7 +291,11 @@ impl<A: Application> Replica<A> {
         };
         if !taken {
             let next = self.peer_after(download.source).unwrap_or(download.source);
-            self.download = Some(Download::new(download.floor.max(self.log.base()), next));
+            let floor = download.floor.max(self.log.base());
+            self.download = Some(Download {
+                refused: true,
+                ..Download::new(floor, next)
+            });
             self.timers.transfer = Some(now + self.config.timing.resend);
             return;
         }

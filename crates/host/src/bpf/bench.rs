@@ -46,9 +46,17 @@ pub struct Range {
 impl Range {
     /// Prepares the generator; call it where `load.ifindex` lives.
     pub fn new(load_: Load) -> Result<Self, BpfError> {
-        let Load { frame, flows, window, ifindex } = load_;
+        let Load {
+            frame,
+            flows,
+            window,
+            ifindex,
+        } = load_;
         let headers = frame.get(..HEADERS).ok_or_else(|| {
-            BpfError::TooMany(format!("a frame of {} bytes has no room for UDP", frame.len()))
+            BpfError::TooMany(format!(
+                "a frame of {} bytes has no room for UDP",
+                frame.len()
+            ))
         })?;
         let mut settings = [0; SETTINGS];
         settings[0..4].copy_from_slice(&flows.to_ne_bytes());
@@ -59,7 +67,12 @@ impl Range {
             .set(0, ifindex, None, 0)
             .map_err(map_error("bench_out"))?;
         verify(&mut ebpf, "bench_generate")?;
-        let mut range = Self { ebpf, frame, settings, sink: None };
+        let mut range = Self {
+            ebpf,
+            frame,
+            settings,
+            sink: None,
+        };
         range.configure()?;
         Ok(range)
     }
@@ -73,8 +86,14 @@ impl Range {
     /// Runs the generator `runs` times on the calling thread's processor. Runs that find
     /// the window full send nothing. How long it took, without the kernel's preparations.
     pub fn run(&self, runs: u32) -> Result<Duration, BpfError> {
-        let failed = |source| BpfError::Load { program: "bench_generate", source };
-        let program = self.ebpf.program("bench_generate").expect("the object has the program");
+        let failed = |source| BpfError::Load {
+            program: "bench_generate",
+            source,
+        };
+        let program = self
+            .ebpf
+            .program("bench_generate")
+            .expect("the object has the program");
         let xdp: &Xdp = program.try_into().map_err(|e| failed(Box::from(e)))?;
         let mode = TestRunMode::Live { batch: BATCH };
         let outcome = test_run(xdp, &self.frame, runs, mode).map_err(|e| failed(e.into()))?;
@@ -107,7 +126,10 @@ impl Range {
 
     fn count(&self, index: u32) -> Result<u64, BpfError> {
         let failed = map_error::<MapError>;
-        let map = self.ebpf.map("bench_frames").expect("the object has the map");
+        let map = self
+            .ebpf
+            .map("bench_frames")
+            .expect("the object has the map");
         let frames: Array<_, [u64; 8]> = Array::try_from(map).map_err(failed("bench_frames"))?;
         let count = frames.get(&index, 0).map_err(failed("bench_frames"))?;
         Ok(count[0])

@@ -22,8 +22,11 @@ pub(super) enum Device {
 }
 
 impl Device {
-    pub(super) const ALL: [Device; 3] =
-        [Device::KernelForwarding, Device::NftablesSnat, Device::StateplaneSlow];
+    pub(super) const ALL: [Device; 3] = [
+        Device::KernelForwarding,
+        Device::NftablesSnat,
+        Device::StateplaneSlow,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {

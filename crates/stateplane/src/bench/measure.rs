@@ -36,15 +36,22 @@ pub(super) struct Rate {
 pub(super) fn rate(bed: &Testbed, flows: u32, span: Duration, cpu: usize) -> Result<Rate> {
     let mut range = bed.generator.run(move || {
         let ifindex = Netlink::open()?.index("g0")?;
-        let load = Load { frame: frame(), flows, window: WINDOW, ifindex };
+        let load = Load {
+            frame: frame(),
+            flows,
+            window: WINDOW,
+            ifindex,
+        };
         Range::new(load).map_err(io::Error::other)
     })?;
-    bed.sink.run(|| range.attach_sink("s0").map_err(io::Error::other))?;
-    bed.generator.run(move || {
-        priority::pin_to(cpu)?;
-        drive(&mut range, flows, span).map_err(io::Error::other)
-    })
-    .map_err(Into::into)
+    bed.sink
+        .run(|| range.attach_sink("s0").map_err(io::Error::other))?;
+    bed.generator
+        .run(move || {
+            priority::pin_to(cpu)?;
+            drive(&mut range, flows, span).map_err(io::Error::other)
+        })
+        .map_err(Into::into)
 }
 
 fn drive(range: &mut Range, flows: u32, span: Duration) -> Result<Rate, BpfError> {
@@ -63,7 +70,10 @@ fn drive(range: &mut Range, flows: u32, span: Duration) -> Result<Rate, BpfError
     let took = range.run(runs.max(1))?;
     thread::sleep(SETTLE);
     let (sent, arrived) = (range.sent()? - sent, range.counted()? - arrived);
-    Ok(Rate { pps: arrived as f64 / took.as_secs_f64(), lost: sent.saturating_sub(arrived) })
+    Ok(Rate {
+        pps: arrived as f64 / took.as_secs_f64(),
+        lost: sent.saturating_sub(arrived),
+    })
 }
 
 /// Round-trip times of one established UDP flow, in microseconds.
@@ -126,7 +136,10 @@ pub(super) fn latency(bed: &Testbed, count: u32) -> Result<Latency> {
         Ok(times)
     })?;
     let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
-    Ok(Latency { p50_us: micros(0.5), p99_us: micros(0.99) })
+    Ok(Latency {
+        p50_us: micros(0.5),
+        p99_us: micros(0.99),
+    })
 }
 
 fn client(timeout: Duration) -> io::Result<UdpSocket> {

@@ -118,7 +118,11 @@ impl Place {
         let (Some(&generator), Some(&device)) = (cpus.first(), cpus.last()) else {
             bail!("the kernel allows this process no processor");
         };
-        Ok(Self { generator, device, cpus: cpus.len() })
+        Ok(Self {
+            generator,
+            device,
+            cpus: cpus.len(),
+        })
     }
 }
 
@@ -142,7 +146,10 @@ fn measure_device(
         napi::receive_on("lan0", place.device)?;
         Ok(())
     })?;
-    latencies.entry(device).or_default().push(measure::latency(&bed, args.pings)?);
+    latencies
+        .entry(device)
+        .or_default()
+        .push(measure::latency(&bed, args.pings)?);
     for &flows in &args.flows {
         let span = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
         let rate = measure::rate(&bed, flows.max(1), span, place.generator)?;
@@ -176,7 +183,9 @@ fn report(rates: &Rates, latencies: &Latencies, place: Place) -> Result<Report> 
     let ratios = ratios(&rows);
     let machine = Machine {
         cpus: place.cpus,
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?
+            .trim()
+            .to_owned(),
         placement: if place.generator == place.device {
             "generator and device on one processor"
         } else {
@@ -184,16 +193,26 @@ fn report(rates: &Rates, latencies: &Latencies, place: Place) -> Result<Report> 
         },
         frame_bytes: 64,
     };
-    Ok(Report { bench: "nat", machine, rows, ratios })
+    Ok(Report {
+        bench: "nat",
+        machine,
+        rows,
+        ratios,
+    })
 }
 
 /// Ours over each peer's: above 1 is more packets a second, or a longer round trip.
 fn ratios(rows: &[Row]) -> BTreeMap<String, f64> {
     let mut ratios = BTreeMap::new();
-    let ours: Vec<&Row> =
-        rows.iter().filter(|r| r.device == Device::StateplaneSlow.name()).collect();
+    let ours: Vec<&Row> = rows
+        .iter()
+        .filter(|r| r.device == Device::StateplaneSlow.name())
+        .collect();
     for mine in ours {
-        for peer in rows.iter().filter(|r| r.flows == mine.flows && r.device != mine.device) {
+        for peer in rows
+            .iter()
+            .filter(|r| r.flows == mine.flows && r.device != mine.device)
+        {
             let name = peer.device.replace('-', "_");
             let rounded = |ratio: f64| (ratio * 1000.0).round() / 1000.0;
             ratios.insert(
@@ -220,7 +239,15 @@ fn print_table(report: &Report) {
         machine.frame_bytes, machine.placement, machine.cpus, machine.kernel
     );
     let mut table = Table::new();
-    table.set_header(["device", "flows", "packets/s", "ns/packet", "lost", "RTT p50 µs", "p99 µs"]);
+    table.set_header([
+        "device",
+        "flows",
+        "packets/s",
+        "ns/packet",
+        "lost",
+        "RTT p50 µs",
+        "p99 µs",
+    ]);
     for row in &report.rows {
         table.add_row([
             row.device.to_owned(),
