@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stateplane_functions::nat::procedures::{self, NatStateConfig, QUARANTINE, Timeouts};
+use stateplane_functions::nat::procedures::{self, NatStateConfig, QUARANTINE};
 use stateplane_state::{Limits, Registry, Store};
 
 use crate::config::{Commit, Config, Nat};
@@ -32,15 +32,9 @@ pub fn nat_config(nat: &Nat) -> NatStateConfig {
         .outside_addresses
         .iter()
         .map(|range| range.first..=range.last);
-    let timeouts = Timeouts {
-        udp: nat.timeouts.udp,
-        icmp: nat.timeouts.icmp,
-        tcp_transitory: nat.timeouts.tcp_transitory,
-        tcp_established: nat.timeouts.tcp_established,
-    };
     NatStateConfig {
         ports: nat.ports.clone(),
-        timeouts,
+        timeouts: nat.timeouts,
         limit_per_subscriber: nat.limit_per_subscriber,
         // With strict commits no port is seen outside before the store has it,
         // so a dead owner's block holds no secrets.

@@ -22,6 +22,8 @@ mod section;
 mod tests;
 mod values;
 
+pub use stateplane_functions::nat::procedures::Timeouts;
+
 pub use problem::{Plain, Problem, ProblemView, Problems};
 
 /// A checked configuration.
@@ -215,30 +217,6 @@ pub enum Commit {
     ReplyBarrier,
     /// At once, both directions: a crash may lose the newest flows.
     Async,
-}
-
-/// Spans after which an unused mapping ends (RFC 4787, 5382, 5508).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// UDP.
-    pub udp: Duration,
-    /// ICMP echo.
-    pub icmp: Duration,
-    /// TCP while opening or closing.
-    pub tcp_transitory: Duration,
-    /// TCP once established.
-    pub tcp_established: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            udp: Duration::from_secs(300),
-            icmp: Duration::from_secs(60),
-            tcp_transitory: Duration::from_secs(240),
-            tcp_established: Duration::from_secs(7440),
-        }
-    }
 }
 
 /// Bounds on packets that wait for state.

@@ -10,8 +10,6 @@ use stateplane_functions::{NetworkFunction, Runtime};
 use stateplane_host::frame::{Frame, FramePool};
 use stateplane_host::port::Mac;
 
-use super::packets::destination;
-
 /// Packets that may wait for neighbours at once.
 const WAITING_MAX: usize = 256;
 /// How long a packet waits for its neighbour to answer.
@@ -168,4 +166,10 @@ impl<H: NextHops> Egress<H> {
             }
         }
     }
+}
+
+/// Where an IPv4 packet in an untagged frame goes to.
+fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = frame.get(30..34)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets))
 }

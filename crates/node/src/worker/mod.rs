@@ -191,10 +191,15 @@ impl Worker {
         let due = due.into_iter().flatten().min().unwrap_or(Time::MAX);
         let span = due.since(now).min(GLANCE);
         let [inside, outside] = &self.packets.ports;
-        let fds = [inside.fd(), outside.fd(), self.packets.state.fd()];
-        let mut watched = Vec::with_capacity(fds.len());
-        watched.extend(fds.into_iter().flatten());
-        poll::wait(&watched, Some(span)).map_err(Failure::running)?;
+        let waited = match (inside.fd(), outside.fd(), self.packets.state.fd()) {
+            (Some(inside), Some(outside), Some(store)) => {
+                poll::wait(&[inside, outside, store], Some(span))
+            }
+            (Some(inside), Some(outside), None) => poll::wait(&[inside, outside], Some(span)),
+            // A port that cannot be waited for is asked again and again.
+            _ => return Ok(()),
+        };
+        waited.map_err(Failure::running)?;
         Ok(())
     }
 

@@ -3,8 +3,6 @@
 //! Works over any [`Port`] and any [`NextHops`], so that the whole path of a packet
 //! is tested without a network; [`super`] runs it on AF_XDP.
 
-use std::net::Ipv4Addr;
-
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
 use stateplane_functions::{Disposition, Effect, FrameId, NetworkFunction, Runtime};
@@ -169,10 +167,4 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
             port.flush();
         }
     }
-}
-
-/// Where an IPv4 packet in an untagged frame goes to.
-pub(super) fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
-    let octets: [u8; 4] = frame.get(30..34)?.try_into().ok()?;
-    Some(Ipv4Addr::from(octets))
 }
