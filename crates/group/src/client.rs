@@ -78,6 +78,8 @@ pub struct Client {
     fresh: Vec<u64>,
     due: BTreeSet<(Time, u64)>,
     tallies: BTreeMap<Key, Tally>,
+    /// Their keys, oldest first.
+    tallied: VecDeque<Key>,
     /// Smoothed round trip, once measured.
     round_trip: Option<Duration>,
     view: View,
@@ -102,6 +104,7 @@ impl Client {
             fresh: Vec::new(),
             due: BTreeSet::new(),
             tallies: BTreeMap::new(),
+            tallied: VecDeque::new(),
             round_trip: None,
             view: 0,
             jitter: seed,
@@ -221,7 +224,10 @@ impl Client {
             false => key,
         };
         let leader = self.config.leader_of(reply.view);
-        let tally = self.tallies.entry(key).or_default();
+        let tally = self.tallies.entry(key).or_insert_with(|| {
+            self.tallied.push_back(key);
+            Tally::default()
+        });
         tally.replicas |= 1 << reply.replica;
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
             tally.results.extend(reply.results);
@@ -235,9 +241,12 @@ impl Client {
                 }
             }
         }
-        // Slots long past get no more replies; the newest keys are the highest.
-        while self.tallies.len() > self.config.limits.window as usize * 2 {
-            self.tallies.pop_first();
+        // Slots long past get no more replies. Age is when we first heard of one, not its
+        // number: a group that formed anew may count its life lower than the one before.
+        while self.tallied.len() > self.config.limits.window as usize * 2 {
+            if let Some(oldest) = self.tallied.pop_front() {
+                self.tallies.remove(&oldest);
+            }
         }
     }
 
@@ -332,9 +341,58 @@ impl Client {
             self.tallies.len() <= self.config.limits.window as usize * 2,
             "tallies are bounded"
         );
+        assert_eq!(
+            self.tallies.len(),
+            self.tallied.len(),
+            "every tally has its place in the order"
+        );
     }
 }
 
 fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
     pending.get(&id).map(|p| p.op.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use stateplane_base::ReplicaId;
+
+    /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
+    fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
+        for replica in [0, 1] {
+            let results = vec![OpResult {
+                id,
+                outcome: Some(vec![7]),
+            }];
+            let reply = Reply {
+                view: 0,
+                session: 1,
+                slot,
+                replica,
+                client: client.id,
+                results: if replica == 0 { results } else { vec![] },
+            };
+            let msg = Message {
+                formation,
+                body: Body::Reply(reply),
+            };
+            client.on_message(Time::ZERO, Peer::Replica(ReplicaId(replica)), msg);
+        }
+    }
+
+    #[test]
+    fn a_group_that_formed_anew_with_its_clock_behind_is_heard() {
+        let mut client = Client::new(GroupConfig::new(3), ClientId(1), 0);
+        let slots = client.config.limits.window * 3;
+        for slot in 1..=slots {
+            both_reply(&mut client, 1_000, slot, 0);
+        }
+        client.check();
+        let id = client.submit(Time::ZERO, vec![1]).expect("room");
+        both_reply(&mut client, 999, 1, id.0);
+        assert_eq!(client.poll_done(), Some((id, Ok(vec![7]))));
+        client.check();
+    }
 }
