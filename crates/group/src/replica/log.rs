@@ -5,7 +5,7 @@ use alloc::collections::VecDeque;
 use stateplane_wire::group::{Entry, MAX_NOOP_BYTES, NoopSet, Slot, Summary};
 
 /// How far back a summary says which slots are no-ops.
-const SUMMARY_SPAN: u64 = MAX_NOOP_BYTES as u64 * 8;
+pub(super) const SUMMARY_SPAN: u64 = MAX_NOOP_BYTES as u64 * 8;
 
 /// Slots after a truncated prefix.
 #[derive(Debug, Default)]

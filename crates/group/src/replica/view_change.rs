@@ -12,6 +12,7 @@ use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{Body, NoopSet, Slot, StartView, Summary, View, ViewChange};
 
+use super::log::SUMMARY_SPAN;
 use super::staging::Staging;
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer};
@@ -269,7 +270,10 @@ fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
         .max_by_key(|s| s.commit)
         .expect("a quorum is not empty");
     let len = logs.iter().map(|v| v.summary.len).max().unwrap_or(0);
-    let (commit, known_from) = (synced.commit, synced.known_from.min(synced.commit));
+    // The merged log may be longer than the voter's whose sync point counts, and a set of
+    // no-ops spans only so much: one left out would pass for a value.
+    let known_from = synced.known_from.max(len.saturating_sub(SUMMARY_SPAN));
+    let (commit, known_from) = (synced.commit, known_from.min(synced.commit));
     let says_noop = |slot: Slot| {
         if slot <= commit {
             synced.noops.contains(slot)
@@ -338,6 +342,23 @@ mod tests {
         let noops: Vec<Slot> = (1..=8).filter(|s| merged.noops.contains(*s)).collect();
         assert_eq!(noops, [4, 7]);
         assert!(noop_won, "slot 4 held a value in the longer log");
+    }
+
+    #[test]
+    fn no_noop_of_a_long_log_is_left_out() {
+        // The longest log a voter may have: what is retained, and what is not synced yet.
+        let (synced, longest) = (
+            vote(10_000, 10_000, &[1, 9_000]),
+            vote(9_900, 18_000, &[17_990]),
+        );
+        let (merged, _) = merge_summaries(&[&synced, &longest], false);
+        for slot in [9_000, 17_990] {
+            assert!(merged.knows(slot) && merged.noops.contains(slot), "{slot}");
+        }
+        assert!(
+            !merged.knows(1),
+            "too far back to be told apart from a value"
+        );
     }
 
     #[test]
