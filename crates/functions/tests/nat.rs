@@ -409,3 +409,62 @@ fn icmp_errors_keep_no_mapping_alive() {
     let late = world.send(0, OUT, &udp((SERVER, 1), mapped, b""));
     assert_eq!(late, [Out::Dropped(Reason::NoMapping)]);
 }
+
+/// Whether a connection's mapping survives the timeout of closing ones.
+fn outlives_closing(world: &mut World, mapped: ([u8; 4], u16)) -> bool {
+    world.advance(Duration::from_secs(900));
+    world.send(0, OUT, &tcp((SERVER, 1), mapped, "A", b"push")) != [Out::Dropped(Reason::NoMapping)]
+}
+
+/// An established connection of the client's port 3, refreshed as such.
+fn connection(world: &mut World) -> ([u8; 4], u16) {
+    let mapped = ends(&world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "S", b""))).0;
+    world.pass(0, OUT, &tcp((SERVER, 1), mapped, "SA", b""));
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b"get"));
+    world.advance(Duration::from_secs(50));
+    mapped
+}
+
+#[test]
+fn a_scan_from_outside_ends_no_idle_connection() {
+    const SCANNER: ([u8; 4], u16) = ([192, 0, 2, 66], 666);
+    for (probe, answer) in [("S", "RA"), ("A", "R"), ("F", "RA")] {
+        // While the instance knows the connection, and long after its last packet.
+        for idle in [0, 300] {
+            let mut world = World::new(1, CommitMode::Strict);
+            let mapped = connection(&mut world);
+            world.advance(Duration::from_secs(idle));
+            world.pass(0, OUT, &tcp(SCANNER, mapped, probe, b""));
+            world.pass(0, IN, &tcp((CLIENT, 3), SCANNER, answer, b""));
+            assert!(outlives_closing(&mut world, mapped), "{probe} {idle}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_one_connection_is_not_that_of_another_on_the_same_mapping() {
+    let other = ([192, 0, 2, 7], 80);
+    for idle in [0, 300] {
+        let mut world = World::new(1, CommitMode::Strict);
+        let mapped = connection(&mut world);
+        world.advance(Duration::from_secs(idle));
+        world.pass(0, IN, &tcp((CLIENT, 3), other, "S", b""));
+        world.pass(0, OUT, &tcp(other, mapped, "SA", b""));
+        world.pass(0, IN, &tcp((CLIENT, 3), other, "A", b"get"));
+        world.pass(0, OUT, &tcp(other, mapped, "FA", b""));
+        world.pass(0, IN, &tcp((CLIENT, 3), other, "FA", b""));
+        assert!(outlives_closing(&mut world, mapped), "{idle}");
+    }
+    // One that ended first, or is picked up after a pause, does end the mapping.
+    for idle in [0, 300] {
+        let mut world = World::new(1, CommitMode::Strict);
+        let mapped = connection(&mut world);
+        world.advance(Duration::from_secs(idle));
+        world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "FA", b""));
+        world.pass(0, OUT, &tcp((SERVER, 1), mapped, "FA", b""));
+        world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b""));
+        world.pass(0, IN, &tcp((CLIENT, 3), other, "S", b""));
+        world.pass(0, OUT, &tcp(other, mapped, "RA", b""));
+        assert!(!outlives_closing(&mut world, mapped), "{idle}");
+    }
+}

@@ -275,9 +275,7 @@ fn remember(
     } = mapping;
     let mut state = state.borrow_mut();
     let (until, check_at) = state.validity(sent, mapping.expires.since(asked));
-    let (token, replaced) = state
-        .records
-        .put(protocol, inside, outside, until, check_at);
+    let (token, replaced) = state.records.put(mapping, until, check_at);
     let mapped = mapped(inside, outside, until, token.unwrap_or(UNTRACKED));
     if let Some(old) = replaced {
         cx.forget(back_flow(protocol, old));

@@ -10,13 +10,23 @@ use stateplane_wire::packet::{Headers, Transport};
 use stateplane_wire::tcp::Flags;
 
 use crate::function::Token;
-use crate::nat::ops::Class;
+use crate::nat::ops::{Class, Mapping};
 use crate::table::Keyed;
 
-/// What a TCP connection's flags told so far. Each way of a connection may pass by
+/// What the flags of a TCP connection told so far. Each way of a connection may pass by
 /// another instance, so one way's packets must do: who acknowledges has heard the peer.
+///
+/// A mapping serves all connections of its inside endpoint, and anybody outside may send
+/// to it. One connection is followed; its end is the mapping's only as long as no other
+/// one is known, and a scan that the host answers with resets is the end of nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tcp {
+    /// The far end of the connection that is followed.
+    peer: Option<Endpoint>,
+    /// The mapping had an established connection before anything was seen here.
+    inherited: bool,
+    /// Another connection stands, or may: the mapping outlives the one that is followed.
+    others: bool,
     /// Ways whose packets pass here.
     heard: [bool; 2],
     opened: [bool; 2],
@@ -25,20 +35,23 @@ pub(super) struct Tcp {
 }
 
 impl Tcp {
-    /// Notes a segment; `way` 0 is outbound.
-    fn observe(&mut self, way: usize, flags: Flags, data: bool) {
-        self.heard[way] = true;
-        if flags.has(Flags::RST) {
-            self.reset = true;
+    /// Notes a segment from or to `peer`; `way` 0 is outbound.
+    fn observe(&mut self, way: usize, peer: Endpoint, flags: Flags, data: bool) {
+        if self.peer != Some(peer) && !self.follow(way, peer, flags) {
             return;
         }
+        if flags.has(Flags::RST) {
+            // The host's counts only if it had more to say to this peer before.
+            self.reset |= way == 1 || self.heard[0];
+            return;
+        }
+        self.heard[way] = true;
         if flags.has(Flags::SYN) {
             if self.class() == Class::Closing {
-                // A new connection of the same endpoint.
-                *self = Tcp {
-                    heard: self.heard,
-                    ..Tcp::default()
-                };
+                // A new connection of the same endpoints.
+                *self = self.anew();
+            } else if way == 0 {
+                self.others |= self.inherited;
             }
             self.opened[way] = true;
             if flags.has(Flags::ACK) {
@@ -47,11 +60,10 @@ impl Tcp {
             return;
         }
         if data && self.class() == Class::Closing {
-            // A forged reset, or another connection of the same endpoint goes on.
+            // A forged reset, or a new connection whose beginning passed elsewhere.
             *self = Tcp {
-                heard: self.heard,
                 opened: [true; 2],
-                ..Tcp::default()
+                ..self.anew()
             };
         }
         if flags.has(Flags::ACK) {
@@ -60,10 +72,43 @@ impl Tcp {
         self.closed[way] |= flags.has(Flags::FIN);
     }
 
+    /// A segment of another connection than the one that is followed: whether that one is
+    /// followed from now on.
+    fn follow(&mut self, way: usize, peer: Endpoint, flags: Flags) -> bool {
+        if self.peer.is_some() && (way == 1 || flags.has(Flags::RST)) {
+            // What strangers send, and the resets they get for it, is no connection.
+            return false;
+        }
+        let ended = self.class() == Class::Closing;
+        if ended || !self.heard[0] {
+            *self = Tcp {
+                peer: Some(peer),
+                inherited: self.inherited && !ended,
+                others: self.others,
+                ..Tcp::default()
+            };
+            return true;
+        }
+        self.others |= flags.has(Flags::ACK) && !flags.has(Flags::SYN);
+        false
+    }
+
+    /// The same endpoints after the end of their connection.
+    fn anew(self) -> Tcp {
+        Tcp {
+            peer: self.peer,
+            heard: self.heard,
+            ..Tcp::default()
+        }
+    }
+
     fn class(self) -> Class {
-        // Of a way that passes elsewhere the end is not seen either.
-        let closed = |way: usize| self.closed[way] || !self.heard[way];
-        if self.reset || (self.closed != [false; 2] && closed(0) && closed(1)) {
+        // Of answers that pass elsewhere the end is not seen either. Where only they pass,
+        // nothing is refreshed.
+        let closed = self.closed[0] && (self.closed[1] || !self.heard[1]);
+        if self.others {
+            Class::Established
+        } else if self.reset || closed {
             Class::Closing
         } else if self.opened == [true; 2] {
             Class::Established
@@ -188,12 +233,17 @@ impl Records {
     /// Also gives the outside endpoint that the inside endpoint no longer has.
     pub(super) fn put(
         &mut self,
-        protocol: Protocol,
-        inside: Endpoint,
-        outside: Endpoint,
+        mapping: &Mapping,
         valid_until: Time,
         check_at: Time,
     ) -> (Option<Token>, Option<Endpoint>) {
+        let &Mapping {
+            protocol,
+            class,
+            inside,
+            outside,
+            ..
+        } = mapping;
         let mut replaced = None;
         if let Some(&at) = self.by_inside.get(&(protocol, inside)) {
             let known = self.slots[at as usize]
@@ -217,7 +267,10 @@ impl Records {
             outside,
             valid_until,
             check_at,
-            tcp: Tcp::default(),
+            tcp: Tcp {
+                inherited: class == Class::Established,
+                ..Tcp::default()
+            },
             active: [false; 2],
             idle: false,
             generation: self.generation,
@@ -250,7 +303,20 @@ impl Records {
         };
         let way = usize::from(!outbound);
         match headers.transport {
-            Transport::Tcp { flags, data, .. } => record.tcp.observe(way, flags, data),
+            Transport::Tcp {
+                source,
+                destination,
+                flags,
+                data,
+            } => {
+                let (addr, port) = match outbound {
+                    true => (headers.destination, destination),
+                    false => (headers.source, source),
+                };
+                record
+                    .tcp
+                    .observe(way, Endpoint { addr, port }, flags, data);
+            }
             Transport::Error(_) => return, // keeps nothing alive
             _ => {}
         }
