@@ -13,12 +13,12 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -36,6 +36,8 @@ use crate::status::Board;
 /// Sessions answered when the asker names no limit, and at most.
 const SESSIONS: usize = 1_000;
 const MAX_SESSIONS: usize = 100_000;
+/// How long answers under way may delay the node's end.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Where a node answers.
 pub fn socket_path(dir: &Path, node: &str) -> PathBuf {
@@ -86,7 +88,7 @@ impl Socket {
                     "stop it first, or start another node",
                 ));
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(&path) => {
                 fs::remove_file(&path).map_err(|e| failed("cannot replace", e))?;
             }
             Err(_) => {} // usually: no such file; binding will tell
@@ -113,12 +115,21 @@ impl Socket {
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = async move {
             let listener = tokio::net::UnixListener::from_std(listener)?;
-            axum::serve(listener, router(Arc::new(facts)))
-                .with_graceful_shutdown(async move {
-                    // A dropped sender says the same as a sent word.
+            // Of both channels a dropped sender says the same as a sent word.
+            let (finish, finishing) = oneshot::channel::<()>();
+            let answer = axum::serve(listener, router(Arc::new(facts)));
+            let answer = answer.with_graceful_shutdown(async move {
+                let _ = finishing.await;
+            });
+            tokio::select! {
+                ended = answer => ended,
+                // Whoever sends half a request, or reads no answer, is not waited for.
+                () = async {
                     let _ = stopped.await;
-                })
-                .await
+                    drop(finish);
+                    tokio::time::sleep(GRACE).await;
+                } => Ok(()),
+            }
         };
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
@@ -136,6 +147,11 @@ impl Socket {
             socket: self,
         })
     }
+}
+
+/// A file that is not a socket refuses connections too; it is not ours to remove.
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
 impl Drop for Socket {
@@ -276,6 +292,7 @@ async fn nodes(State(facts): Shared) -> Json<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     #[test]
     fn what_a_dead_process_left_is_replaced_and_a_live_one_is_not() {
@@ -292,6 +309,49 @@ mod tests {
         );
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path(), "gw1");
+        fs::write(&path, "mine").unwrap();
+        assert_eq!(Socket::bind(dir.path(), "gw1").unwrap_err().exit_code(), 3);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[test]
+    fn half_a_request_does_not_delay_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[cluster]\nname = \"edge\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
+                    [node.r1]\nroles = [\"replica\"]\ncontrol = \"127.0.0.1:7400\"\n\
+                    [node.seq]\nroles = [\"sequencer\"]\ncontrol = \"127.0.0.1:7401\"\n\
+                    [state]\nbackend = \"group\"\nsequencer = \"seq\"\nreplicas = [\"r1\"]\n";
+        let facts = Facts {
+            config: Config::parse("edge.toml", text, dir.path()).unwrap().0,
+            node: "r1".to_owned(),
+            board: Board::default(),
+            desk: None,
+            started: Instant::now(),
+        };
+        let server = Socket::bind(dir.path(), "r1")
+            .unwrap()
+            .serve(facts)
+            .unwrap();
+        let mut asker = UnixStream::connect(server.path()).unwrap();
+        asker.write_all(b"GET /v1/status HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        asker.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        asker.write_all(b"GET /v1/st").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(server);
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(Duration::from_secs(5))
+            .expect("the server ends although a request is under way");
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct FunctionStatus {
     pub attached: bool,
     /// The store knows this instance and it owns ports.
     pub registered: bool,
+    /// The store does not answer.
+    pub store_silent: bool,
     /// Draining before the end.
     pub draining: bool,
     /// The interfaces, and how packets reach the worker (driver, mode).
@@ -95,6 +97,9 @@ impl RoleStatus for FunctionStatus {
             (_, _, true) => Err("draining".to_owned()),
             (false, _, _) => Err("its interfaces are not attached".to_owned()),
             (_, false, _) => Err("the store has not answered its registration".to_owned()),
+            _ if self.store_silent => {
+                Err("the store does not answer: known flows pass, new ones cannot".to_owned())
+            }
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::lab::options::Spec;
 use crate::lab::screen::Screen;
 use crate::lab::view::{Lines, Watcher};
+use crate::say::say;
 
 /// `stateplane demo`
 #[derive(Args, Clone, Debug)]
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     let spec = Spec::demo();
     let mut watcher = watcher(args.plain);
     crate::lab::finish(&spec, watcher.as_mut(), |report| {
-        println!("\n{}", report.text());
+        say!("\n{}", report.text());
     })
 }
 
@@ -37,6 +38,6 @@ fn watcher(plain: bool) -> Box<dyn Watcher> {
     {
         return Box::new(screen);
     }
-    println!("{TITLE}\n");
+    say!("{TITLE}\n");
     Box::new(Lines::on_stdout())
 }

@@ -3,12 +3,14 @@
 //! * [`cli`]: words and options; `run`, `check`, `show`, `sim`
 //! * [`lab`], [`demo`]: real traffic through real nodes in network namespaces
 //! * [`bench`]: beside the kernel, as ratios
+//! * [`say`]: printing results
 #![forbid(unsafe_code)]
 
 mod bench;
 mod cli;
 mod demo;
 mod lab;
+mod say;
 
 use std::process::ExitCode;
 

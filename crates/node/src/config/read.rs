@@ -1,6 +1,7 @@
 //! The file's tables into the configuration's types.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -104,6 +105,7 @@ fn key(section: &Section<'_, '_>, dir: &Path, out: &mut Collector) -> Option<Key
         return None;
     }
     let path = dir.join(section.optional("key-file", out, values::string)?);
+    open_to_others(&path, out);
     match std::fs::read_to_string(&path) {
         Ok(text) => match values::key(text.trim()) {
             Ok(key) => Some(key),
@@ -119,6 +121,20 @@ fn key(section: &Section<'_, '_>, dir: &Path, out: &mut Collector) -> Option<Key
             out.error("cluster.key-file", message, help);
             None
         }
+    }
+}
+
+/// Who can read the key can speak for every node.
+fn open_to_others(path: &Path, out: &mut Collector) {
+    let Ok(meta) = std::fs::metadata(path) else {
+        return; // reading it will tell
+    };
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        let shown = path.display();
+        let message = format!("{shown} is open to every user of this machine (mode {mode:04o})");
+        let help = format!("`chmod 0600 {shown}`; if others had access, make a new key");
+        out.warn("cluster.key-file", message, help);
     }
 }
 

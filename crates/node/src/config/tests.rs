@@ -322,6 +322,32 @@ fn every_mistake_is_named_located_and_mended() {
 }
 
 #[test]
+fn a_key_that_every_user_can_read_is_warned_of() {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("key");
+    fs::write(&path, "000102030405060708090a0b0c0d0e0f\n").expect("written");
+    let inline = "key = \"000102030405060708090a0b0c0d0e0f\"";
+    let text = GOOD.replace(inline, "key-file = \"key\"");
+    let warnings = |mode| {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("our file");
+        let (_, warnings) = Config::parse("edge.toml", &text, dir.path()).expect("right");
+        Plain(&warnings).to_string()
+    };
+    assert_eq!((warnings(0o600), warnings(0o640)), Default::default());
+    let shown = path.display();
+    assert_eq!(
+        warnings(0o644),
+        format!(
+            "edge.toml:3:12: warning: cluster.key-file: {shown} is open to every user of this \
+             machine (mode 0644); help: `chmod 0600 {shown}`; if others had access, make a new key"
+        )
+    );
+}
+
+#[test]
 fn a_group_member_needs_a_group() {
     let group =
         "[state]\nbackend = \"group\"\nsequencer = \"seq\"\nreplicas = [\"r1\", \"r2\", \"r3\"]\n";

@@ -110,10 +110,6 @@ impl Worker {
             NfProgram::attach(port, pool, &locals).map_err(missing)
         };
         let programs = [attach(&inside, &public)?, attach(&outside, &public)?];
-        for (port, program) in [&inside, &outside].iter().zip(&programs) {
-            let (name, mode) = (port.name(), program.attachment().mode());
-            info!("{name}: AF_XDP {}, XDP {mode}", port.mode());
-        }
         let hops = KernelHops::new(neighbours.reader(), [inside.ifindex(), outside.ifindex()]);
         let reporter = Reporter::new(setup.status, setup.questions, &names, [&inside, &outside]);
         Ok(Self {
@@ -152,19 +148,18 @@ impl Worker {
         Ok(())
     }
 
-    /// What keeps the function from working until somebody changes something.
+    /// A store of another configuration would translate differently: nothing works until
+    /// somebody changes something. A store that does not know us any more (it lost
+    /// everything, or another process took our name) is asked again by the function.
     fn complain(&self) -> Result<(), Failure> {
-        match self.packets.runtime.function().status().problem {
-            None => Ok(()),
-            Some(Problem::ConfigMismatch) => Err(Failure::Usage(
-                "the store was started with another [nat] section: give all nodes the same \
-                 file and restart those that run with the old one"
-                    .to_owned(),
-            )),
-            Some(Problem::Replaced) => Err(Failure::running(
-                "another process registered under this node's name: every node runs once",
-            )),
+        if self.packets.runtime.function().status().problem != Some(Problem::ConfigMismatch) {
+            return Ok(());
         }
+        Err(Failure::Usage(
+            "the store was started with another [nat] section: give all nodes the same file \
+             and restart those that run with the old one"
+                .to_owned(),
+        ))
     }
 
     /// One turn, and the wait for the next.

@@ -79,10 +79,12 @@ impl Reporter {
         let mut named = named(counters);
         add_host_counters(&mut named, packets, programs);
         let interfaces = self.interfaces.iter().cloned().collect();
+        let nat = packets.runtime.function().status();
         self.status.update(|status| {
             *status = FunctionStatus {
                 attached: true,
-                registered: packets.runtime.function().status().registered,
+                registered: nat.registered,
+                store_silent: nat.store_silent,
                 draining,
                 interfaces,
                 flows: packets.runtime.flows() as u64,

@@ -17,6 +17,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use stateplane_host::{napi, priority};
 
+use crate::say::say;
 use device::Device;
 use measure::{Latency, Rate};
 use testbed::Testbed;
@@ -97,7 +98,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     }
     let report = report(&rates, &latencies, place)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print_table(&report);
     }
@@ -234,9 +235,12 @@ fn ratios(rows: &[Row]) -> BTreeMap<String, f64> {
 
 fn print_table(report: &Report) {
     let machine = &report.machine;
-    println!(
+    say!(
         "NAT, {}-byte frames; {}; {} CPUs, kernel {}\n",
-        machine.frame_bytes, machine.placement, machine.cpus, machine.kernel
+        machine.frame_bytes,
+        machine.placement,
+        machine.cpus,
+        machine.kernel
     );
     let mut table = Table::new();
     table.set_header([
@@ -259,8 +263,8 @@ fn print_table(report: &Report) {
             format!("{:.1}", row.rtt_p99_us),
         ]);
     }
-    println!("{table}\n");
+    say!("{table}\n");
     for (name, ratio) in &report.ratios {
-        println!("{name:<45} {ratio}");
+        say!("{name:<45} {ratio}");
     }
 }

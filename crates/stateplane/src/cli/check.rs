@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::say::say;
 use clap::Args;
 use serde_json::{Value, json};
 use stateplane_node::config::{Config, LoadError, Problem};
@@ -34,7 +35,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
         }
         (Ok((config, warnings)), false) => {
             super::print_problems(warnings);
-            println!("{}: ok, {}", args.file.display(), summary(&config));
+            say!("{}: ok, {}", args.file.display(), summary(&config));
             ExitCode::SUCCESS
         }
         (Err(error), true) => {
@@ -66,7 +67,7 @@ fn print_json(args: &CheckArgs, verdict: &str, problems: Vec<Value>, config: Opt
         "problems": problems,
         "nodes": nodes,
     });
-    println!("{object:#}");
+    say!("{object:#}");
 }
 
 /// What the file describes, in one line.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Where;
 use super::admin::{self, Answer};
+use crate::say::say;
 
 const HELP: &str = "\
 Examples:
@@ -82,14 +83,14 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
         (Err(error), _) => return failed(&error),
     };
     if common.json {
-        println!("{:#}", as_json(&answers, &status));
+        say!("{:#}", as_json(&answers, &status));
     } else {
         let table = match &args.what {
             What::Nodes(_) => nodes(&answers),
             What::Sessions { .. } => sessions(&answers),
             What::Store(_) => store(&answers),
         };
-        print!("{table}");
+        say!("{}", table.to_string().trim_end());
         say_silent(&answers, &status);
     }
     ExitCode::from(u8::from(answers.values().all(Result::is_err)))
@@ -147,7 +148,7 @@ fn as_json(answers: &Answers, silent: &Answers) -> Value {
 fn say_silent(answers: &Answers, silent: &Answers) {
     for (name, answer) in answers.iter().chain(silent) {
         if let Err(error) = answer {
-            println!("{name}: no answer: {error:#}");
+            say!("{name}: no answer: {error:#}");
         }
     }
 }

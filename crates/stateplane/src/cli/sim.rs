@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use crate::say::say;
 use clap::Args;
 use stateplane_sim::{Fault, Options, Profile, Progress, Report};
 
@@ -66,7 +67,7 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
     }
     if args.json {
         match serde_json::to_string_pretty(&report) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say!("{text}"),
             Err(error) => eprintln!("stateplane: error: {error}"),
         }
     } else {
@@ -98,7 +99,7 @@ fn draw(progress: Progress) {
 }
 
 fn print(report: &Report) {
-    println!(
+    say!(
         "{} seeds: {} passed, {} failed; {} events, {} operations, {:.0} virtual s in {:.1} s \
          ({:.0} seeds/s)",
         report.seeds,
@@ -111,8 +112,8 @@ fn print(report: &Report) {
         report.seeds_per_s,
     );
     for failure in &report.failed {
-        println!("seed {}: {}", failure.seed, failure.what);
-        println!(
+        say!("seed {}: {}", failure.seed, failure.what);
+        say!(
             "  needs {}; replay: {}",
             failure.needs.join(", "),
             failure.replay

@@ -22,6 +22,7 @@ pub(crate) mod view;
 
 use std::process::ExitCode;
 
+use crate::say::say;
 pub(crate) use options::LabArgs;
 use options::{LabCommand, RunArgs, Spec};
 use report::Report;
@@ -33,8 +34,8 @@ use view::{Lines, Watcher};
 pub(crate) fn run(args: &LabArgs) -> ExitCode {
     match &args.command {
         LabCommand::List => {
-            println!("failover    kill instances and replicas under traffic; nothing may break");
-            println!("asymmetric  requests through one instance, answers through the other");
+            say!("failover    kill instances and replicas under traffic; nothing may break");
+            say!("asymmetric  requests through one instance, answers through the other");
             ExitCode::SUCCESS
         }
         LabCommand::Run(run) => run_scenario(run),
@@ -45,9 +46,9 @@ fn run_scenario(args: &RunArgs) -> ExitCode {
     let spec = Spec::from(args);
     finish(&spec, &mut Lines::on_stderr(), |report| {
         if args.json {
-            println!("{:#}", report.json());
+            say!("{:#}", report.json());
         } else {
-            println!("{}", report.text());
+            say!("{}", report.text());
         }
     })
 }

@@ -13,6 +13,7 @@ use ratatui::{DefaultTerminal, Frame};
 
 use super::traffic::live::Live;
 use super::view::Watcher;
+use crate::say::say;
 
 const SAMPLE: Duration = Duration::from_millis(50);
 const DRAW: Duration = Duration::from_millis(100);
@@ -111,7 +112,7 @@ impl Watcher for Screen {
         if self.terminal.take().is_some() {
             ratatui::restore();
             for line in &self.state.log {
-                println!("{line}");
+                say!("{line}");
             }
         }
     }

@@ -90,6 +90,8 @@ struct State {
     /// Addresses whose blocks are all taken, and until when not to ask again.
     exhausted: BTreeMap<Ipv4Addr, Time>,
     problem: Option<Problem>,
+    /// The store did not answer the last registration or renewal.
+    unanswered: bool,
     /// We were told to stop: only mappings that exist are served.
     stopped: bool,
 }
@@ -105,6 +107,8 @@ pub struct NatStatus {
     pub mappings: usize,
     /// What keeps us from working.
     pub problem: Option<Problem>,
+    /// Whether the store is silent: known flows pass, new ones wait in vain.
+    pub store_silent: bool,
 }
 
 /// The network function.
@@ -131,6 +135,7 @@ impl Nat44 {
             taking: BTreeSet::new(),
             exhausted: BTreeMap::new(),
             problem: None,
+            unanswered: false,
             stopped: false,
         };
         Self {
@@ -153,6 +158,7 @@ impl Nat44 {
             blocks: state.ports.len(),
             mappings: state.records.len(),
             problem: state.problem,
+            store_silent: state.unanswered,
         }
     }
 }

@@ -99,6 +99,7 @@ impl State {
         self.lease_until = self.lease_until.max(sent + span);
         self.contact_at = self.lease_until - span / 2;
         self.problem = None;
+        self.unanswered = false;
     }
 
     fn refused(&mut self, now: Time, error: StateError) {
@@ -107,6 +108,7 @@ impl State {
             _ => None,
         };
         self.contact_at = now + RETRY;
+        self.unanswered = error == StateError::Unavailable;
         match refusal {
             Some(NatRefusal::ConfigMismatch) => {
                 self.problem = Some(Problem::ConfigMismatch);
