@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) ready: VecDeque<TaskId>,
     /// The task being polled.
     pub(crate) current: Option<TaskId>,
+    /// Whether announcements let packets out: in every mode but strict.
+    pub(crate) lets_out_early: bool,
 }
 
 impl Shared {
@@ -124,13 +126,15 @@ impl Context {
 
     /// Tells what the decision will be if the store agrees. What that lets pass before
     /// the commit depends on the [`CommitMode`](crate::CommitMode); strict ignores it.
-    pub fn announce(&self, tentative: Tentative) {
+    /// Whether packets may have left by it, whatever comes of the decision.
+    pub fn announce(&self, tentative: Tentative) -> bool {
         let mut shared = self.shared.borrow_mut();
         if let Some(task) = shared.current {
             shared
                 .commands
                 .push_back(Command::Announce(task, tentative));
         }
+        shared.lets_out_early
     }
 
     /// Caches a decision about a flow, or prolongs it.

@@ -310,6 +310,27 @@ fn an_announcement_that_comes_out_differently_is_counted() {
 }
 
 #[test]
+fn a_port_that_packets_left_with_rests_even_if_it_was_not_bound() {
+    for mode in [CommitMode::ReplyBarrier, CommitMode::Async] {
+        let mut world = World::new(1, mode);
+        world.pass(0, IN, &udp((CLIENT, 1), (SERVER, 1), b""));
+        world.store_up = false;
+        let seen = ends(&world.pass(0, IN, &tcp((CLIENT, 2), (SERVER, 1), "S", b""))).0;
+        world.fail_submitted(0);
+        world.store_up = true;
+        // Answers to that port must not reach anybody else for two minutes.
+        for round in 1..=11u16 {
+            world.advance(Duration::from_secs(10));
+            for port in 0..100 {
+                let from = (CLIENT, round * 1000 + port);
+                let out = world.pass(0, IN, &tcp(from, (SERVER, 1), "S", b""));
+                assert_ne!(ends(&out).0, seen, "{mode:?}, {round}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_instance_without_a_store_recovers_when_there_is_one() {
     let mut world = World::new(1, CommitMode::Strict);
     world.nodes = vec![node(world.now, "late", CommitMode::Strict)];

@@ -200,6 +200,7 @@ impl<F: NetworkFunction> Runtime<F> {
     pub fn new(now: Time, config: RuntimeConfig, mut function: F) -> Self {
         let cx = Context::default();
         cx.shared.borrow_mut().now = now;
+        cx.shared.borrow_mut().lets_out_early = config.mode != CommitMode::Strict;
         function.start(&cx);
         let mut runtime = Self {
             function,

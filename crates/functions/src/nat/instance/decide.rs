@@ -205,10 +205,18 @@ async fn bind(
         if core::mem::take(&mut announce) {
             let until = sent + state.borrow().config.cache_lease;
             let Mapped { out, back } = mapped(inside, outside, until, UNTRACKED);
-            cx.announce(Tentative {
+            let tentative = Tentative {
                 forward: out,
                 reverse: (back_flow(protocol, outside), back),
-            });
+            };
+            if cx.announce(tentative) {
+                // Answers may come to this port even if the store binds another, or none.
+                let until = sent + PORT_REST;
+                state
+                    .borrow_mut()
+                    .ports
+                    .busy_until(protocol, outside, until);
+            }
         }
         match cx
             .call(&Bind {
