@@ -59,6 +59,29 @@ fn killing_the_busiest_instance_and_the_leader_breaks_nothing() {
 }
 
 #[test]
+fn programs_of_other_people_do_not_notice_a_kill() {
+    let Some(_stage) = stage() else { return };
+    for tool in ["curl", "nginx", "ping", "iperf3"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            eprintln!("skipped: {tool} is missing (`make setup` installs it)");
+            return;
+        }
+    }
+    let (code, report) = play(
+        "failover --connections 20 --udp 4 --rate 50 --pace 1.5 --duration 6 --download-mb 30 \
+         --kill nf",
+    );
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(report["curl"]["intact"], true, "{report:#}");
+    assert_eq!(report["curl"]["bytes"], 30_000_000);
+    assert!(
+        report["iperf3"]["mbit_per_s"].as_f64() > Some(1.0),
+        "{report:#}"
+    );
+    assert!(report["ping"]["lost"].as_u64() < Some(20), "{report:#}");
+}
+
+#[test]
 fn without_the_store_the_same_kill_breaks_connections() {
     let Some(_stage) = stage() else { return };
     let (code, report) = play(
