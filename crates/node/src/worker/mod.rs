@@ -16,6 +16,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use stateplane_host::guard::InterfaceGuard;
 use stateplane_host::neigh::Neighbours;
 use stateplane_host::port::Port;
 use stateplane_host::xsk::{XskConfig, XskPort};
-use stateplane_host::{clock, ifreq, poll, priority};
+use stateplane_host::{clock, ethtool, ifreq, poll, priority};
 use tracing::{info, warn};
 
 use crate::config::{self, Commit};
@@ -49,6 +50,12 @@ const GLANCE: Duration = Duration::from_millis(20);
 const GIVE_BACK: Duration = Duration::from_millis(100);
 /// After the farewell to the switches, packets on their way are still served this long.
 const DRAIN: Duration = Duration::from_millis(50);
+
+/// Frames besides those that wait to be filled and those parked: in send rings, or in our
+/// hands.
+const IN_HAND: u32 = 8192;
+/// With more receive queues than this together each gets shorter rings.
+const MANY_QUEUES: u32 = 16;
 
 /// Serves packets until asked to stop.
 pub fn run(setup: WorkerSetup) -> Result<(), Failure> {
@@ -86,8 +93,8 @@ impl Worker {
             info!("changed until the end of this process: {guard}");
         }
         let neighbours = Neighbours::follow().map_err(missing)?;
-        let mut pool = FramePool::new(PoolConfig::default()).map_err(missing)?;
-        let xsk = XskConfig::default();
+        let (memory, xsk) = memory(&names, setup.park.limit).map_err(missing)?;
+        let mut pool = FramePool::new(memory).map_err(missing)?;
         let inside = XskPort::open(&mut pool, &names[0], &xsk).map_err(missing)?;
         let outside = XskPort::open(&mut pool, &names[1], &xsk).map_err(missing)?;
 
@@ -225,6 +232,32 @@ impl Worker {
         }
         drop(guards);
     }
+}
+
+/// The memory that these interfaces need, and their rings.
+fn memory(names: &[String; 2], parked: usize) -> io::Result<(PoolConfig, XskConfig)> {
+    let (mut queues, mut mtu) = (0, 0);
+    for name in names {
+        queues += ethtool::receive_queues(name)?;
+        mtu = ifreq::mtu(name)?.max(mtu);
+    }
+    Ok(memory_for(queues, mtu, parked))
+}
+
+/// All fill rings can be full and all packets parked that may be, and frames are left for
+/// what is on its way out: otherwise the last queue to be opened would receive nothing.
+fn memory_for(queues: u32, mtu: u32, parked: usize) -> (PoolConfig, XskConfig) {
+    let xsk = XskConfig {
+        ring: if queues <= MANY_QUEUES { 2048 } else { 512 },
+        ..XskConfig::default()
+    };
+    let parked = u32::try_from(parked).unwrap_or(u32::MAX);
+    let filled = queues.saturating_mul(xsk.ring);
+    let pool = PoolConfig {
+        frames: filled.saturating_add(parked).saturating_add(IN_HAND),
+        frame_size: if mtu <= 1700 { 2048 } else { 4096 },
+    };
+    (pool, xsk)
 }
 
 fn missing(error: impl std::fmt::Display) -> Failure {
