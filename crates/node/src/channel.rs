@@ -12,6 +12,7 @@ use serde::Serialize;
 use stateplane_base::{ClientId, Incarnation};
 use stateplane_host::udp::BatchSocket;
 use stateplane_wire::envelope::{self, Header, Kind, OpenError, ReplayGuard, cluster_id};
+use tracing::warn;
 
 use crate::config::{Config, Role, sender_id};
 
@@ -85,6 +86,35 @@ pub struct Counters {
     pub unauthentic: u64,
     /// Seen before, too old, or of a former life.
     pub replayed: u64,
+    /// Of these, those of a former life. When they go on, the sender was restarted
+    /// with its clock behind: nobody hears it until the clock is right.
+    pub former: u64,
+}
+
+/// More datagrams of a former life than can have been late.
+const STILL_COMING: u32 = 100;
+
+/// The former life that was heard last, and how often.
+#[derive(Clone, Copy, Debug, Default)]
+struct Former {
+    sender: u16,
+    incarnation: u64,
+    heard: u32,
+}
+
+impl Former {
+    /// Counts a datagram; true once, when they are too many to have been late.
+    fn persists(&mut self, header: &Header) -> bool {
+        if (self.sender, self.incarnation) != (header.sender, header.incarnation) {
+            *self = Self {
+                sender: header.sender,
+                incarnation: header.incarnation,
+                heard: 0,
+            };
+        }
+        self.heard = self.heard.saturating_add(1);
+        self.heard == STILL_COMING
+    }
 }
 
 /// A socket that speaks and hears envelopes.
@@ -94,6 +124,7 @@ pub struct Channel {
     me: Identity,
     counter: u64,
     guard: ReplayGuard,
+    former: Former,
     counters: Counters,
     sealed: Vec<u8>,
 }
@@ -106,6 +137,7 @@ impl Channel {
             me,
             counter: 0,
             guard: ReplayGuard::default(),
+            former: Former::default(),
             counters: Counters::default(),
             sealed: Vec::new(),
         })
@@ -143,16 +175,24 @@ impl Channel {
             socket,
             me,
             guard,
+            former,
             counters,
             ..
         } = self;
-        socket.receive(max, |_, datagram| {
+        socket.receive(max, |from, datagram| {
             match envelope::open(&me.key, me.cluster, datagram) {
                 Ok((header, body)) if guard.accept(&header) => {
                     counters.received += 1;
                     each(&header, body);
                 }
-                Ok(_) => counters.replayed += 1,
+                Ok((header, _)) => {
+                    counters.replayed += 1;
+                    counters.former += u64::from(guard.is_former(&header));
+                    if guard.is_former(&header) && former.persists(&header) {
+                        warn!(%from, "a node started with its clock behind that of its former \
+                               life, so nobody hears it: set its clock and restart it");
+                    }
+                }
                 Err(OpenError::Tag | OpenError::Cluster) => counters.unauthentic += 1,
                 Err(_) => counters.malformed += 1,
             }
@@ -261,6 +301,32 @@ mod tests {
             [(2, b"once".to_vec()), (2, b"end".to_vec())]
         );
         assert_eq!(hears.counters().replayed, 1);
+    }
+
+    #[test]
+    fn a_sender_whose_clock_went_back_is_noticed() {
+        let mut hears = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
+        let to = address(&hears);
+        let mut before = Channel::bind(HERE, identity(1, 2, 7)).unwrap();
+        let mut after = Channel::bind(HERE, identity(1, 2, 6)).unwrap();
+        say(&mut before, to, b"hello");
+        say(&mut after, to, b"back again");
+        say(&mut before, to, b"end");
+        assert_eq!(hear(&mut hears, b"end").len(), 2);
+        let counters = hears.counters();
+        assert_eq!((counters.replayed, counters.former), (1, 1));
+
+        let header = |incarnation| Header {
+            kind: Kind::Group,
+            cluster: 0,
+            sender: 2,
+            incarnation,
+            counter: 1,
+        };
+        let mut former = Former::default();
+        let warnings = (0..1_000).filter(|_| former.persists(&header(6))).count();
+        assert_eq!(warnings, 1, "said once, and not for what was only late");
+        assert!(!former.persists(&header(5)));
     }
 
     #[test]

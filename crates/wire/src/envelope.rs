@@ -266,6 +266,12 @@ impl ReplayGuard {
         }
         window.accept(header.counter)
     }
+
+    /// Whether the sender has been heard in a later life.
+    pub fn is_former(&self, header: &Header) -> bool {
+        let life = self.senders.get(&header.sender).map(|(life, _)| *life);
+        life.is_some_and(|life| header.incarnation < life)
+    }
 }
 
 #[cfg(test)]
@@ -326,7 +332,12 @@ mod tests {
             incarnation: 10,
             ..header(1)
         }));
-        assert!(!guard.accept(&header(2)));
+        assert!(!guard.accept(&header(2)) && guard.is_former(&header(2)));
+        let strange = Header {
+            sender: 4,
+            ..header(2)
+        };
+        assert!(!guard.is_former(&strange), "never heard before");
     }
 
     proptest! {
