@@ -9,7 +9,7 @@ pub fn now() -> Time {
     Time::from_nanos(nanos(clock_gettime(ClockId::Monotonic)))
 }
 
-/// The time of day, which a sequencer stamps the log with. May jump.
+/// The time of day. May jump.
 pub fn wall() -> LogTime {
     LogTime::from_nanos(nanos(clock_gettime(ClockId::Realtime)))
 }
