@@ -426,6 +426,17 @@ fn connection(world: &mut World) -> ([u8; 4], u16) {
 }
 
 #[test]
+fn a_connection_that_idles_outlives_the_instance_that_saw_it_open() {
+    let mut world = World::new(2, CommitMode::Strict);
+    let mapped = ends(&world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "S", b""))).0;
+    world.pass(0, OUT, &tcp((SERVER, 1), mapped, "SA", b""));
+    world.pass(0, IN, &tcp((CLIENT, 3), (SERVER, 1), "A", b""));
+    world.advance(Duration::from_secs(4));
+    world.nodes.remove(0);
+    assert!(outlives_closing(&mut world, mapped));
+}
+
+#[test]
 fn a_scan_from_outside_ends_no_idle_connection() {
     const SCANNER: ([u8; 4], u16) = ([192, 0, 2, 66], 666);
     for (probe, answer) in [("S", "RA"), ("A", "R"), ("F", "RA")] {

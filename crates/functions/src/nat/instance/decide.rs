@@ -12,7 +12,7 @@ use stateplane_wire::tcp::Flags;
 use super::{State, upkeep};
 use crate::context::{Context, StateError, Tentative};
 use crate::function::{Decision, Token};
-use crate::nat::ops::{Bind, Bound, Lookup, Mapping, NatRefusal, block_of};
+use crate::nat::ops::{Bind, Bound, Class, Lookup, Mapping, NatRefusal, block_of};
 
 /// Proposals before giving up: each was refused as busy.
 const ATTEMPTS: usize = 8;
@@ -21,6 +21,9 @@ const PROPOSAL_HOLD: Duration = Duration::from_secs(5);
 /// A port rests at least this long after its mapping's end (RFC 6888 REQ-8), and a
 /// little more, since other instances may prolong mappings unknown to us.
 const PORT_REST: Duration = Duration::from_secs(125);
+/// The store takes a TCP connection for half open until it hears otherwise, which must not
+/// be lost with this instance: a new record is looked at after this time.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// A decision without a record: the store is asked again after the cache lease.
 pub(super) const UNTRACKED: Token = Token(u64::MAX);
 
@@ -283,7 +286,11 @@ fn remember(
     } = mapping;
     let mut state = state.borrow_mut();
     let (until, check_at) = state.validity(sent, mapping.expires.since(asked));
-    let (token, replaced) = state.records.put(mapping, until, check_at);
+    let first_look = match mapping.class {
+        Class::Transitory => check_at.min(sent + FIRST_LOOK),
+        _ => check_at,
+    };
+    let (token, replaced) = state.records.put(mapping, until, check_at, first_look);
     let mapped = mapped(inside, outside, until, token.unwrap_or(UNTRACKED));
     if let Some(old) = replaced {
         cx.forget(back_flow(protocol, old));

@@ -131,6 +131,8 @@ pub(super) struct Record {
     tcp: Tcp,
     /// Traffic each way (outbound, inbound) since the last refresh was sent.
     active: [bool; 2],
+    /// To be looked at once before `check_at`.
+    fresh: bool,
     /// Looked at when its refresh was due and found without traffic: the next packet
     /// makes it urgent.
     idle: bool,
@@ -236,6 +238,7 @@ impl Records {
         mapping: &Mapping,
         valid_until: Time,
         check_at: Time,
+        first_look: Time,
     ) -> (Option<Token>, Option<Endpoint>) {
         let &Mapping {
             protocol,
@@ -272,6 +275,7 @@ impl Records {
                 ..Tcp::default()
             },
             active: [false; 2],
+            fresh: first_look < check_at,
             idle: false,
             generation: self.generation,
         };
@@ -282,7 +286,7 @@ impl Records {
         self.slots[at as usize] = Some(record);
         self.by_inside.insert((protocol, inside), at);
         let token = token(at, record.generation);
-        self.bin(check_at, token);
+        self.bin(first_look, token);
         (Some(token), replaced)
     }
 
@@ -336,8 +340,8 @@ impl Records {
         Some(Time::from_millis((bin + 1) * 1000))
     }
 
-    /// What is due now, a bounded number at a time. Records that ended are gone afterwards; idle ones wait for
-    /// their end or their next packet.
+    /// What is due now, a bounded number at a time. Records that ended are gone
+    /// afterwards; idle ones wait for their end or their next packet.
     pub(super) fn due(&mut self, now: Time) -> Vec<Due> {
         let mut due = Vec::new();
         for token in core::mem::take(&mut self.urgent) {
@@ -361,13 +365,13 @@ impl Records {
                 self.remove(token);
                 continue;
             }
-            let looked_at = second(record.check_at) < second(now);
-            if looked_at {
+            let is_time = second(record.check_at) < second(now);
+            if is_time {
                 // At its end, unless it is prolonged before.
                 record.check_at = record.valid_until;
             }
             let next = record.check_at;
-            if looked_at {
+            if core::mem::take(&mut record.fresh) || is_time {
                 due.extend(self.look(token));
             }
             self.bin(next, token);
