@@ -221,15 +221,19 @@ fn steered(name: &str, draft: &Draft) -> bool {
 fn identities(draft: &Draft, out: &mut Collector) {
     let mut seen = BTreeMap::new();
     for node in draft.nodes.values() {
+        let key = format!("node.{}", node.name);
         for role in &node.roles {
-            let other = seen.insert(sender_id(&node.name, *role), &node.name);
-            if let Some(other) = other.filter(|other| **other != node.name) {
-                let message = format!("its number on the wire equals that of \"{other}\"");
-                out.error(
-                    &format!("node.{}", node.name),
-                    message,
-                    "rename one of the two nodes",
-                );
+            match seen.insert(sender_id(&node.name, *role), (&node.name, *role)) {
+                Some((other, _)) if *other != node.name => {
+                    let message = format!("its number on the wire equals that of \"{other}\"");
+                    out.error(&key, message, "rename one of the two nodes");
+                }
+                Some((_, other)) if other != *role => {
+                    let message =
+                        format!("its {other} and its {role} have the same number on the wire");
+                    out.error(&key, message, "rename the node");
+                }
+                _ => {} // a role listed twice is reported elsewhere
             }
         }
     }

@@ -455,4 +455,27 @@ fn senders_are_told_apart_or_refused() {
         .expect_err("two replicas with one number")
         .to_string();
     assert!(said.contains("its number on the wire equals"), "{said}");
+
+    let same = |name: &String| sender_id(name, roles[0]) == sender_id(name, roles[1]);
+    let name = (0..).map(|n| format!("n{n}")).find(same);
+    let name = name.expect("16 bits are few");
+    let text = GOOD.replace("\"seq\"", "\"r1\"").replace("r1", &name);
+    let text = text.replace(
+        "[node.seq]\nroles = [\"sequencer\"]\ncontrol = \"10.9.0.5:7400\"\n",
+        "",
+    );
+    let text = text.replace(
+        &format!("[node.{name}]\nroles = [\"replica\"]\ncontrol = \"10.9.0.21:7400\"\n"),
+        &format!(
+            "[node.{name}]\nroles = [\"sequencer\", \"replica\"]\n\
+             control = {{ sequencer = \"10.9.0.5:7400\", replica = \"10.9.0.21:7400\" }}\n"
+        ),
+    );
+    let said = parse(&text)
+        .expect_err("two roles with one number")
+        .to_string();
+    assert!(
+        said.contains("its sequencer and its replica have the same number"),
+        "{said}"
+    );
 }
