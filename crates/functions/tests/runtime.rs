@@ -331,6 +331,31 @@ fn a_port_that_packets_left_with_rests_even_if_it_was_not_bound() {
 }
 
 #[test]
+fn a_late_reply_that_nobody_has_a_port_does_not_hide_its_new_mapping() {
+    // Two worlds with equal seeds: which port will be proposed?
+    let mut foretold = World::new(1, CommitMode::Strict);
+    let mut world = World::new(1, CommitMode::Strict);
+    for world in [&mut foretold, &mut world] {
+        world.pass(0, IN, &udp((CLIENT, 1), (SERVER, 1), b""));
+    }
+    let mapped = ends(&foretold.pass(0, IN, &udp((CLIENT, 2), (SERVER, 1), b""))).0;
+    world.store_up = false;
+    assert_eq!(world.send(0, OUT, &udp((SERVER, 9), mapped, b"scan")), []);
+    let (ticket, _lookup) = world.nodes[0].submitted.pop_front().unwrap();
+    world.store_up = true;
+    let out = world.pass(0, IN, &udp((CLIENT, 2), (SERVER, 1), b""));
+    assert_eq!(ends(&out).0, mapped);
+    // It was executed before the mapping was made, but arrives after.
+    let nobody = [&[stateplane_state::op::OK][..], &[0; 8]].concat();
+    let now = world.now;
+    world.nodes[0].runtime.on_reply(now, ticket, Ok(&nobody));
+    world.settle();
+    world.nodes[0].out.clear();
+    let back = world.pass(0, OUT, &udp((SERVER, 1), mapped, b"answer"));
+    assert_eq!(ends(&back).1, (CLIENT, 2));
+}
+
+#[test]
 fn an_instance_without_a_store_recovers_when_there_is_one() {
     let mut world = World::new(1, CommitMode::Strict);
     world.nodes = vec![node(world.now, "late", CommitMode::Strict)];

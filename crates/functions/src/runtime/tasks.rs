@@ -314,7 +314,9 @@ impl<F: NetworkFunction> Runtime<F> {
             Ok(decision) => self.install(pending.flow, decision),
             Err(reason) => {
                 self.counters.decisions_refused += 1;
-                if reason == Reason::NoMapping {
+                // Replies overtake each other: this one may be older than what is known.
+                let known = self.table.get(&pending.flow, now);
+                if reason == Reason::NoMapping && known.is_none() {
                     let until = now + self.config.negative_ttl;
                     self.table.deny(pending.flow, reason, until);
                 }
