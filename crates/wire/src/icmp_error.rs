@@ -27,7 +27,7 @@ pub enum Error {
     HostUnreachable,
     /// Nobody listens at this port.
     PortUnreachable,
-    /// Forbidden here, or a quota is exhausted (RFC 6888 REQ-11).
+    /// Administratively prohibited (RFC 1812 section 5.2.7.1).
     Prohibited,
 }
 
