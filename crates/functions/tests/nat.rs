@@ -437,6 +437,21 @@ fn a_connection_that_idles_outlives_the_instance_that_saw_it_open() {
 }
 
 #[test]
+fn many_refreshes_come_in_portions() {
+    let mut world = World::new(1, CommitMode::Strict);
+    for port in 1..=1500 {
+        world.pass(0, IN, &tcp((CLIENT, port), (SERVER, 1), "S", b""));
+    }
+    world.store_up = false;
+    while world.nodes[0].submitted.is_empty() {
+        world.advance(Duration::from_millis(1));
+    }
+    assert!(world.nodes[0].submitted.len() <= 8);
+    world.advance(Duration::from_millis(50));
+    assert!(world.nodes[0].submitted.len() >= 1500 / 72);
+}
+
+#[test]
 fn a_scan_from_outside_ends_no_idle_connection() {
     const SCANNER: ([u8; 4], u16) = ([192, 0, 2, 66], 666);
     for (probe, answer) in [("S", "RA"), ("A", "R"), ("F", "RA")] {

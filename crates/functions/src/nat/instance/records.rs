@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use hashbrown::HashMap;
 use stateplane_base::Time;
@@ -154,8 +155,11 @@ impl Record {
     }
 }
 
-/// Records looked at in one go.
-const LOOKS_MAX: usize = 1024;
+/// Records looked at in one go: what is due in the same second comes in portions, so that
+/// refreshes do not hold up the packets and the store's other work.
+const LOOKS_MAX: usize = 512;
+/// Pause between portions.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What is to be done about a record whose time has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -185,6 +189,8 @@ pub(super) struct Records {
     bins: BTreeMap<u64, Vec<Token>>,
     /// Records that were idle and have traffic again.
     urgent: Vec<Token>,
+    /// When the next portion may be looked at.
+    resume_at: Time,
     max: usize,
     generation: u32,
 }
@@ -198,6 +204,7 @@ impl Records {
             by_inside: HashMap::with_capacity_and_hasher(max, Keyed(hash_key)),
             bins: BTreeMap::new(),
             urgent: Vec::new(),
+            resume_at: Time::ZERO,
             max,
             generation: 0,
         }
@@ -337,7 +344,7 @@ impl Records {
             return Some(Time::ZERO);
         }
         let (&bin, _) = self.bins.first_key_value()?;
-        Some(Time::from_millis((bin + 1) * 1000))
+        Some(Time::from_millis((bin + 1) * 1000).max(self.resume_at))
     }
 
     /// What is due now, a bounded number at a time. Records that ended are gone
@@ -347,6 +354,10 @@ impl Records {
         for token in core::mem::take(&mut self.urgent) {
             due.extend(self.look(token));
         }
+        if now < self.resume_at {
+            return due;
+        }
+        self.resume_at = now + PAUSE;
         for _ in 0..LOOKS_MAX {
             let Some(mut bin) = self.bins.first_entry() else {
                 break;
