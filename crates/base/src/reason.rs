@@ -29,7 +29,7 @@ macro_rules! reasons {
 reasons! {
     Malformed = "malformed", "The packet is truncated or its lengths contradict each other.";
     Unsupported = "unsupported", "A protocol or feature this function does not translate.";
-    Fragment = "fragment", "A fragment that carries no ports.";
+    Fragment = "fragment", "A fragment: only whole packets are translated.";
     BadChecksum = "bad-checksum", "The IPv4 header checksum is wrong.";
     NotOurs = "not-ours", "Neither source nor destination belongs to this function.";
     NoMapping = "no-mapping", "An inbound packet for an address and port nobody has mapped.";
