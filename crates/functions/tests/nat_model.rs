@@ -307,7 +307,7 @@ impl Model {
                 }
                 let lease = ModelLease {
                     ends: self.now,
-                    clean: self.now,
+                    clean: self.now + secs(40),
                 };
                 self.leases.insert(owner.epoch, lease);
                 self.present.remove(&owner.instance.0);

@@ -266,8 +266,22 @@ fn a_lease_ends_exactly_and_may_go_on_until_the_block_is_taken() {
 }
 
 #[test]
-fn released_blocks_are_free_at_once() {
-    let mut world = World::new(|_| {});
+fn released_blocks_rest_if_packets_may_have_left_early() {
+    let mut world = World::new(|config| config.orphan_quarantine = QUARANTINE);
+    let (a, b) = (world.register(at(0), 1, 1), world.register(at(0), 2, 1));
+    world.take(at(0), a, &[4]).unwrap();
+    world.call(at(2), &Release { owner: a }).unwrap();
+    let clean = at(2) + QUARANTINE;
+    assert_eq!(
+        world.take(clean - NANO, b, &[4]).err(),
+        no(NatRefusal::BlocksQuarantined)
+    );
+    assert_eq!(world.take(clean, b, &[4]), Ok(4));
+}
+
+#[test]
+fn with_strict_commits_released_blocks_are_free_at_once() {
+    let mut world = World::new(|config| config.orphan_quarantine = Duration::ZERO);
     let (a, b) = (world.register(at(0), 1, 1), world.register(at(0), 2, 1));
     world.take(at(0), a, &[4]).unwrap();
     world.bind(at(1), a, Protocol::Udp, 5000, 1030).unwrap();

@@ -149,8 +149,8 @@ impl Operation for Renew {
     }
 }
 
-/// Gives all blocks back at once, without quarantine: the owner has nothing in flight any more and
-/// will propose no further port.
+/// Ends the owner's epoch and gives all its blocks back: the owner will propose no further port.
+/// With strict commits they are free at once; else they rest like those of a dead owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Release {
     /// Who.

@@ -83,7 +83,8 @@ impl Nat {
         Ok(())
     }
 
-    /// The instance has nothing in flight: its blocks need no quarantine, and its epoch is over.
+    /// The instance stops: its epoch is over. Where packets may leave before their commit, one may
+    /// have left with a port that was never bound, so the blocks rest as after a crash.
     pub(super) fn release(
         &self,
         tx: &mut Tx<'_>,
@@ -92,8 +93,9 @@ impl Nat {
     ) -> Result<(), Refusal> {
         let owner = owner_from_arguments(arguments).ok_or(Refusal::BadArguments)?;
         let mut lease = self.lease_of(tx, owner)?;
-        let now = tx.now().as_nanos().into();
-        (lease.ends, lease.clean) = (now, now);
+        let now = tx.now();
+        lease.ends = now.as_nanos().into();
+        lease.clean = (now + self.config.orphan_quarantine).as_nanos().into();
         tx.put(self.leases, &owner.epoch.into(), &lease)?;
         tx.remove(self.owners, &owner.instance.0.into());
         self.forget_lease_without_blocks(tx, owner.epoch.into())
