@@ -113,7 +113,7 @@ fn write_config(out: &mut String, settings: &Settings, admin_dir: &Path) -> std:
             "pin = {{ inside = \"{inside}\", outside = \"{outside}\" }}"
         )?;
     }
-    writeln!(out, "\n[detect]\nheartbeat-ms = 5\ndead-ms = 20\n\n[nat]")?;
+    writeln!(out, "\n[detect]\nheartbeat-ms = 5\ndead-ms = 15\n\n[nat]")?;
     writeln!(out, "inside-prefixes = [\"10.0.0.0/16\"]")?;
     writeln!(out, "outside-addresses = [\"198.51.100.1-198.51.100.16\"]")?;
     writeln!(out, "ports = \"1024-65535\"\ncommit = \"{commit}\"")?;
