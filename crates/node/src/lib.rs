@@ -5,6 +5,7 @@
 //! * roles: [`sequencer`], [`replica`], [`switch`], and [`function`], whose loop
 //!   is [`worker`]
 //! * [`client`]: the worker's store, embedded or a group over the network
+//! * `turn`: the loop that sequencer, replica and switch share
 //! * [`heartbeat`] and [`detect`]: telling and judging who lives
 //! * [`channel`]: authenticated datagrams; [`peers`]: who is who in the group
 //! * [`status`] and [`admin`]: what the roles publish, and who may ask
@@ -28,6 +29,7 @@ pub mod status;
 pub mod stop;
 pub mod store;
 pub mod switch;
+mod turn;
 pub mod worker;
 
 pub use failure::Failure;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::os::fd::BorrowedFd;
 
 use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
 use stateplane_group::{Alarm, Effect, Role};
-use stateplane_host::{clock, poll, priority};
+use stateplane_host::clock;
 use stateplane_state::Store;
 use tracing::{info, warn};
 
@@ -18,9 +18,8 @@ use crate::peers::Peers;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 use crate::store;
+use crate::turn::{self, Turn};
 
-/// The loop looks at the stop flag at least this often.
-const PATIENCE: Duration = Duration::from_millis(50);
 /// Datagrams handled before answers are sent.
 const BATCH: usize = 64;
 
@@ -143,46 +142,7 @@ impl Replica {
 
     /// Serves until asked to stop.
     pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        if let Err(error) = priority::set_nice(-5) {
-            warn!(%error, "the replica runs without priority");
-        }
-        while !stop.is_raised() {
-            self.turn()
-                .map_err(|error| Failure::running(format!("replica: {error}")))?;
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self) -> io::Result<()> {
-        let now = clock::now();
-        let next = self
-            .core
-            .next_timer()
-            .unwrap_or(Time::MAX)
-            .min(self.status.next());
-        poll::wait(&[self.channel.fd()], Some(next.since(now).min(PATIENCE)))?;
-        let Self {
-            core,
-            peers,
-            channel,
-            ignored,
-            ..
-        } = self;
-        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
-            Some((peer, message)) => core.on_message(clock::now(), peer, message),
-            None => *ignored += 1,
-        })?;
-        // Timers only after everything that waited was heard: silence is
-        // judged by what arrived, not by when this thread ran.
-        let now = clock::now();
-        if self.core.next_timer().is_some_and(|due| due <= now) {
-            self.core.on_timer(now);
-        }
-        self.carry_out();
-        if self.status.due(now) {
-            self.publish();
-        }
-        Ok(())
+        turn::serve(&mut self, stop)
     }
 
     fn carry_out(&mut self) {
@@ -252,6 +212,45 @@ impl Replica {
             datagrams: self.channel.counters(),
         };
         self.status.update(|s| *s = status);
+    }
+}
+
+impl Turn for Replica {
+    const NAME: &'static str = "replica";
+    const NICE: i32 = -5;
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.fd()
+    }
+
+    fn next(&self) -> Time {
+        let core = self.core.next_timer().unwrap_or(Time::MAX);
+        core.min(self.status.next())
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        let Self {
+            core,
+            peers,
+            channel,
+            ignored,
+            ..
+        } = self;
+        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
+            Some((peer, message)) => core.on_message(clock::now(), peer, message),
+            None => *ignored += 1,
+        })?;
+        Ok(())
+    }
+
+    fn act(&mut self, now: Time) {
+        if self.core.next_timer().is_some_and(|due| due <= now) {
+            self.core.on_timer(now);
+        }
+        self.carry_out();
+        if self.status.due(now) {
+            self.publish();
+        }
     }
 }
 

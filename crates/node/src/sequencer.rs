@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::time::Duration;
+use std::os::fd::BorrowedFd;
 
 use serde::Serialize;
 use stateplane_base::Time;
 use stateplane_group::Effect;
-use stateplane_host::{clock, poll, priority};
+use stateplane_host::clock;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel};
@@ -18,9 +18,8 @@ use crate::logclock::LogClock;
 use crate::peers::Peers;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
+use crate::turn::{self, Turn};
 
-/// The loop looks at the stop flag at least this often.
-const PATIENCE: Duration = Duration::from_millis(50);
 /// Requests stamped before they are sent on.
 const BATCH: usize = 32;
 
@@ -88,47 +87,7 @@ impl Sequencer {
 
     /// Stamps until asked to stop.
     pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        if let Err(error) = priority::set_nice(-5) {
-            warn!(%error, "the sequencer runs without priority");
-        }
-        while !stop.is_raised() {
-            self.turn()
-                .map_err(|error| Failure::running(format!("sequencer: {error}")))?;
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self) -> io::Result<()> {
-        let now = clock::now();
-        let next = self
-            .core
-            .next_timer()
-            .unwrap_or(Time::MAX)
-            .min(self.status.next());
-        poll::wait(&[self.channel.fd()], Some(next.since(now).min(PATIENCE)))?;
-        let Self {
-            core,
-            peers,
-            channel,
-            log_clock,
-            ignored,
-            ..
-        } = self;
-        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
-            Some((peer, message)) => {
-                core.on_message(clock::now(), log_clock.now(), peer, message);
-            }
-            None => *ignored += 1,
-        })?;
-        let now = clock::now();
-        if self.core.next_timer().is_some_and(|due| due <= now) {
-            self.core.on_timer(now);
-        }
-        self.carry_out();
-        if self.status.due(now) {
-            self.publish();
-        }
-        Ok(())
+        turn::serve(&mut self, stop)
     }
 
     fn carry_out(&mut self) {
@@ -163,6 +122,48 @@ impl Sequencer {
                 datagrams: self.channel.counters(),
             };
         });
+    }
+}
+
+impl Turn for Sequencer {
+    const NAME: &'static str = "sequencer";
+    const NICE: i32 = -5;
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.fd()
+    }
+
+    fn next(&self) -> Time {
+        let core = self.core.next_timer().unwrap_or(Time::MAX);
+        core.min(self.status.next())
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        let Self {
+            core,
+            peers,
+            channel,
+            log_clock,
+            ignored,
+            ..
+        } = self;
+        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
+            Some((peer, message)) => {
+                core.on_message(clock::now(), log_clock.now(), peer, message);
+            }
+            None => *ignored += 1,
+        })?;
+        Ok(())
+    }
+
+    fn act(&mut self, now: Time) {
+        if self.core.next_timer().is_some_and(|due| due <= now) {
+            self.core.on_timer(now);
+        }
+        self.carry_out();
+        if self.status.due(now) {
+            self.publish();
+        }
     }
 }
 

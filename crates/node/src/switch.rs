@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,10 +11,10 @@ use stateplane_base::{Incarnation, Time};
 use stateplane_flow::steering::{NOBODY, Side, Table};
 use stateplane_host::bpf::BpfError;
 use stateplane_host::bpf::steering::{Role as PortRole, Steering, SteeringCounters, SwitchPort};
-use stateplane_host::{clock, poll, priority};
+use stateplane_host::clock;
 use stateplane_wire::envelope::Kind;
 use stateplane_wire::heartbeat::Beat;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::channel::{self, Channel};
 use crate::config::{self, Config, Pin, Role, sender_id};
@@ -21,9 +22,8 @@ use crate::detect::{Detector, Instances};
 use crate::failure::Failure;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
+use crate::turn::{self, Turn};
 
-/// The loop looks at the stop flag at least this often.
-const PATIENCE: Duration = Duration::from_millis(50);
 /// Heartbeats heard before silence is judged; more than can wait in one beat.
 const BATCH: usize = 1024;
 /// Between attempts to change the table when the kernel refuses.
@@ -144,67 +144,7 @@ impl Switch {
 
     /// Steers until asked to stop.
     pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        if let Err(error) = priority::set_nice(-10) {
-            warn!(%error, "the switch runs without priority: detection may be late on a busy machine");
-        }
-        while !stop.is_raised() {
-            self.turn()
-                .map_err(|error| Failure::running(format!("switch: {error}")))?;
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self) -> io::Result<()> {
-        let now = clock::now();
-        let next = self
-            .detector
-            .next_timer()
-            .unwrap_or(Time::MAX)
-            .min(self.status.next());
-        let timeout = next.since(now).min(PATIENCE);
-        poll::wait(&[self.channel.fd()], Some(timeout))?;
-        self.hear()?;
-        // Beats that arrived while this thread was not running were heard just
-        // now; only then is silence judged.
-        let now = clock::now();
-        self.detector.on_timer(now);
-        if self.detector.serving(self.serving) != self.serving
-            && now >= self.retry
-            && let Err(error) = self.resteer(now)
-        {
-            // The old table stays in use: better than none.
-            error!(%error, "the steering table could not be changed; trying again");
-            self.retry = now + RETRY;
-        }
-        if self.status.due(now) {
-            self.publish(now);
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self) -> io::Result<()> {
-        let Self {
-            channel,
-            detector,
-            senders,
-            misconfigured,
-            ..
-        } = self;
-        channel.receive(BATCH, |header, body| {
-            let instance = senders.get(&header.sender).copied();
-            let (Kind::Heartbeat, Some(instance), Some(beat)) =
-                (header.kind, instance, Beat::decode(body))
-            else {
-                return;
-            };
-            if usize::from(beat.instance) != instance {
-                *misconfigured += 1;
-                return;
-            }
-            let life = Incarnation(header.incarnation);
-            detector.on_heartbeat(clock::now(), instance, life, beat.state);
-        })?;
-        Ok(())
+        turn::serve(&mut self, stop)
     }
 
     fn resteer(&mut self, noticed: Time) -> Result<(), BpfError> {
@@ -261,6 +201,60 @@ impl Switch {
             s.misconfigured = self.misconfigured;
             s.datagrams = self.channel.counters();
         });
+    }
+}
+
+impl Turn for Switch {
+    const NAME: &'static str = "switch";
+    const NICE: i32 = -10;
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.fd()
+    }
+
+    fn next(&self) -> Time {
+        let core = self.detector.next_timer().unwrap_or(Time::MAX);
+        core.min(self.status.next())
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        let Self {
+            channel,
+            detector,
+            senders,
+            misconfigured,
+            ..
+        } = self;
+        channel.receive(BATCH, |header, body| {
+            let instance = senders.get(&header.sender).copied();
+            let (Kind::Heartbeat, Some(instance), Some(beat)) =
+                (header.kind, instance, Beat::decode(body))
+            else {
+                return;
+            };
+            if usize::from(beat.instance) != instance {
+                *misconfigured += 1;
+                return;
+            }
+            let life = Incarnation(header.incarnation);
+            detector.on_heartbeat(clock::now(), instance, life, beat.state);
+        })?;
+        Ok(())
+    }
+
+    fn act(&mut self, now: Time) {
+        self.detector.on_timer(now);
+        if self.detector.serving(self.serving) != self.serving
+            && now >= self.retry
+            && let Err(error) = self.resteer(now)
+        {
+            // The old table stays in use: better than none.
+            error!(%error, "the steering table could not be changed; trying again");
+            self.retry = now + RETRY;
+        }
+        if self.status.due(now) {
+            self.publish(now);
+        }
     }
 }
 
