@@ -37,6 +37,27 @@ pub enum Busy {
 #[error("the operation's outcome is unknown")]
 pub struct Unknown;
 
+/// An operation took effect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The application's answer.
+    pub reply: Vec<u8>,
+    /// Where.
+    pub place: Place,
+}
+
+/// The place of an operation in the one order of its group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Place {
+    /// The life of the group, which numbers its slots anew.
+    pub formation: Formation,
+    /// The view in which a majority answered for it; it may have been executed before.
+    pub view: View,
+    /// The slot it was executed in. Operations that share a slot were executed in the order
+    /// of their ids.
+    pub slot: Slot,
+}
+
 /// What a client tells about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientStatus {
@@ -85,7 +106,7 @@ pub struct Client {
     view: View,
     jitter: u64,
     effects: VecDeque<Effect>,
-    done: VecDeque<(RequestId, Result<Vec<u8>, Unknown>)>,
+    done: VecDeque<(RequestId, Result<Committed, Unknown>)>,
     marks: Marks,
 }
 
@@ -235,9 +256,15 @@ impl Client {
         let quorum = self.config.quorum_unless(Mutation::ClientQuorum);
         let majority = tally.replicas.count_ones() as usize >= quorum;
         if majority && tally.replicas & (1 << leader) != 0 {
+            let (view, slot) = (reply.view, reply.slot);
             for result in core::mem::take(&mut tally.results) {
-                if let Some(outcome) = result.outcome {
-                    self.finish(now, result.id, outcome);
+                let place = Place {
+                    formation,
+                    view,
+                    slot: result.earlier.unwrap_or(slot),
+                };
+                if let Some(reply) = result.outcome {
+                    self.finish(now, result.id, Committed { reply, place });
                 }
             }
         }
@@ -250,7 +277,7 @@ impl Client {
         }
     }
 
-    fn finish(&mut self, now: Time, id: u64, outcome: Vec<u8>) {
+    fn finish(&mut self, now: Time, id: u64, outcome: Committed) {
         let Some(pending) = self.pending.remove(&id) else {
             return;
         };
@@ -304,7 +331,7 @@ impl Client {
     }
 
     /// The next outcome.
-    pub fn poll_done(&mut self) -> Option<(RequestId, Result<Vec<u8>, Unknown>)> {
+    pub fn poll_done(&mut self) -> Option<(RequestId, Result<Committed, Unknown>)> {
         self.done.pop_front()
     }
 
@@ -364,6 +391,7 @@ mod tests {
         for replica in [0, 1] {
             let results = vec![OpResult {
                 id,
+                earlier: None,
                 outcome: Some(vec![7]),
             }];
             let reply = Reply {
@@ -392,7 +420,15 @@ mod tests {
         client.check();
         let id = client.submit(Time::ZERO, vec![1]).expect("room");
         both_reply(&mut client, 999, 1, id.0);
-        assert_eq!(client.poll_done(), Some((id, Ok(vec![7]))));
+        let (done, outcome) = client.poll_done().expect("an outcome");
+        let committed = outcome.expect("known");
+        let place = Place {
+            formation: 999,
+            view: 0,
+            slot: 1,
+        };
+        assert_eq!((done, committed.reply), (id, vec![7]));
+        assert_eq!(committed.place, place);
         client.check();
     }
 }

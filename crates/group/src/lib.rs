@@ -34,7 +34,7 @@ mod mutation;
 mod replica;
 mod sequencer;
 
-pub use client::{Busy, Client, ClientStatus, RequestId, Unknown};
+pub use client::{Busy, Client, ClientStatus, Committed, Place, RequestId, Unknown};
 pub use config::{GroupConfig, Limits, Timing};
 pub use effect::{Alarm, Effect, Mark, Marks, Peer};
 pub use mutation::Mutation;

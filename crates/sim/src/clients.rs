@@ -4,13 +4,14 @@ use crate::plan::MS;
 use crate::spec::{Action, Outcome};
 use crate::store;
 use crate::world::{Event, Phase, World};
+use stateplane_group::Committed;
 
 /// What became of one submission.
 pub(crate) struct Finished {
     /// The record it belongs to.
     pub record: usize,
-    /// The reply, unless the client gave up.
-    pub reply: Option<Vec<u8>>,
+    /// The reply and where it took effect, unless the client gave up.
+    pub committed: Option<Committed>,
 }
 
 impl World<'_> {
@@ -63,11 +64,13 @@ impl World<'_> {
         if record.ended.is_some() {
             return Err(format!("client: #{tag} ended twice"));
         }
-        let outcome = match &finished.reply {
+        let outcome = match &finished.committed {
             None => None,
-            Some(reply) => Some(store::decode(action, reply).ok_or_else(|| {
-                format!("nonsense: {action:?} (#{tag}) was answered {reply:02x?}")
-            })?),
+            Some(Committed { reply, .. }) => {
+                Some(store::decode(action, reply).ok_or_else(|| {
+                    format!("nonsense: {action:?} (#{tag}) was answered {reply:02x?}")
+                })?)
+            }
         };
         self.open -= 1;
         record.ended = Some(Ended { at: now, outcome });

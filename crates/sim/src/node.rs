@@ -166,7 +166,7 @@ impl Node {
         let (_, record) = self.asked.swap_remove(place.expect("what ends was asked"));
         Some(Finished {
             record,
-            reply: reply.ok(),
+            committed: reply.ok(),
         })
     }
 

@@ -37,7 +37,7 @@ impl<A: Application> Replica<A> {
         let mut part = Vec::new();
         let mut bytes = 0;
         for result in results {
-            let size = 13 + result.outcome.as_ref().map_or(0, Vec::len);
+            let size = 21 + result.outcome.as_ref().map_or(0, Vec::len);
             if bytes + size > self.config.limits.reply_bytes && !part.is_empty() {
                 let results = core::mem::take(&mut part);
                 let reply = Reply {
@@ -89,18 +89,18 @@ impl<A: Application> Replica<A> {
         }
         let mut results = Vec::with_capacity(request.batch.len());
         for (id, op) in request.batch.iter() {
-            let outcome = match self.table.look(request.client, id, limits) {
+            let (earlier, outcome) = match self.table.look(request.client, id, limits) {
                 Verdict::Execute => {
                     let mut reply = Vec::new();
                     self.app.execute(at, op, &mut reply);
                     if !self.config.broken(Mutation::NoClientTable) {
-                        self.table.store(request.client, id, reply.clone());
+                        self.table.store(request.client, id, slot, reply.clone());
                     }
-                    Some(reply)
+                    (None, Some(reply))
                 }
-                Verdict::Cached(result) => {
+                Verdict::Cached(executed, result) => {
                     self.marks.hit(Mark::TableReply);
-                    Some(result.to_vec())
+                    (Some(executed), Some(result.to_vec()))
                 }
                 Verdict::Forgotten => {
                     self.marks.hit(Mark::TableForgotten);
@@ -108,10 +108,14 @@ impl<A: Application> Replica<A> {
                 }
                 Verdict::Refused => {
                     self.marks.hit(Mark::TableRefused);
-                    None
+                    (None, None)
                 }
             };
-            results.push(OpResult { id, outcome });
+            results.push(OpResult {
+                id,
+                earlier,
+                outcome,
+            });
         }
         results
     }
@@ -132,7 +136,7 @@ impl<A: Application> Replica<A> {
             };
             let (client, at) = (request.client, request.reply_to);
             let results = if self.is_leader() {
-                self.cached_results(request)
+                self.cached_results(slot, request)
             } else {
                 Vec::new()
             };
@@ -140,13 +144,16 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    fn cached_results(&self, request: &Request) -> Vec<OpResult> {
-        let cached = |id| self.table.cached(request.client, id).map(<[u8]>::to_vec);
-        let results = request.batch.iter().map(|(id, _)| OpResult {
-            id,
-            outcome: cached(id),
+    fn cached_results(&self, slot: Slot, request: &Request) -> Vec<OpResult> {
+        let results = request.batch.iter().filter_map(|(id, _)| {
+            let (executed, result) = self.table.cached(request.client, id)?;
+            Some(OpResult {
+                id,
+                earlier: Some(executed).filter(|s| *s != slot),
+                outcome: Some(result.to_vec()),
+            })
         });
-        results.filter(|r| r.outcome.is_some()).collect()
+        results.collect()
     }
 
     pub(super) fn on_heartbeat_timer(&mut self, now: Time) {

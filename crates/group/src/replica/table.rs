@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 use stateplane_wire::codec::{Malformed, Reader, Writer};
+use stateplane_wire::group::Slot;
 
 use crate::Limits;
 
@@ -19,7 +20,14 @@ struct Row {
     done_below: u64,
     last_seen: LogTime,
     bytes: usize,
-    results: BTreeMap<u64, Vec<u8>>,
+    /// By id: in which slot it was executed, and what came of it.
+    results: BTreeMap<u64, (Slot, Vec<u8>)>,
+}
+
+impl Row {
+    fn size(results: &BTreeMap<u64, (Slot, Vec<u8>)>) -> usize {
+        results.values().map(|(_, result)| result.len()).sum()
+    }
 }
 
 /// What to do with an operation.
@@ -27,8 +35,8 @@ struct Row {
 pub(super) enum Verdict<'a> {
     /// It is new.
     Execute,
-    /// It was executed; this was its result.
-    Cached(&'a [u8]),
+    /// It was executed in this slot, with this result.
+    Cached(Slot, &'a [u8]),
     /// Its client has its answer.
     Forgotten,
     /// There is no room for its result.
@@ -69,7 +77,7 @@ impl ClientTable {
                 row.done_below = done_below;
                 let keep = row.results.split_off(&done_below);
                 row.results = keep;
-                row.bytes = row.results.values().map(Vec::len).sum();
+                row.bytes = Row::size(&row.results);
             }
             return Admission::Known;
         }
@@ -99,8 +107,8 @@ impl ClientTable {
         let Some(row) = self.rows.get(&client) else {
             return Verdict::Refused;
         };
-        if let Some(result) = row.results.get(&id) {
-            return Verdict::Cached(result);
+        if let Some((slot, result)) = row.results.get(&id) {
+            return Verdict::Cached(*slot, result);
         }
         if id < row.done_below {
             return Verdict::Forgotten;
@@ -114,18 +122,19 @@ impl ClientTable {
     }
 
     /// The cached result, without judging.
-    pub(super) fn cached(&self, client: ClientId, id: u64) -> Option<&[u8]> {
-        self.rows.get(&client)?.results.get(&id).map(Vec::as_slice)
+    pub(super) fn cached(&self, client: ClientId, id: u64) -> Option<(Slot, &[u8])> {
+        let (slot, result) = self.rows.get(&client)?.results.get(&id)?;
+        Some((*slot, result))
     }
 
-    /// Remembers the result of an executed operation.
-    pub(super) fn store(&mut self, client: ClientId, id: u64, result: Vec<u8>) {
+    /// Remembers the result of an operation executed in `slot`.
+    pub(super) fn store(&mut self, client: ClientId, id: u64, slot: Slot, result: Vec<u8>) {
         let row = self
             .rows
             .get_mut(&client)
             .expect("results are stored for admitted clients");
         row.bytes += result.len();
-        let before = row.results.insert(id, result);
+        let before = row.results.insert(id, (slot, result));
         assert!(before.is_none(), "an operation is executed once");
     }
 
@@ -137,8 +146,9 @@ impl ClientTable {
             w.u64(row.done_below);
             w.u64(row.last_seen.as_nanos());
             w.u64(row.results.len() as u64);
-            for (id, result) in &row.results {
+            for (id, (slot, result)) in &row.results {
                 w.u64(*id);
+                w.u64(*slot);
                 w.string(result);
             }
         }
@@ -161,9 +171,9 @@ impl ClientTable {
             }
             let mut results = BTreeMap::new();
             for _ in 0..count {
-                results.insert(r.u64()?, r.string()?.to_vec());
+                results.insert(r.u64()?, (r.u64()?, r.string()?.to_vec()));
             }
-            let bytes = results.values().map(Vec::len).sum();
+            let bytes = Row::size(&results);
             table.rows.insert(
                 client,
                 Row {
@@ -198,8 +208,8 @@ mod tests {
         let (mut table, limits, c) = (ClientTable::default(), limits(), ClientId(7));
         assert_eq!(table.admit(c, 1, LogTime::ZERO, &limits), Admission::Added);
         assert_eq!(table.look(c, 1, &limits), Verdict::Execute);
-        table.store(c, 1, vec![9]);
-        assert_eq!(table.look(c, 1, &limits), Verdict::Cached(&[9]));
+        table.store(c, 1, 5, vec![9]);
+        assert_eq!(table.look(c, 1, &limits), Verdict::Cached(5, &[9]));
         assert_eq!(
             table.look(c, 5, &limits),
             Verdict::Refused,
@@ -236,7 +246,7 @@ mod tests {
     fn a_table_survives_a_snapshot() {
         let (mut table, limits) = (ClientTable::default(), limits());
         table.admit(ClientId(1), 3, LogTime::from_millis(5), &limits);
-        table.store(ClientId(1), 4, vec![1, 2, 3]);
+        table.store(ClientId(1), 4, 8, vec![1, 2, 3]);
         let mut bytes = vec![];
         table.encode(&mut Writer::new(&mut bytes));
         let mut r = Reader::new(&bytes);

@@ -268,7 +268,8 @@ impl World {
             self.route(Node::Client, effect);
         }
         while let Some((id, outcome)) = self.client.poll_done() {
-            self.done.insert(id, outcome);
+            self.done
+                .insert(id, outcome.map(|committed| committed.reply));
         }
     }
 

@@ -83,7 +83,8 @@ impl GroupClient {
         self.flush(now);
         while let Some((request, result)) = self.core.poll_done() {
             if let Some(ticket) = self.tickets.remove(&request) {
-                done.push((ticket, result.map_err(|_| StateError::Unavailable)));
+                let reply = result.map(|committed| committed.reply);
+                done.push((ticket, reply.map_err(|_| StateError::Unavailable)));
             }
         }
     }

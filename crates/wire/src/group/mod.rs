@@ -8,7 +8,7 @@
 //! ```text
 //!  1 Request         client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
 //!  2 Ordered         session 8 | log time 8 | groups 1 | n*(group 4 | sequence 8) | Request
-//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | client 8 | count 2 | n*(id 8 | done 1 | [result])
+//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | client 8 | count 2 | n*Result
 //!  4 SessionRequest  nonce 8                                                                     +
 //!  5 SessionGrant    session 8 | nonce 8 | log time 8                                            +
 //!  6 SessionInfo     session 8 | nonce 8                                                         +
@@ -26,6 +26,7 @@
 //! 18 SnapshotRequest floor 8 | at 8 | offset 8 | chunks 2                                       +
 //! 19 SnapshotChunk   at 8 | total 8 | offset 8 | [bytes]                                        +
 //!
+//! Result  = id 8 | 0 0 (refused) or 1 [result] (executed in this slot) or 2 slot 8 [result] (in that one, earlier)
 //! Vector  = count 1 | n*(incarnation 8)          who belongs to the view, as which life
 //! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
 //! ```

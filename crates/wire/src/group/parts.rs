@@ -384,6 +384,9 @@ impl Stamps {
 pub struct OpResult {
     /// The request id.
     pub id: u64,
+    /// The slot it was executed in, if that is not the slot of the reply: the
+    /// request was a repetition.
+    pub earlier: Option<Slot>,
     /// `None`: refused for lack of room in the client table, not executed.
     pub outcome: Option<Vec<u8>>,
 }
@@ -392,7 +395,14 @@ pub(super) fn encode_results(results: &[OpResult], w: &mut Writer<'_>) {
     w.u16(u16::try_from(results.len()).expect("a reply answers at most one batch"));
     for result in results {
         w.u64(result.id);
-        w.u8(u8::from(result.outcome.is_some()));
+        match (&result.outcome, result.earlier) {
+            (None, _) => w.u8(0),
+            (Some(_), None) => w.u8(1),
+            (Some(_), Some(slot)) => {
+                w.u8(2);
+                w.u64(slot);
+            }
+        }
         let bytes = result.outcome.as_deref().unwrap_or_default();
         w.u32(length32(bytes.len()));
         w.bytes(bytes);
@@ -408,13 +418,18 @@ pub(super) fn decode_results(r: &mut Reader<'_>) -> Result<Vec<OpResult>, Malfor
     for _ in 0..count {
         let id = r.u64()?;
         let done = r.u8()?;
+        let earlier = if done == 2 { Some(r.u64()?) } else { None };
         let bytes = r.string()?;
         let outcome = match done {
             0 if bytes.is_empty() => None,
-            1 => Some(bytes.to_vec()),
+            1 | 2 => Some(bytes.to_vec()),
             _ => return Err(Malformed("result")),
         };
-        results.push(OpResult { id, outcome });
+        results.push(OpResult {
+            id,
+            earlier,
+            outcome,
+        });
     }
     Ok(results)
 }

@@ -74,12 +74,20 @@ fn ordered_path() -> impl Strategy<Value = Body> {
         stamps
     });
     let results = list(
-        (any::<u64>(), proptest::option::of(list(any::<u8>(), 0..30))),
+        (
+            any::<u64>(),
+            proptest::option::of(any::<u64>()),
+            proptest::option::of(list(any::<u8>(), 0..30)),
+        ),
         0..5,
     )
     .prop_map(|r| {
         r.into_iter()
-            .map(|(id, outcome)| OpResult { id, outcome })
+            .map(|(id, earlier, outcome)| OpResult {
+                id,
+                earlier: earlier.filter(|_| outcome.is_some()),
+                outcome,
+            })
             .collect()
     });
     prop_oneof![
