@@ -18,8 +18,17 @@ pub(crate) struct TableState {
     pub(crate) max_rows: usize,
     pub(crate) rows: Rows,
     pub(crate) bytes: usize,
+    /// Its share of [`State::sum`].
+    sum: u64,
     /// Begins the fingerprint of each of its rows.
     tag: Fingerprint,
+}
+
+/// What a table held before it was cleared.
+pub(crate) struct Cleared {
+    rows: Rows,
+    bytes: usize,
+    sum: u64,
 }
 
 /// What a table is to be, as the registry knows it.
@@ -52,6 +61,7 @@ impl State {
                 max_rows,
                 rows: Rows::new(shape.ordered, shape.reserve.min(max_rows), seed),
                 bytes: 0,
+                sum: 0,
                 tag: Fingerprint::new(1).bytes(shape.name.as_bytes()),
             }
         };
@@ -95,6 +105,7 @@ impl State {
                     return Err(Refusal::MemoryFull);
                 }
                 let hash = table.tag.bytes(key).bytes(row).finish();
+                table.sum = table.sum.wrapping_sub(hash);
                 self.sum = self.sum.wrapping_sub(hash);
                 let old = mem::replace(row, value.into());
                 let gone = old.len();
@@ -113,6 +124,7 @@ impl State {
             }
         };
         table.bytes = table.bytes + grown - gone;
+        table.sum = table.sum.wrapping_add(new);
         self.bytes = self.bytes + grown - gone;
         self.sum = self.sum.wrapping_add(new);
         Ok(old)
@@ -124,10 +136,35 @@ impl State {
         let cost = key.len() + value.len() + Limits::ROW_COST;
         table.bytes -= cost;
         self.bytes -= cost;
-        self.sum = self
-            .sum
-            .wrapping_sub(table.tag.bytes(&key).bytes(&value).finish());
+        let hash = table.tag.bytes(&key).bytes(&value).finish();
+        table.sum = table.sum.wrapping_sub(hash);
+        self.sum = self.sum.wrapping_sub(hash);
         Some((key, value))
+    }
+
+    /// Takes all rows of a table out at once, whatever their number.
+    pub(crate) fn clear(&mut self, table: u16) -> Cleared {
+        let table = &mut self.tables[usize::from(table)];
+        let rows = table.rows.emptied();
+        let cleared = Cleared {
+            rows: mem::replace(&mut table.rows, rows),
+            bytes: mem::take(&mut table.bytes),
+            sum: mem::take(&mut table.sum),
+        };
+        self.bytes -= cleared.bytes;
+        self.sum = self.sum.wrapping_sub(cleared.sum);
+        cleared
+    }
+
+    /// Puts back what [`Self::clear`] took out of a table that is empty again.
+    pub(crate) fn refill(&mut self, table: u16, cleared: Cleared) {
+        let table = &mut self.tables[usize::from(table)];
+        assert_eq!(table.rows.len(), 0, "rows set since were removed first");
+        self.bytes += cleared.bytes;
+        self.sum = self.sum.wrapping_add(cleared.sum);
+        table.rows = cleared.rows;
+        table.bytes = cleared.bytes;
+        table.sum = cleared.sum;
     }
 
     /// Arms a timer within the limits.
@@ -181,9 +218,11 @@ impl State {
                 table.name
             );
             bytes += table.bytes;
-            for (key, value) in rows {
-                sum = sum.wrapping_add(table.tag.bytes(key).bytes(value).finish());
-            }
+            let own = rows.iter().fold(0u64, |own, (key, value)| {
+                own.wrapping_add(table.tag.bytes(key).bytes(value).finish())
+            });
+            assert_eq!(table.sum, own, "sum of {}", table.name);
+            sum = sum.wrapping_add(own);
         }
         for (id, alarm) in self.timers.iter() {
             assert!(

@@ -111,6 +111,14 @@ impl Rows {
         }
     }
 
+    /// A table of the same kind without rows.
+    pub(crate) fn emptied(&self) -> Self {
+        match self {
+            Self::Hashed(_, seed) => Self::new(false, 0, *seed),
+            Self::Ordered(_) => Self::Ordered(BTreeMap::new()),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Hashed(rows, _) => rows.len(),

@@ -24,7 +24,7 @@ impl TimerId {
         self.deadline
     }
 
-    /// Its number among all timers ever armed; never zero.
+    /// Its number, which no other timer ever had; never zero.
     pub const fn serial(self) -> u64 {
         self.serial
     }
@@ -45,7 +45,7 @@ pub(crate) struct Alarm {
 #[derive(Default)]
 pub(crate) struct Timers {
     armed: BTreeMap<TimerId, Alarm>,
-    /// Timers armed so far: the serial number of the youngest.
+    /// The serial number drawn last, see [`Tx::serial`](crate::Tx::serial).
     pub(crate) last_serial: u64,
 }
 

@@ -12,7 +12,7 @@ use stateplane_base::LogTime;
 
 use crate::blob::{Key, Value};
 use crate::refusal::Refusal;
-use crate::state::State;
+use crate::state::{Cleared, State};
 use crate::table::{Ordered, Record, Table};
 use crate::timers::{Alarm, TimerId, TimerKind};
 
@@ -22,18 +22,22 @@ enum Undo {
     Reset { table: u16, key: Key, value: Value },
     Disarm(TimerId),
     Rearm(TimerId, Alarm),
+    Refill { table: u16, rows: Cleared },
 }
 
 /// What the running transaction has changed.
 #[derive(Default)]
 pub(crate) struct Journal {
     changes: Vec<Undo>,
+    /// The last serial number drawn before it began, if one has begun.
+    serial: Option<u64>,
 }
 
 impl Journal {
     /// Begins a transaction.
     pub(crate) fn begin<'a>(&'a mut self, state: &'a mut State) -> Tx<'a> {
         assert!(self.changes.is_empty(), "transactions do not nest");
+        self.serial = Some(state.timers.last_serial);
         Tx {
             state,
             journal: self,
@@ -43,11 +47,20 @@ impl Journal {
     /// Keeps the changes.
     pub(crate) fn commit(&mut self) {
         self.changes.clear();
+        self.serial = None;
     }
 
-    /// Undoes the changes. Each step returns to a state that was within the limits, so none fails.
+    /// Undoes the changes; there are none if no transaction has begun.
     pub(crate) fn undo(&mut self, state: &mut State) {
-        while let Some(change) = self.changes.pop() {
+        if let Some(serial) = self.serial.take() {
+            self.undo_to(state, 0, serial);
+        }
+    }
+
+    /// Undoes the changes after the first `keep`, and the drawing of serial numbers above `serial`.
+    /// Each step returns to a state that was within the limits, so none fails.
+    fn undo_to(&mut self, state: &mut State, keep: usize, serial: u64) {
+        for change in self.changes.drain(keep..).rev() {
             match change {
                 Undo::Unset { table, key } => {
                     state
@@ -63,13 +76,14 @@ impl Journal {
                     state
                         .disarm(id)
                         .expect("the timer was armed by this transaction");
-                    state.timers.last_serial = id.serial() - 1;
                 }
                 Undo::Rearm(id, alarm) => {
                     state.arm(id, alarm).expect("the timer was there before");
                 }
+                Undo::Refill { table, rows } => state.refill(table, rows),
             }
         }
+        state.timers.last_serial = serial;
     }
 }
 
@@ -157,6 +171,34 @@ impl Tx<'_> {
             }
             None => false,
         }
+    }
+
+    /// Removes all rows of a table, in one step whatever their number.
+    pub fn clear<K: ?Sized, V: ?Sized, O>(&mut self, table: Table<K, V, O>) {
+        let table = table.index;
+        let rows = self.state.clear(table);
+        self.journal.changes.push(Undo::Refill { table, rows });
+    }
+
+    /// Does a part of the transaction; if that fails, the part leaves no trace and the rest goes on.
+    pub fn attempt<R, E>(
+        &mut self,
+        part: impl FnOnce(&mut Tx<'_>) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let (keep, serial) = (self.journal.changes.len(), self.state.timers.last_serial);
+        let result = part(self);
+        if result.is_err() {
+            self.journal.undo_to(self.state, keep, serial);
+        }
+        result
+    }
+
+    /// A number never drawn before in the life of this store: an identity, or a version. Timers
+    /// draw theirs from the same row.
+    pub fn serial(&mut self) -> Result<u64, Refusal> {
+        let next = self.state.timers.last_serial.checked_add(1);
+        self.state.timers.last_serial = next.ok_or(Refusal::Exhausted)?;
+        Ok(self.state.timers.last_serial)
     }
 
     /// The rows from a key on, in the byte order of their keys. Rows that are not of the table's

@@ -326,3 +326,57 @@ fn every_limit_is_an_explicit_refusal() {
     assert_eq!((totals.timers, totals.tally.refused), (1, 8));
     assert_eq!(store.summary()[0].rows, 2);
 }
+
+/// `attempt` tries to put, clear and draw, and fails or not as its argument says.
+fn attempting_store() -> Store {
+    let mut registry = Registry::empty();
+    let rows = registry
+        .table::<[u8], [u8]>(TableSpec::new("rows", 8))
+        .unwrap();
+    let ordered = registry
+        .ordered_table::<[u8], [u8]>(TableSpec::new("ordered", 8))
+        .unwrap();
+    registry
+        .register("attempt", 1, move |tx, arguments, reply| {
+            tx.put(rows, &b"kept"[..], &b"1"[..])?;
+            tx.put(ordered, &b"kept"[..], &b"1"[..])?;
+            let first = tx.serial()?;
+            let tried = tx.attempt(|tx| {
+                tx.put(rows, &b"kept"[..], &b"changed"[..])?;
+                tx.clear(rows);
+                tx.clear(ordered);
+                tx.put(rows, &b"new"[..], &b"2"[..])?;
+                tx.clear(rows);
+                tx.serial()?;
+                match arguments {
+                    b"fail" => Err(Refusal::NotFound),
+                    _ => Ok(()),
+                }
+            });
+            let next = tx.serial()? - first;
+            let left = tx.len(rows) + tx.len(ordered);
+            reply.extend([tried.is_ok().into(), left as u8, next as u8]);
+            match arguments {
+                b"refuse" => Err(Refusal::NotFound),
+                _ => Ok(()),
+            }
+        })
+        .unwrap();
+    Store::new(registry, Limits::default())
+}
+
+#[test]
+fn a_part_that_fails_leaves_no_trace_and_cleared_rows_come_back() {
+    let mut store = attempting_store();
+    assert_eq!(
+        call(&mut store, ms(1), "attempt", b"fail"),
+        Ok(vec![0, 2, 1])
+    );
+    store.check();
+    let before = (store.digest(), store.snapshot());
+    assert!(call(&mut store, ms(1), "attempt", b"refuse").is_err());
+    store.check();
+    assert_eq!((store.digest(), store.snapshot()), before);
+    assert_eq!(call(&mut store, ms(1), "attempt", b""), Ok(vec![1, 0, 2]));
+    store.check();
+}
