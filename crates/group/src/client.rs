@@ -10,12 +10,12 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use stateplane_base::{ClientId, Time};
+use stateplane_base::{ClientId, ReplicaId, Time};
 use stateplane_wire::group::{
     Address, Batch, Body, Formation, Message, OpResult, Reply, Request, Session, Slot, View,
 };
 
-use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer};
+use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer, Protocol};
 
 /// An operation of this client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,6 +104,9 @@ pub struct Client {
     /// Smoothed round trip, once measured.
     round_trip: Option<Duration>,
     view: View,
+    /// VR: whom we take for the leader, and when it was heard last.
+    leader: ReplicaId,
+    heard: Time,
     jitter: u64,
     effects: VecDeque<Effect>,
     done: VecDeque<(RequestId, Result<Committed, Unknown>)>,
@@ -128,6 +131,8 @@ impl Client {
             tallied: VecDeque::new(),
             round_trip: None,
             view: 0,
+            leader: ReplicaId(0),
+            heard: Time::ZERO,
             jitter: seed,
             effects: VecDeque::new(),
             done: VecDeque::new(),
@@ -219,10 +224,12 @@ impl Client {
             formation: 0,
             body: Body::Request(request),
         };
-        self.effects.push_back(Effect::Send {
-            to: Peer::Sequencer,
-            msg,
-        });
+        let to = if self.config.leader_orders() {
+            Peer::Replica(self.leader)
+        } else {
+            Peer::Sequencer
+        };
+        self.effects.push_back(Effect::Send { to, msg });
     }
 
     /// Handles a reply.
@@ -233,7 +240,11 @@ impl Client {
         if replica.0 != reply.replica || replica.0 >= self.config.n || reply.client != self.id {
             return;
         }
-        self.view = self.view.max(reply.view);
+        if reply.view >= self.view {
+            self.view = reply.view;
+            self.leader = ReplicaId(self.config.leader_of(reply.view));
+            self.heard = now;
+        }
         self.count(now, msg.formation, reply);
     }
 
@@ -253,7 +264,11 @@ impl Client {
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
             tally.results.extend(reply.results);
         }
-        let quorum = self.config.quorum_unless(Mutation::ClientQuorum);
+        let quorum = match self.config.protocol {
+            Protocol::Nopaxos => self.config.quorum_unless(Mutation::ClientQuorum),
+            // The leader answers what a majority has acknowledged.
+            Protocol::Vr { .. } => 1,
+        };
         let majority = tally.replicas.count_ones() as usize >= quorum;
         if majority && tally.replicas & (1 << leader) != 0 {
             let (view, slot) = (reply.view, reply.slot);
@@ -318,7 +333,18 @@ impl Client {
             again.push(id);
             self.marks.hit(Mark::Retransmitted);
         }
+        if !again.is_empty() {
+            self.try_another_leader(now);
+        }
         self.send(&again);
+    }
+
+    /// VR: whoever is silent is perhaps not the leader any more.
+    fn try_another_leader(&mut self, now: Time) {
+        if self.config.leader_orders() && now.since(self.heard) >= self.config.timing.retry {
+            self.marks.hit(Mark::LeaderChanged);
+            self.leader = ReplicaId((self.leader.0 + 1) % self.config.n);
+        }
     }
 
     /// The next thing to do.
@@ -384,7 +410,6 @@ fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
 mod tests {
     use super::*;
     use alloc::vec;
-    use stateplane_base::ReplicaId;
 
     /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
     fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {

@@ -4,6 +4,20 @@ use core::time::Duration;
 
 use stateplane_wire::group::MAX_REPLICAS;
 
+/// Who decides the order of operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// The network: a sequencer stamps, replicas answer without talking to each other.
+    Nopaxos,
+    /// The leader: Viewstamped Replication (Multi-Paxos with a stable leader), for
+    /// comparison and where there is no sequencer. One replica of it is a server
+    /// that is not replicated.
+    Vr {
+        /// Slots one Prepare carries at most; 1 = no batching.
+        batch: u16,
+    },
+}
+
 /// Everything a core needs to know about its group.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
@@ -11,6 +25,8 @@ pub struct GroupConfig {
     pub n: u8,
     /// The group's number in ordered messages.
     pub group: u32,
+    /// Who decides the order.
+    pub protocol: Protocol,
     /// Time spans.
     pub timing: Timing,
     /// Bounds.
@@ -33,11 +49,24 @@ impl GroupConfig {
         Self {
             n,
             group: 0,
+            protocol: Protocol::Nopaxos,
             timing: Timing::default(),
             limits: Limits::default(),
             #[cfg(feature = "mutations")]
             broken: None,
         }
+    }
+
+    /// The same group, ordered by its leader.
+    #[must_use]
+    pub const fn vr(mut self, batch: u16) -> Self {
+        self.protocol = Protocol::Vr { batch };
+        self
+    }
+
+    /// Whether the leader decides the order.
+    pub(crate) const fn leader_orders(&self) -> bool {
+        matches!(self.protocol, Protocol::Vr { .. })
     }
 
     /// Replicas that make a majority: f+1 of 2f+1.

@@ -111,6 +111,11 @@ marks! {
     UnknownOutcome = "unknown-outcome", "A client gave an operation up.";
     GrantIgnored = "grant-ignored", "A sequencer ignored a grant it had not asked for.";
     SequencerDeposed = "sequencer-deposed", "A sequencer learned that its session is over.";
+    NotTheLeader = "not-the-leader", "A request came to a replica that does not order.";
+    PrepareAhead = "prepare-ahead", "A Prepare arrived whose predecessor is missing.";
+    PrepareRepeated = "prepare-repeated", "The leader repeated Prepares that no majority acknowledged.";
+    PrepareStale = "prepare-stale", "A Prepare of an earlier view was ignored.";
+    LeaderChanged = "leader-changed", "A client that heard nothing asks the next replica.";
     Unstamped = "unstamped", "A request came to a sequencer without a session.";
 }
 

@@ -35,7 +35,7 @@ mod replica;
 mod sequencer;
 
 pub use client::{Busy, Client, ClientStatus, Committed, Place, RequestId, Unknown};
-pub use config::{GroupConfig, Limits, Timing};
+pub use config::{GroupConfig, Limits, Protocol, Timing};
 pub use effect::{Alarm, Effect, Mark, Marks, Peer};
 pub use mutation::Mutation;
 pub use replica::{Replica, ReplicaStatus, Role};

@@ -36,6 +36,9 @@ mutations! {
     NoClientTable = "no-client-table", "A repeated operation is executed again.";
     SessionReused = "session-reused", "A restarted sequencer gets the session that its former life had.";
     NoRollback = "no-rollback", "A deposed leader keeps what it executed ahead of the sync point.";
+    CommitWithoutQuorum = "commit-without-quorum", "A leader takes for final what f replicas have.";
+    PrepareAcrossViews = "prepare-across-views", "A follower takes Prepares of views that are over.";
+    PrepareOkAhead = "prepare-ok-ahead", "A follower acknowledges slots behind one that it lacks.";
     OldStartView = "old-start-view", "A replica enters any view it is told of, also an older one.";
 }
 

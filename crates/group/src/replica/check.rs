@@ -194,8 +194,16 @@ impl<A: Application> Replica<A> {
             .as_ref()
             .map_or(len + 1, super::gap::LeaderGap::from);
         assert_eq!(gap, len + 1, "a gap begins where the log ends");
+        if self.config.leader_orders() {
+            assert_eq!(self.verified, len, "the log is its leader's");
+            assert!(self.gap.is_none(), "nobody has what the leader lacks");
+        }
         if self.leads() {
-            assert_eq!(self.executed, len, "the leader has executed its log");
+            if self.config.leader_orders() {
+                assert_eq!(self.executed, self.commit, "what is final is executed");
+            } else {
+                assert_eq!(self.executed, len, "the leader has executed its log");
+            }
             assert!(
                 self.timers.heartbeat.is_some(),
                 "the leader gives signs of life"

@@ -167,6 +167,7 @@ impl<A: Application> Replica<A> {
     /// Follower: a no-op wins over a value we may have received.
     pub(super) fn on_gap_commit(&mut self, now: Time, from: u8, view: View, first: Slot, to: Slot) {
         let foreign = self.config.leader_of(view) != from || view != self.view;
+        let foreign = foreign || self.config.leader_orders();
         let absurd = to < first || to - first >= self.config.limits.fetch;
         if self.status != Status::Normal || foreign || absurd || first <= self.commit {
             return;
@@ -221,7 +222,7 @@ impl<A: Application> Replica<A> {
         let mut last = to.min(first.saturating_add(self.config.limits.fetch - 1));
         if self.is_leader() {
             let len = self.log.len();
-            if to > len {
+            if to > len && !self.config.leader_orders() {
                 // A follower knows of slots that we have not seen.
                 self.notice(now, last);
             }
@@ -289,10 +290,13 @@ impl<A: Application> Replica<A> {
         if self.status != Status::Normal || m.basis != self.view {
             return;
         }
-        if self.is_leader() {
+        if self.is_leader() && self.config.leader_orders() {
+            // Nobody has what its leader lacks.
+        } else if self.is_leader() {
             self.on_entries_as_leader(now, from, m);
         } else if self.config.leader_of(self.view) == from {
             self.on_entries_as_follower(now, m);
+            self.ordering.owes = true;
         }
     }
 

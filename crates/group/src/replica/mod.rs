@@ -2,6 +2,7 @@
 //!
 //! * [`log`], [`table`]: the log; the client table
 //! * [`ordered`]: ordered messages in, drop notifications out (paper 5.1)
+//! * [`primary`]: VR instead: the leader orders, and a majority acknowledges
 //! * [`normal`]: append, execute, reply, synchronise (5.2, 5.5)
 //! * [`gap`]: gap agreement, at the leader and at followers (5.3)
 //! * [`view_change`]: votes and the merge (5.4)
@@ -36,6 +37,7 @@ mod log;
 mod mutation;
 mod normal;
 mod ordered;
+mod primary;
 mod sane;
 mod staging;
 mod table;
@@ -57,6 +59,7 @@ use boot::Boot;
 pub use check::{ReplicaStatus, Role};
 use gap::LeaderGap;
 use log::Log;
+use primary::Ordering;
 use staging::Staging;
 use table::ClientTable;
 use transfer::{Download, Serving};
@@ -82,10 +85,11 @@ struct Timers {
     patience: Option<Time>,
     boot: Option<Time>,
     transfer: Option<Time>,
+    prepare: Option<Time>,
 }
 
 impl Timers {
-    const fn all(&self) -> [Option<Time>; 7] {
+    const fn all(&self) -> [Option<Time>; 8] {
         [
             self.heartbeat,
             self.silence,
@@ -94,6 +98,7 @@ impl Timers {
             self.patience,
             self.boot,
             self.transfer,
+            self.prepare,
         ]
     }
 }
@@ -153,6 +158,7 @@ pub struct Replica<A> {
     /// How this view started, for those that missed it.
     start: Option<StartView>,
     granted: bool,
+    ordering: Ordering,
     beats: u64,
 
     /// Follower: how far our log is known to equal the leader's.
@@ -221,6 +227,7 @@ impl<A: Application> Replica<A> {
             gap: None,
             start: None,
             granted: false,
+            ordering: Ordering::default(),
             beats: 0,
             verified: 0,
             votes: vec![None; n],
@@ -277,6 +284,9 @@ impl<A: Application> Replica<A> {
     pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
         let formation = msg.formation;
         match (from, msg.body) {
+            (Peer::Client(_, from), Body::Request(m)) => self.on_request(now, from, m),
+            // A sequencer is nobody where the leader orders.
+            (Peer::Sequencer, _) if self.config.leader_orders() => {}
             (Peer::Sequencer, Body::Ordered(m)) => self.on_ordered(now, formation, m),
             (
                 Peer::Sequencer,
@@ -354,6 +364,7 @@ impl<A: Application> Replica<A> {
                 self.on_snapshot_request(now, from, floor, at, offset, chunks);
             }
             Body::SnapshotChunk(m) => self.on_snapshot_chunk(now, from, m),
+            Body::Prepare(m) => self.on_prepare(now, from, m),
             _ => {}
         }
     }
@@ -387,10 +398,16 @@ impl<A: Application> Replica<A> {
         if due(&mut self.timers.transfer, now) {
             self.on_transfer_timer(now);
         }
+        if due(&mut self.timers.prepare, now) {
+            self.on_prepare_timer(now);
+        }
     }
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() {
+            self.flush_ordering();
+        }
         self.effects.pop_front()
     }
 

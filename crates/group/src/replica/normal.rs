@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, Time};
 use stateplane_state::Application;
-use stateplane_wire::group::{Address, Body, Entry, OpResult, Reply, Request, Slot, Summary, View};
+use stateplane_wire::group::{
+    Address, Body, Entry, MAX_REPLICAS, OpResult, Reply, Request, Slot, Summary, View,
+};
 
 use super::table::{Admission, Verdict};
 use super::{Replica, Status};
@@ -21,6 +23,11 @@ impl<A: Application> Replica<A> {
             Entry::Value { request, .. } => Some((request.client, request.reply_to)),
         };
         self.log.push(entry);
+        if self.config.leader_orders() {
+            // Executed and answered when a majority has it; the log is the leader's.
+            self.verified = slot;
+            return;
+        }
         let results = if self.is_leader() {
             self.execute_next()
         } else {
@@ -32,7 +39,13 @@ impl<A: Application> Replica<A> {
     }
 
     /// Sends results in as many datagrams as they need; at least one.
-    fn reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Vec<OpResult>) {
+    pub(super) fn reply(
+        &mut self,
+        slot: Slot,
+        client: ClientId,
+        at: Address,
+        results: Vec<OpResult>,
+    ) {
         let (view, session, replica) = (self.view, self.session, self.me);
         let mut part = Vec::new();
         let mut bytes = 0;
@@ -290,17 +303,19 @@ impl<A: Application> Replica<A> {
     }
 
     /// Leader: the sync point is what a majority has.
-    fn advance_commit(&mut self, now: Time) {
-        let mut acked: Vec<Slot> = self
-            .followers
-            .iter()
-            .map(|f| f.acked.unwrap_or(0))
-            .collect();
+    pub(super) fn advance_commit(&mut self, now: Time) {
+        let mut acked = [0; MAX_REPLICAS];
+        for (at, follower) in acked.iter_mut().zip(&self.followers) {
+            *at = follower.acked.unwrap_or(0);
+        }
         acked[usize::from(self.me)] = self.log.len();
         acked.sort_unstable_by(|a, b| b.cmp(a));
-        let commit = acked[self.config.quorum() - 1];
+        let commit = acked[self.config.quorum_unless(Mutation::CommitWithoutQuorum) - 1];
         if commit > self.commit {
             self.commit = commit;
+            if self.config.leader_orders() {
+                self.execute_committed();
+            }
             self.truncate(now);
             self.drain(now);
         }

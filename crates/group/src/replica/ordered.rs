@@ -129,7 +129,7 @@ impl<A: Application> Replica<A> {
         self.drain(now);
     }
 
-    fn room(&self) -> bool {
+    pub(super) fn room(&self) -> bool {
         self.log.len() - self.commit < self.config.limits.unsynced
     }
 

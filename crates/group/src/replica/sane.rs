@@ -21,6 +21,7 @@ pub(super) fn sane(body: &Body) -> bool {
         Body::GapCommit { view, from, to } | Body::GapAck { view, from, to } => {
             below(&[*view, *from, *to])
         }
+        Body::Prepare(m) => below(&[m.view, m.commit, m.from]),
         Body::Heartbeat { view, summary: s } => below(&[*view]) && summary(s),
         Body::SyncAck { view, upto } => below(&[*view, *upto]),
         Body::ViewChange(m) => {

@@ -366,7 +366,11 @@ impl<A: Application> Replica<A> {
                 .collect();
             self.commit = self.commit.max(commit);
             self.verified = self.log.len();
-            self.execute_to(self.log.len());
+            if self.config.leader_orders() {
+                self.execute_committed();
+            } else {
+                self.execute_to(self.log.len());
+            }
             self.send(Peer::Replicas, Body::StartView(start.clone()));
             self.start = Some(start);
             self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
@@ -380,7 +384,10 @@ impl<A: Application> Replica<A> {
             let (view, upto) = (self.view, self.verified);
             self.send(self.leader(), Body::SyncAck { view, upto });
         }
-        self.announce(from);
+        self.start_ordering();
+        if !self.config.leader_orders() {
+            self.announce(from);
+        }
         self.drain(now);
         self.replay_early(now);
     }

@@ -58,6 +58,7 @@ impl<A: Application> Replica<A> {
         self.timers.silence = None;
         self.timers.gap = None;
         self.timers.patience = None;
+        self.timers.prepare = None;
     }
 
     fn vote(&self) -> ViewChange {

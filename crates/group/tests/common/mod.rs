@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    Alarm, Client, Effect, GroupConfig, Mark, Message, Peer, Replica, RequestId, Role, Sequencer,
-    Unknown,
+    Alarm, Client, Effect, GroupConfig, Mark, Message, Peer, Protocol, Replica, RequestId, Role,
+    Sequencer, Unknown,
 };
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::group::{Address, Body};
@@ -72,6 +72,8 @@ pub struct World {
     pub sequencer: Option<Sequencer>,
     pub client: Client,
     pub done: BTreeMap<RequestId, Result<Vec<u8>, Unknown>>,
+    /// Messages sent so far, by kind.
+    pub sent: BTreeMap<&'static str, u64>,
     /// True = lose the message.
     pub lose: Filter,
     /// True = keep the message in `held` for a later [`World::release`].
@@ -98,6 +100,7 @@ impl World {
             sequencer: None,
             client: Client::new(config.clone(), CLIENT, 5),
             done: BTreeMap::new(),
+            sent: BTreeMap::new(),
             lose: Box::new(|_, _, _| false),
             hold: Box::new(|_, _, _| false),
             held: Vec::new(),
@@ -108,13 +111,20 @@ impl World {
             config,
         };
         (0..world.config.n).for_each(|i| world.start_replica(i));
-        world.start_sequencer();
+        if world.config.protocol == Protocol::Nopaxos {
+            world.start_sequencer();
+        }
         world
     }
 
     /// A formed group with a session.
     pub fn ready(n: u8) -> Self {
-        let mut world = Self::new(n);
+        Self::ready_with(GroupConfig::new(n))
+    }
+
+    /// The same, of any kind.
+    pub fn ready_with(config: GroupConfig) -> Self {
+        let mut world = Self::with(config);
         world.run(200);
         assert!(world.leader().is_some(), "the group forms");
         world
@@ -129,6 +139,7 @@ impl World {
             Incarnation(self.lives),
             Journal::default(),
         );
+        let replica = replica.with_day(Time::ZERO, LogTime::from_millis(5000));
         self.replicas[usize::from(i)] = Some(replica);
     }
 
@@ -297,6 +308,7 @@ impl World {
         let mut bytes = Vec::new();
         msg.encode(&mut bytes);
         for target in targets {
+            *self.sent.entry(msg.body.name()).or_default() += 1;
             if (self.hold)(from, target, &msg.body) {
                 self.held.push((from, target, bytes.clone()));
             } else if !(self.lose)(from, target, &msg.body) {

@@ -9,8 +9,8 @@ use super::parts::{
     decode_entry, decode_results, decode_vector, encode_entry, encode_results, encode_vector,
 };
 use super::{
-    Body, Entries, MAX_BATCH, Message, Ordered, Reply, Request, SnapshotChunk, Stamps, StartView,
-    Summary, VERSION, ViewChange,
+    Body, Entries, MAX_BATCH, Message, Ordered, Prepare, Reply, Request, SnapshotChunk, Stamps,
+    StartView, Summary, VERSION, ViewChange,
 };
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -61,33 +61,34 @@ impl Body {
             Self::Hint { .. } => 17,
             Self::SnapshotRequest { .. } => 18,
             Self::SnapshotChunk(_) => 19,
+            Self::Prepare(_) => 23,
         }
     }
 
     /// The kind's name, for logs and traces.
     pub const fn name(&self) -> &'static str {
-        const NAMES: [&str; 19] = [
-            "request",
-            "ordered",
-            "reply",
-            "session-request",
-            "session-grant",
-            "session-info",
-            "tail",
-            "fetch",
-            "entries",
-            "gap-commit",
-            "gap-ack",
-            "heartbeat",
-            "sync-ack",
-            "view-change",
-            "start-view",
-            "boot",
-            "hint",
-            "snapshot-request",
-            "snapshot-chunk",
-        ];
-        NAMES[self.kind() as usize - 1]
+        match self {
+            Self::Request(_) => "request",
+            Self::Ordered(_) => "ordered",
+            Self::Reply(_) => "reply",
+            Self::SessionRequest { .. } => "session-request",
+            Self::SessionGrant { .. } => "session-grant",
+            Self::SessionInfo { .. } => "session-info",
+            Self::Tail { .. } => "tail",
+            Self::Fetch { .. } => "fetch",
+            Self::Entries(_) => "entries",
+            Self::GapCommit { .. } => "gap-commit",
+            Self::GapAck { .. } => "gap-ack",
+            Self::Heartbeat { .. } => "heartbeat",
+            Self::SyncAck { .. } => "sync-ack",
+            Self::ViewChange(_) => "view-change",
+            Self::StartView(_) => "start-view",
+            Self::Boot { .. } => "boot",
+            Self::Hint { .. } => "hint",
+            Self::SnapshotRequest { .. } => "snapshot-request",
+            Self::SnapshotChunk(_) => "snapshot-chunk",
+            Self::Prepare(_) => "prepare",
+        }
     }
 
     fn encode(&self, w: &mut Writer<'_>) {
@@ -146,6 +147,7 @@ impl Body {
                 w.u16(*chunks);
             }
             Self::SnapshotChunk(m) => m.encode(w),
+            Self::Prepare(m) => m.encode(w),
         }
     }
 
@@ -214,6 +216,7 @@ impl Body {
                 chunks: r.u16()?,
             },
             19 => Self::SnapshotChunk(SnapshotChunk::decode(r)?),
+            23 => Self::Prepare(Prepare::decode(r)?),
             _ => return Err(Malformed("kind")),
         })
     }
@@ -290,6 +293,34 @@ impl Entries {
             base,
             from,
             items,
+        })
+    }
+}
+
+impl Prepare {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.view, self.commit, self.from]);
+        w.u16(u16::try_from(self.entries.len()).expect("a Prepare fits a datagram"));
+        self.entries
+            .iter()
+            .for_each(|entry| encode_entry(Some(entry), w));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (view, commit, from) = (r.u64()?, r.u64()?, r.u64()?);
+        let count = usize::from(r.u16()?);
+        if count > MAX_BATCH {
+            return Err(Malformed("prepare"));
+        }
+        let mut entries = Vec::with_capacity(count.min(r.remaining()));
+        for _ in 0..count {
+            entries.push(decode_entry(r)?.ok_or(Malformed("prepare"))?);
+        }
+        Ok(Self {
+            view,
+            commit,
+            from,
+            entries,
         })
     }
 }

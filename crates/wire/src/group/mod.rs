@@ -1,5 +1,5 @@
-//! All messages of the store group (NOPaxos, Li et al., OSDI 2016; our
-//! additions are marked +).
+//! All messages of the store group (NOPaxos, Li et al., OSDI 2016, and VR, Liskov
+//! and Cowling, 2012, in one frame; our additions are marked +).
 //!
 //! Every message is `kind u8 | version u8 | formation u64 | fields`, all
 //! big-endian. The envelope says who sent it. Layouts, `[x]` = string with
@@ -25,6 +25,7 @@
 //! 17 Hint            view 8 | Vector                                                            +
 //! 18 SnapshotRequest floor 8 | at 8 | offset 8 | chunks 2                                       +
 //! 19 SnapshotChunk   at 8 | total 8 | offset 8 | [bytes]                                        +
+//! 23 Prepare         view 8 | commit 8 | from 8 | count 2 | n*(1 | 2 time 8 Request)
 //!
 //! Result  = id 8 | 0 0 (refused) or 1 [result] (executed in this slot) or 2 slot 8 [result] (in that one, earlier)
 //! Vector  = count 1 | n*(incarnation 8)          who belongs to the view, as which life
@@ -175,6 +176,8 @@ pub enum Body {
     },
     /// A piece of a snapshot.
     SnapshotChunk(SnapshotChunk),
+    /// VR: the leader puts these into its followers' logs. `SyncAck` is the PrepareOk.
+    Prepare(Prepare),
 }
 
 /// A stamped request.
@@ -220,6 +223,19 @@ pub struct Entries {
     pub from: Slot,
     /// `None`: it has nothing there.
     pub items: Vec<Option<Entry>>,
+}
+
+/// VR's Prepare: consecutive slots, and how far the log is committed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Prepare {
+    /// The leader's view.
+    pub view: View,
+    /// Slots up to here are final.
+    pub commit: Slot,
+    /// Slot of the first entry.
+    pub from: Slot,
+    /// What the slots hold.
+    pub entries: Vec<Entry>,
 }
 
 /// A vote for a view.

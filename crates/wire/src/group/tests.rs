@@ -129,6 +129,18 @@ fn ordered_path() -> impl Strategy<Value = Body> {
     ]
 }
 
+fn prepares() -> impl Strategy<Value = Body> {
+    let some = entries().prop_filter_map("a slot of a Prepare is filled", |entry| entry);
+    (any::<[u64; 3]>(), list(some, 0..5)).prop_map(|([view, commit, from], entries)| {
+        Body::Prepare(Prepare {
+            view,
+            commit,
+            from,
+            entries,
+        })
+    })
+}
+
 fn replica_path() -> impl Strategy<Value = Body> {
     prop_oneof![
         any::<[u64; 4]>().prop_map(|[view, basis, from, to]| Body::Fetch {
@@ -146,6 +158,7 @@ fn replica_path() -> impl Strategy<Value = Body> {
                 items
             })
         ),
+        prepares(),
         any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapCommit { view, from, to }),
         any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapAck { view, from, to }),
         (any::<u64>(), summaries()).prop_map(|(view, summary)| Body::Heartbeat { view, summary }),

@@ -1,0 +1,130 @@
+//! Directed scenarios where the leader orders: VR, and one replica of it.
+
+mod common;
+
+use common::{Node, World};
+use stateplane_base::LogTime;
+use stateplane_group::{GroupConfig, Mark};
+use stateplane_wire::group::Body;
+
+fn vr(n: u8, batch: u16) -> World {
+    World::ready_with(GroupConfig::new(n).vr(batch))
+}
+
+#[test]
+fn an_operation_is_answered_when_a_majority_has_it() {
+    let mut w = vr(3, 1);
+    let before = w.now;
+    w.call(b"a").unwrap();
+    let took = w.now.since(before).as_micros();
+    assert_eq!(took, 200, "request, Prepare, PrepareOk, reply");
+    w.run(30);
+    w.agree();
+    let (at, _) = &w.replica(2).app().ops[0];
+    let day = LogTime::from_nanos(w.now.as_nanos()) + std::time::Duration::from_secs(5);
+    assert!(
+        *at > LogTime::from_millis(5000) && *at < day,
+        "the leader's day: {at:?}"
+    );
+}
+
+#[test]
+fn one_replica_answers_in_a_round_trip_and_talks_to_nobody() {
+    let mut w = vr(1, 1);
+    let before = w.now;
+    w.call(b"a").unwrap();
+    assert_eq!(w.now.since(before).as_micros(), 100);
+    w.run(100);
+    assert_eq!(w.sent.get("prepare"), None);
+}
+
+/// Sends ten requests in ten datagrams at once and counts the Prepares.
+fn prepares_for_ten(batch: u16) -> u64 {
+    let mut config = GroupConfig::new(3).vr(batch);
+    config.limits.batch_bytes = 1;
+    let mut w = World::ready_with(config);
+    for i in 0..10u8 {
+        w.submit(&[i]);
+    }
+    w.run_until(100, |w| w.done.len() == 10);
+    w.run(30);
+    w.agree();
+    w.sent["prepare"] / 2
+}
+
+#[test]
+fn what_arrives_while_a_prepare_is_out_forms_the_next() {
+    assert_eq!(prepares_for_ten(1), 10, "no batching");
+    assert_eq!(prepares_for_ten(64), 2, "the first, and all the others");
+    assert_eq!(prepares_for_ten(3), 4, "full ones do not wait");
+}
+
+#[test]
+fn lost_prepares_are_repeated() {
+    let mut w = vr(3, 8);
+    let mut lost = 0;
+    w.lose = Box::new(move |_, _, body| {
+        let hit = matches!(body, Body::Prepare(_)) && lost < 2;
+        lost += u32::from(hit);
+        hit
+    });
+    let before = w.now;
+    w.call(b"x").unwrap();
+    assert!(
+        w.now.since(before).as_millis() < 8,
+        "{:?}",
+        w.now.since(before)
+    );
+    assert_eq!(w.client.marks().get(Mark::Retransmitted), 0);
+    w.run(30);
+    w.agree();
+}
+
+#[test]
+fn a_follower_that_missed_a_prepare_asks_for_it() {
+    let mut w = vr(3, 1);
+    let deaf = Node::Replica((w.leader().unwrap() + 1) % 3);
+    let mut lost = 0;
+    w.lose = Box::new(move |_, to, body| {
+        let hit = to == deaf && matches!(body, Body::Prepare(_)) && lost < 2;
+        lost += u32::from(hit);
+        hit
+    });
+    for i in 0..5u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.run(30);
+    w.agree();
+    assert!(w.mark(Mark::PrepareAhead) > 0 && w.mark(Mark::GapFollower) > 0);
+}
+
+#[test]
+fn a_dead_leader_is_replaced_and_the_client_finds_its_successor() {
+    let mut w = vr(3, 8);
+    for i in 0..5u8 {
+        w.call(&[i]).unwrap();
+    }
+    let dead = w.leader().unwrap();
+    // The last operation reaches one follower, and nobody hears that it did.
+    let witness = Node::Replica((dead + 2) % 3);
+    w.lose = Box::new(move |from, to, body| match body {
+        Body::Prepare(_) => to != witness,
+        _ => from == witness && matches!(body, Body::SyncAck { .. }),
+    });
+    let last = w.submit(b"last");
+    w.run(2);
+    w.kill(dead);
+    w.lose = Box::new(|_, _, _| false);
+    w.run_until(500, |w| w.done.contains_key(&last));
+    assert!(w.done[&last].is_ok());
+    w.call(b"next").unwrap();
+    assert!(w.client.marks().get(Mark::LeaderChanged) > 0);
+    w.start_replica(dead);
+    w.run(300);
+    w.agree();
+    assert_eq!(
+        w.replica(dead).app().ops.len(),
+        7,
+        "and nothing is executed twice"
+    );
+}
