@@ -1,46 +1,26 @@
 //! The virtual future: what happens when, in an order that depends on nothing
-//! but the run itself.
-use std::cmp::Ordering;
+//! but the run itself. The heap holds small keys; what happens lies still in a
+//! slab until it is due.
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Something due at a time. Equal times are served in the order of insertion.
-struct Entry<T> {
-    at: u64,
-    serial: u64,
-    what: T,
-}
+/// When, in which order among equals, and where in the slab.
+type Key = Reverse<(u64, u32, u32)>;
 
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.serial == other.serial
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    /// The heap serves the greatest first, so the earliest is the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.serial).cmp(&(self.at, self.serial))
-    }
-}
-
-/// A queue of future events.
+/// A queue of future events. Equal times are served in the order of insertion.
 pub(crate) struct Agenda<T> {
-    heap: BinaryHeap<Entry<T>>,
-    serial: u64,
+    heap: BinaryHeap<Key>,
+    slab: Vec<Option<T>>,
+    free: Vec<u32>,
+    serial: u32,
 }
 
 impl<T> Agenda<T> {
     pub(crate) fn new() -> Self {
         Self {
-            heap: BinaryHeap::new(),
+            heap: BinaryHeap::with_capacity(256),
+            slab: Vec::with_capacity(256),
+            free: Vec::new(),
             serial: 0,
         }
     }
@@ -48,19 +28,26 @@ impl<T> Agenda<T> {
     /// Notes that `what` happens at `at`.
     pub(crate) fn add(&mut self, at: u64, what: T) {
         self.serial += 1;
-        self.heap.push(Entry {
-            at,
-            serial: self.serial,
-            what,
-        });
+        let place = if let Some(place) = self.free.pop() {
+            self.slab[place as usize] = Some(what);
+            place
+        } else {
+            self.slab.push(Some(what));
+            u32::try_from(self.slab.len() - 1).expect("a run's future is short")
+        };
+        self.heap.push(Reverse((at, self.serial, place)));
     }
 
     /// The next event, if it is due before `limit`.
     pub(crate) fn next(&mut self, limit: u64) -> Option<(u64, T)> {
-        if self.heap.peek()?.at >= limit {
+        let Reverse((at, _, place)) = *self.heap.peek()?;
+        if at >= limit {
             return None;
         }
-        self.heap.pop().map(|entry| (entry.at, entry.what))
+        self.heap.pop();
+        self.free.push(place);
+        let what = self.slab[place as usize].take();
+        Some((at, what.expect("what is on the heap is in the slab")))
     }
 }
 

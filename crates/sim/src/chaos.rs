@@ -1,8 +1,9 @@
 //! Which fault strikes next. Chaos knows the one rule that makes its work
 //! fair: at most f replicas of a group are down or without their memory at
 //! the same time. Pauses and partitions have no such limit.
-use crate::dice::{Dice, Stream};
-use crate::plan::{Fault, Plan};
+use crate::dice::{Dice, Stream, mix};
+use crate::layout::Layout;
+use crate::plan::{Fault, MS, Plan};
 
 /// A fault that strikes now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +18,11 @@ pub(crate) enum Strike {
     Pause(usize),
     /// The client's process is replaced by a new one.
     RestartClient(usize),
+    /// What is sent on the directed links waits until the end.
+    Clog(Vec<(usize, usize)>),
+    /// The node's clocks leap: its own forward by so many nanoseconds, the time of
+    /// day forward or back.
+    Leap(usize, u64, i64),
 }
 
 /// A strike to come.
@@ -29,9 +35,7 @@ pub(crate) struct Blow {
 
 /// What chaos may know about the world.
 pub(crate) struct Sight {
-    /// All nodes: replicas first, then the sequencer, then clients.
-    pub nodes: usize,
-    pub replicas: usize,
+    pub layout: Layout,
     /// The replica that leads the newest view, if somebody does.
     pub leader: Option<usize>,
     /// Replicas that run and have their memory.
@@ -43,6 +47,9 @@ pub(crate) struct Sight {
 
 /// The source of faults.
 pub(crate) struct Chaos {
+    seed: u64,
+    /// Strikes so far. Each has dice of its own.
+    serial: u32,
     dice: Dice,
     strikes: Vec<Fault>,
     prefers_leader: bool,
@@ -58,8 +65,12 @@ impl Chaos {
             Fault::Sequencer,
             Fault::Pause,
             Fault::Client,
+            Fault::Clog,
+            Fault::Leap,
         ];
         Self {
+            seed,
+            serial: 0,
             dice: Dice::new(seed, Stream::Chaos),
             strikes: strikes
                 .into_iter()
@@ -69,6 +80,14 @@ impl Chaos {
             every: plan.strike_every,
             lasts: plan.strike_lasts,
         }
+    }
+
+    /// The number of the strike to come, whose dice are taken up.
+    pub(crate) fn turn(&mut self) -> u32 {
+        let serial = self.serial;
+        self.serial += 1;
+        self.dice = Dice::new(self.seed ^ mix(serial.into()), Stream::Chaos);
+        serial
     }
 
     /// Time until the next strike; `None` if there will be none.
@@ -81,16 +100,18 @@ impl Chaos {
     pub(crate) fn strike(&mut self, sight: &Sight) -> Vec<Blow> {
         let lasts = self.dice.exponential(self.lasts);
         let class = self.strikes[self.dice.below(self.strikes.len())];
+        let layout = sight.layout;
         let strike = match class {
             Fault::Crash => self.victim(sight).map(Strike::Crash),
             Fault::Sequencer if sight.sequencer_up => Some(Strike::CrashSequencer),
-            Fault::Pause => Some(Strike::Pause(self.target(sight, sight.nodes))),
+            Fault::Pause => Some(Strike::Pause(self.target(sight, layout.nodes()))),
             Fault::Client => {
-                let first = sight.replicas + 1;
-                let client = first + self.dice.below(sight.nodes - first);
+                let client = layout.client(self.dice.below(layout.clients));
                 Some(Strike::RestartClient(client))
             }
             Fault::Partition => Some(Strike::Cut(self.cut(sight))),
+            Fault::Clog => return self.swizzle(layout.nodes()),
+            Fault::Leap => Some(self.leap(sight)),
             _ => None,
         };
         let Some(strike) = strike else {
@@ -118,16 +139,52 @@ impl Chaos {
         blows
     }
 
+    /// Swizzle-clogging, as the simulator of `FoundationDB` does it: some nodes' links
+    /// are clogged one after the other and freed in another order.
+    fn swizzle(&mut self, nodes: usize) -> Vec<Blow> {
+        let mut blows = Vec::new();
+        for node in 0..nodes {
+            if !self.dice.chance(0.4) {
+                continue;
+            }
+            let (into, out) = (self.dice.chance(0.7), self.dice.chance(0.7));
+            let links = (0..nodes)
+                .filter(|other| *other != node)
+                .flat_map(|other| [(other, node, into), (node, other, out)])
+                .filter(|(_, _, clogged)| *clogged)
+                .map(|(from, to, _)| (from, to));
+            blows.push(Blow {
+                delay: self.dice.exponential(self.lasts / 2),
+                strike: Strike::Clog(links.collect()),
+                lasts: self.dice.exponential(self.lasts),
+            });
+        }
+        blows
+    }
+
+    /// A machine was asleep, or somebody set its clock.
+    fn leap(&mut self, sight: &Sight) -> Strike {
+        let node = self.target(sight, sight.layout.nodes());
+        let node = if self.dice.chance(0.3) {
+            sight.layout.sequencer(0)
+        } else {
+            node
+        };
+        let own = self.dice.exponential(self.lasts);
+        let day = i64::try_from(self.dice.between(0, 400 * MS)).expect("short");
+        Strike::Leap(node, own, day - i64::try_from(200 * MS).expect("short"))
+    }
+
     /// Cuts the links from one node, most often the sequencer, to some replicas.
     fn deafen(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
-        let aloof = self.target(sight, sight.replicas);
+        let aloof = self.target(sight, sight.layout.replicas);
         let from = if self.dice.chance(0.6) {
-            sight.replicas
+            sight.layout.sequencer(0)
         } else {
             aloof
         };
         let deaf = |dice: &mut Dice| dice.chance(0.5);
-        (0..sight.replicas)
+        (0..sight.layout.replicas)
             .filter(|to| *to != from && deaf(&mut self.dice))
             .map(|to| (from, to))
             .collect()
@@ -146,7 +203,7 @@ impl Chaos {
 
     /// A replica that may crash without breaking the rule.
     fn victim(&mut self, sight: &Sight) -> Option<usize> {
-        let target = self.target(sight, sight.replicas);
+        let target = self.target(sight, sight.layout.replicas);
         let any = self.dice.below(sight.sound.len().max(1));
         if sight.spare == 0 {
             return None;
@@ -160,11 +217,12 @@ impl Chaos {
     /// Links to cut: around one node, in one or both directions, of one link
     /// only (a partial partition), between two halves, among replicas only.
     fn cut(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
-        let node = self.target(sight, sight.replicas + 1);
-        let others = || (0..sight.nodes).filter(move |other| *other != node);
+        let (layout, nodes) = (sight.layout, sight.layout.nodes());
+        let node = self.target(sight, layout.client(0));
+        let others = || (0..nodes).filter(move |other| *other != node);
         let into = others().map(|other| (other, node));
         let out = others().map(|other| (node, other));
-        let group = |node: &usize| *node < sight.replicas;
+        let group = |node: &usize| *node < layout.replicas;
         match self.dice.below(7) {
             5 => into
                 .chain(out)
@@ -175,14 +233,14 @@ impl Chaos {
             1 => into.collect(),
             2 => out.collect(),
             3 => {
-                let other = self.dice.below(sight.nodes);
+                let other = self.dice.below(nodes);
                 if self.dice.chance(0.5) {
                     vec![(node, other), (other, node)]
                 } else {
                     vec![(node, other)]
                 }
             }
-            _ => self.halves(sight.nodes),
+            _ => self.halves(nodes),
         }
     }
 
@@ -204,14 +262,18 @@ mod tests {
             let plan = Plan::draw(seed, Profile::Restart, Faults::default());
             let mut chaos = Chaos::new(seed, &plan);
             let sight = Sight {
-                nodes: 6,
-                replicas: 3,
+                layout: Layout {
+                    replicas: 3,
+                    sequencers: 1,
+                    clients: 2,
+                },
                 leader: Some(1),
                 sound: vec![1, 2],
                 spare: 0,
                 sequencer_up: true,
             };
             for _ in 0..20 {
+                chaos.turn();
                 let crash = |blow: &Blow| matches!(blow.strike, Strike::Crash(_));
                 assert!(!chaos.strike(&sight).iter().any(crash));
             }

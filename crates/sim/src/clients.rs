@@ -3,6 +3,7 @@ use crate::check::{Ended, Record};
 use crate::plan::MS;
 use crate::spec::{Action, Outcome};
 use crate::store;
+use crate::tape::{Choice, Of};
 use crate::world::{Event, Phase, World};
 use stateplane_group::Committed;
 
@@ -20,8 +21,14 @@ impl World<'_> {
         if self.phase != Phase::Faulty || self.remaining[client] == 0 {
             return Ok(());
         }
-        let node = self.sequencer() + 1 + client;
-        if !self.nodes[node].paused {
+        let node = self.layout.client(client);
+        let serial = self.asks[client];
+        self.asks[client] += 1;
+        self.workload.turn_to(client, serial);
+        let of = Of::Ask(u8::try_from(client).expect("clients are few"));
+        let choice = Choice { of, serial };
+        if !self.nodes[node].paused && self.tape.keeps(choice) {
+            self.tape.note(choice, true);
             for _ in 0..self.workload.burst().min(self.remaining[client]) {
                 if self.nodes[node].asked.len() >= self.plan.outstanding {
                     break;
@@ -45,7 +52,7 @@ impl World<'_> {
         if !self.nodes[node].submit(self.now, op, self.records.len()) {
             return false;
         }
-        self.say(|| format!("{} asks #{tag} {action:?}", self.name(node)));
+        self.say(|| format!("{} asks #{tag} {action:?}", self.layout.name(node)));
         self.open += 1;
         self.records.push(Record {
             tag,
@@ -75,7 +82,7 @@ impl World<'_> {
         self.open -= 1;
         record.ended = Some(Ended { at: now, outcome });
         let took_ms = (now - record.invoked) / MS;
-        self.say(|| format!("{} learns #{tag} {outcome:?}", self.name(node)));
+        self.say(|| format!("{} learns #{tag} {outcome:?}", self.layout.name(node)));
         match (outcome, action) {
             (None, _) => self.mark("outcome-unknown"),
             (Some(Outcome::Found(Some(item))), Action::Take(pool)) => {
@@ -116,11 +123,14 @@ impl World<'_> {
         self.phase = Phase::Scanning;
         let scan = self.workload.scan();
         for client in 0..self.plan.clients {
-            let node = self.sequencer() + 1 + client;
+            let node = self.layout.client(client);
             for (i, action) in scan.iter().enumerate() {
                 let mine = client == 0 || i == client;
                 if mine && !self.submit(node, *action) {
-                    return Err(format!("liveness: {} is still busy", self.name(node)));
+                    return Err(format!(
+                        "liveness: {} is still busy",
+                        self.layout.name(node)
+                    ));
                 }
             }
             self.settle_accounts(node)?;

@@ -76,13 +76,22 @@ pub(crate) const fn mix(word: u64) -> u64 {
 
 /// Folds `bytes` into a running hash; only for comparing runs with each other.
 pub(crate) fn fold(hash: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
     let mut hash = hash ^ (bytes.len() as u64);
-    for chunk in bytes.chunks(8) {
+    for word in words {
+        hash = fold_word(hash, u64::from_le_bytes(*word));
+    }
+    if !rest.is_empty() {
         let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        word[..rest.len()].copy_from_slice(rest);
+        hash = fold_word(hash, u64::from_le_bytes(word));
     }
     hash
+}
+
+/// Folds one word into a running hash.
+pub(crate) const fn fold_word(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! and which faults strike when. [`run`] runs many seeds and reports; a failed
 //! one is shown message by message by [`trace`].
 //!
-//! * `dice`, `clock`, `agenda`, `network`: chance, time, the future, links
+//! * `dice`, `clock`, `agenda`, `layout`, `network`: chance, time, the future, links
+//! * [`tape`], `shrink`: the choices of a run, and which of them a failure needs
 //! * `plan`, `chaos`, `strikes`: what a seed stands for; faults
 //! * `node`, `mail`, `clients`, `workload`, `store`: who takes part, and how
 //! * `world`: the course of one run
@@ -24,6 +25,8 @@ pub mod check;
 mod clients;
 mod clock;
 mod dice;
+mod guard;
+mod layout;
 mod mail;
 mod network;
 mod node;
@@ -31,9 +34,11 @@ mod plan;
 mod recorder;
 mod report;
 mod run;
+mod shrink;
 pub mod spec;
 mod store;
 mod strikes;
+pub mod tape;
 mod watch;
 mod workload;
 mod world;
@@ -42,3 +47,4 @@ pub use plan::{Fault, Faults, Profile};
 pub use report::{Failure, Report};
 pub use run::{Options, Progress, run, trace, trace_with};
 pub use stateplane_group::Mutation;
+pub use tape::Choices;

@@ -1,6 +1,8 @@
 //! Datagrams between nodes: sealed by the sender, changed or lost on the way,
 //! opened by the receiver, with the codecs the real drivers use.
-use crate::dice::fold;
+use crate::dice::{fold, fold_word};
+use crate::layout;
+use crate::network::Copy;
 use crate::world::{Event, World};
 use stateplane_base::{ClientId, ReplicaId};
 use stateplane_group::Peer;
@@ -19,21 +21,24 @@ const LONGEST: usize = 65_507;
 impl World<'_> {
     /// Sends `message` from node `from` to `to`.
     pub(crate) fn send(&mut self, from: usize, to: Peer, message: &Message) -> Result<(), String> {
-        let mut body = Vec::new();
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
         message.encode(&mut body);
-        match to {
+        let sent = match to {
             Peer::Replicas => {
-                if from == self.sequencer() {
+                if self.layout.sequences(from) {
                     self.network.multicast();
                 }
-                (0..self.sequencer())
+                (0..self.layout.replicas)
                     .filter(|replica| *replica != from)
                     .try_for_each(|replica| self.post(from, replica, &body, message))
             }
             Peer::Replica(ReplicaId(index)) => self.post(from, usize::from(index), &body, message),
-            Peer::Sequencer => self.post(from, self.sequencer(), &body, message),
+            Peer::Sequencer => self.post(from, self.layout.sequencer(0), &body, message),
             Peer::Client(_, address) => self.post(from, usize::from(address.port), &body, message),
-        }
+        };
+        self.body = body;
+        sent
     }
 
     /// Seals one datagram and hands it to the network.
@@ -53,36 +58,43 @@ impl World<'_> {
             incarnation: node.incarnation,
             counter: node.counter,
         };
-        let mut bytes = Vec::new();
+        let choice = self.network.choice(from, target);
+        let kept = self.tape.keeps(choice);
+        let fate = self.network.route(self.now, from, target, kept);
+        if kept {
+            self.tape.note(choice, fate.loud);
+        }
+        let [Some(first), second] = fate.copies else {
+            self.say(|| {
+                let (from, target) = (self.layout.name(from), self.layout.name(target));
+                format!("{from} -> {target} LOST {message:?}")
+            });
+            return Ok(());
+        };
+        let mut bytes = self.buffers.pop().unwrap_or_default();
         seal(&self.key, header, body, &mut bytes);
         if bytes.len() > LONGEST {
             return Err(format!("size: a datagram of {} bytes", bytes.len()));
         }
-        let copies = self.network.route(self.now, from, target);
-        if copies[0].is_none() {
-            self.say(|| {
-                format!(
-                    "{} -> {} LOST {message:?}",
-                    self.name(from),
-                    self.name(target)
-                )
-            });
+        if let Some(second) = second {
+            let mut twin = self.buffers.pop().unwrap_or_default();
+            twin.clear();
+            twin.extend_from_slice(&bytes);
+            self.travel(target, second, twin);
         }
-        for copy in copies.into_iter().flatten() {
-            let mut bytes = bytes.clone();
-            if let Some(draw) = copy.flip {
-                let bit = usize::try_from(draw).unwrap_or(usize::MAX) % (bytes.len() * 8);
-                bytes[bit / 8] ^= 1 << (bit % 8);
-            }
-            let flipped = copy.flip.is_some();
-            let deliver = Event::Deliver {
-                to: target,
-                bytes,
-                flipped,
-            };
-            self.agenda.add(copy.at, deliver);
-        }
+        self.travel(target, first, bytes);
         Ok(())
+    }
+
+    /// One copy is on its way.
+    fn travel(&mut self, to: usize, copy: Copy, mut bytes: Vec<u8>) {
+        if let Some(draw) = copy.flip {
+            let bit = usize::try_from(draw).unwrap_or(usize::MAX) % (bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        let flipped = copy.flip.is_some();
+        let deliver = Event::Deliver { to, bytes, flipped };
+        self.agenda.add(copy.at, deliver);
     }
 
     /// A datagram reaches a node's socket.
@@ -92,20 +104,21 @@ impl World<'_> {
         bytes: Vec<u8>,
         flipped: bool,
     ) -> Result<(), String> {
-        let mut hash = fold(self.run.hash, &self.now.to_le_bytes());
-        hash = fold(hash, &(to as u64).to_le_bytes());
-        self.run.hash = fold(hash, &bytes);
+        let hash = fold_word(self.run.hash, self.now);
+        self.run.hash = fold(fold_word(hash, to as u64), &bytes);
         let node = &mut self.nodes[to];
-        if node.role.is_none() {
-            return Ok(());
-        }
-        if node.paused {
+        if node.paused && node.role.is_some() {
             if node.backlog.len() < SOCKET {
                 node.backlog.push((bytes, flipped));
             }
             return Ok(());
         }
-        self.read(to, &bytes, flipped)
+        let read = match node.role {
+            None => Ok(()),
+            Some(_) => self.read(to, &bytes, flipped),
+        };
+        self.buffers.push(bytes);
+        read
     }
 
     /// A node reads a datagram from its socket.
@@ -132,36 +145,25 @@ impl World<'_> {
             .map_err(|error| format!("codec: cannot decode what was encoded: {error}"))?;
         let from = usize::from(header.sender);
         let peer = self.peer(from, header.incarnation);
-        self.say(|| format!("{} -> {} {message:?}", self.name(from), self.name(to)));
+        self.say(|| {
+            let (from, to) = (self.layout.name(from), self.layout.name(to));
+            format!("{from} -> {to} {message:?}")
+        });
         self.step(to, Some((peer, message)))
     }
 
     /// The sender of a datagram, as a driver would name it.
     fn peer(&self, node: usize, incarnation: u64) -> Peer {
-        match node.cmp(&self.sequencer()) {
-            std::cmp::Ordering::Less => {
-                Peer::Replica(ReplicaId(u8::try_from(node).expect("replicas are few")))
+        match self.layout.kind(node) {
+            layout::Kind::Replica(number) => {
+                Peer::Replica(ReplicaId(u8::try_from(number).expect("replicas are few")))
             }
-            std::cmp::Ordering::Equal => Peer::Sequencer,
-            std::cmp::Ordering::Greater => {
+            layout::Kind::Sequencer(_) => Peer::Sequencer,
+            layout::Kind::Client(_) => {
                 let port = u16::try_from(node).expect("nodes are few");
                 let address = Address { ip: [0; 16], port };
                 Peer::Client(ClientId(incarnation), address)
             }
-        }
-    }
-
-    /// The sequencer's index; replicas come before it, clients after it.
-    pub(crate) fn sequencer(&self) -> usize {
-        usize::from(self.plan.replicas)
-    }
-
-    /// A short name of a node for traces.
-    pub(crate) fn name(&self, node: usize) -> String {
-        match node.checked_sub(self.sequencer()) {
-            None => format!("r{node}"),
-            Some(0) => "seq".to_owned(),
-            Some(client) => format!("c{}", client - 1),
         }
     }
 }

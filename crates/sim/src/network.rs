@@ -1,5 +1,7 @@
 //! The network between nodes: what happens to each datagram.
-use crate::dice::{Dice, Stream};
+use crate::dice::{Dice, Stream, mix};
+use crate::layout::Layout;
+use crate::tape::{Choice, Of};
 
 /// Rates of everything that can happen to a datagram. Times in nanoseconds.
 #[derive(Clone, Debug)]
@@ -42,28 +44,54 @@ pub(crate) struct Copy {
     pub flip: Option<u64>,
 }
 
+/// What becomes of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fate {
+    pub copies: [Option<Copy>; 2],
+    /// More happened to it than a common delay.
+    pub loud: bool,
+}
+
+/// One direction between two nodes.
+struct Link {
+    /// How many partitions block it.
+    blocked: u16,
+    /// Until when what is sent waits on the way.
+    clogged: u64,
+    last_arrival: u64,
+    /// Datagrams sent on it. Each has dice of its own, so that what happens to
+    /// one leaves the others alone.
+    sent: u32,
+    seed: u64,
+}
+
 /// The links between all pairs of nodes, numbered as the world numbers them.
 pub(crate) struct Network {
     plan: LinkPlan,
     nodes: usize,
-    sequencer: usize,
-    /// Directed links that carry nothing, by `from * nodes + to`; counts how
-    /// many partitions block the link.
-    blocked: Vec<u16>,
-    last_arrival: Vec<u64>,
+    layout: Layout,
+    /// By `from * nodes + to`.
+    links: Vec<Link>,
     /// The present multicast goes wrong.
     bad: bool,
     dice: Dice,
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, plan: LinkPlan, nodes: usize, sequencer: usize) -> Self {
+    pub(crate) fn new(seed: u64, plan: LinkPlan, layout: Layout) -> Self {
+        let nodes = layout.nodes();
+        let link = |index| Link {
+            blocked: 0,
+            clogged: 0,
+            last_arrival: 0,
+            sent: 0,
+            seed: mix(seed ^ mix(index as u64)),
+        };
         Self {
             plan,
             nodes,
-            sequencer,
-            blocked: vec![0; nodes * nodes],
-            last_arrival: vec![0; nodes * nodes],
+            layout,
+            links: (0..nodes * nodes).map(link).collect(),
             bad: false,
             dice: Dice::new(seed, Stream::Network),
         }
@@ -72,7 +100,7 @@ impl Network {
     /// Blocks (`true`) or unblocks one direction of a link. Partitions may
     /// overlap: a link works again when the last one is lifted.
     pub(crate) fn block(&mut self, from: usize, to: usize, block: bool) {
-        let count = &mut self.blocked[from * self.nodes + to];
+        let count = &mut self.links[from * self.nodes + to].blocked;
         *count = if block {
             *count + 1
         } else {
@@ -80,55 +108,97 @@ impl Network {
         };
     }
 
+    /// What is sent on a link before `until` arrives after it.
+    pub(crate) fn clog(&mut self, from: usize, to: usize, until: u64) {
+        let link = &mut self.links[from * self.nodes + to];
+        link.clogged = link.clogged.max(until);
+    }
+
     /// Ends all loss, damage, strays and partitions; delay remains.
     pub(crate) fn heal(&mut self) {
-        self.blocked.fill(0);
+        for link in &mut self.links {
+            (link.blocked, link.clogged) = (0, 0);
+        }
         let plan = &mut self.plan;
         (plan.loss, plan.ordered_loss, plan.duplicate) = (0.0, 0.0, 0.0);
         (plan.corrupt, plan.stray, plan.bad) = (0.0, 0.0, 0.0);
         self.bad = false;
     }
 
-    /// The sequencer is about to send the copies of one message.
+    /// A sequencer is about to send the copies of one message.
     pub(crate) fn multicast(&mut self) {
         self.bad = self.dice.chance(self.plan.bad);
     }
 
-    /// Decides what becomes of a datagram sent now: up to two copies arrive.
-    pub(crate) fn route(&mut self, now: u64, from: usize, to: usize) -> [Option<Copy>; 2] {
-        let ordered = from == self.sequencer;
-        let loss = match (ordered, ordered && self.bad) {
-            (_, true) => self.plan.bad_loss,
-            (true, false) => self.plan.loss.max(self.plan.ordered_loss),
-            (false, _) => self.plan.loss,
-        };
-        if self.blocked[from * self.nodes + to] > 0 || self.dice.chance(loss) {
-            return [None, None];
+    /// Which choice the fate of the next datagram on a link is.
+    pub(crate) fn choice(&self, from: usize, to: usize) -> Choice {
+        let node = |node| u8::try_from(node).expect("nodes are few");
+        Choice {
+            of: Of::Link(node(from), node(to)),
+            serial: self.links[from * self.nodes + to].sent,
         }
-        let first = self.copy(now, from, to);
-        let second = self
-            .dice
-            .chance(self.plan.duplicate)
-            .then(|| self.copy(now, from, to));
-        [Some(first), second]
     }
 
-    fn copy(&mut self, now: u64, from: usize, to: usize) -> Copy {
-        let mut at = now + self.plan.base + self.dice.exponential(self.plan.jitter);
-        if self.dice.chance(self.plan.stray) {
-            at += self.dice.exponential(self.plan.stray_mean);
-        } else if self.bad && from == self.sequencer && self.dice.chance(self.plan.bad_late) {
-            at += self.dice.exponential(self.plan.late_mean);
-        } else if !self.plan.reorder {
-            let last = &mut self.last_arrival[from * self.nodes + to];
-            at = at.max(*last + 1);
-            *last = at;
+    /// Decides what becomes of a datagram sent now: up to two copies arrive. If
+    /// the choice is not kept, it arrives in order after the smallest delay.
+    pub(crate) fn route(&mut self, now: u64, from: usize, to: usize, kept: bool) -> Fate {
+        let bad = self.bad && self.layout.sequences(from);
+        let plan = &self.plan;
+        let loss = match (self.layout.sequences(from), bad) {
+            (_, true) => plan.bad_loss,
+            (true, false) => plan.loss.max(plan.ordered_loss),
+            (false, _) => plan.loss,
+        };
+        let link = &mut self.links[from * self.nodes + to];
+        let mut dice = Dice::new(link.seed ^ u64::from(link.sent), Stream::Network);
+        link.sent += 1;
+        let lost = dice.chance(loss);
+        if link.blocked > 0 || lost && kept {
+            return Fate {
+                copies: [None, None],
+                loud: link.blocked == 0,
+            };
         }
-        let flip = self
-            .dice
-            .chance(self.plan.corrupt)
-            .then(|| self.dice.word());
-        Copy { at, flip }
+        let (first, mut loud) = link.copy(plan, &mut dice, now, bad, kept);
+        let mut copies = [Some(first), None];
+        if dice.chance(plan.duplicate) && kept {
+            copies[1] = Some(link.copy(plan, &mut dice, now, bad, kept).0);
+            loud = true;
+        }
+        Fate { copies, loud }
+    }
+}
+
+impl Link {
+    /// When and how one copy arrives, and whether that is out of the common.
+    fn copy(
+        &mut self,
+        plan: &LinkPlan,
+        dice: &mut Dice,
+        now: u64,
+        bad: bool,
+        kept: bool,
+    ) -> (Copy, bool) {
+        let common = dice.exponential(plan.jitter);
+        let late = if dice.chance(plan.stray) {
+            Some(dice.exponential(plan.stray_mean))
+        } else if bad && dice.chance(plan.bad_late) {
+            Some(dice.exponential(plan.late_mean))
+        } else {
+            None
+        };
+        let flip = dice.chance(plan.corrupt).then(|| dice.word());
+        let mut at = now + plan.base;
+        if kept {
+            at += common + late.unwrap_or(0);
+        }
+        at = at.max(self.clogged);
+        if !kept || !plan.reorder && late.is_none() {
+            at = at.max(self.last_arrival + 1);
+            self.last_arrival = at;
+        }
+        let flip = flip.filter(|_| kept);
+        (Copy { at, flip }, late.is_some() || flip.is_some())
     }
 }
 
@@ -154,38 +224,86 @@ mod tests {
         }
     }
 
+    /// Two replicas and a sequencer.
+    fn network(plan: LinkPlan) -> Network {
+        let layout = Layout {
+            replicas: 2,
+            sequencers: 1,
+            clients: 0,
+        };
+        Network::new(1, plan, layout)
+    }
+
     #[test]
     fn a_calm_link_keeps_order_and_loses_nothing() {
-        let mut network = Network::new(1, calm(), 3, 2);
+        let mut network = network(calm());
         let mut last = 0;
         for now in 0..500 {
-            let [first, second] = network.route(now, 0, 1);
-            let at = first.expect("arrives").at;
-            assert!(at > last && second.is_none());
+            let Fate { copies, loud } = network.route(now, 0, 1, true);
+            let at = copies[0].expect("arrives").at;
+            assert!(at > last && copies[1].is_none() && !loud);
             last = at;
         }
     }
 
     #[test]
     fn overlapping_partitions_lift_one_by_one_and_one_way() {
-        let mut network = Network::new(1, calm(), 3, 2);
+        let mut network = network(calm());
         network.block(0, 1, true);
         network.block(0, 1, true);
         network.block(0, 1, false);
-        assert_eq!(network.route(0, 0, 1), [None, None]);
-        assert!(network.route(0, 1, 0)[0].is_some());
+        assert_eq!(network.route(0, 0, 1, true).copies, [None, None]);
+        assert!(network.route(0, 1, 0, true).copies[0].is_some());
         network.heal();
-        assert!(network.route(0, 0, 1)[0].is_some());
+        assert!(network.route(0, 0, 1, true).copies[0].is_some());
+    }
+
+    #[test]
+    fn what_is_sent_into_a_clog_arrives_after_it() {
+        let mut network = network(calm());
+        network.clog(0, 1, 900_000);
+        let early = network.route(0, 0, 1, true).copies[0].expect("arrives");
+        assert_eq!(early.at, 900_000);
+        let late = network.route(2_000_000, 0, 1, true).copies[0].expect("arrives");
+        assert!(late.at > 2_000_000);
     }
 
     #[test]
     fn ordered_loss_strikes_only_what_the_sequencer_sends() {
-        let plan = LinkPlan {
+        let mut network = network(LinkPlan {
             ordered_loss: 1.0,
             ..calm()
+        });
+        let lost = network.route(0, 2, 1, true);
+        assert!(lost.loud && lost.copies == [None, None]);
+        assert!(network.route(0, 0, 1, true).copies[0].is_some());
+    }
+
+    #[test]
+    fn a_choice_that_is_not_kept_is_harmless_and_changes_no_other() {
+        let plan = LinkPlan {
+            loss: 0.5,
+            reorder: true,
+            duplicate: 0.3,
+            stray: 0.2,
+            stray_mean: 1_000_000,
+            ..calm()
         };
-        let mut network = Network::new(1, plan, 3, 2);
-        assert_eq!(network.route(0, 2, 1), [None, None]);
-        assert!(network.route(0, 0, 1)[0].is_some());
+        let (mut whole, mut part) = (network(plan.clone()), network(plan));
+        let mut lost = 0;
+        for serial in 0..200 {
+            assert_eq!(part.choice(0, 1).serial, serial);
+            let kept = serial != 100;
+            let fate = part.route(0, 0, 1, kept);
+            if kept {
+                let other = whole.route(0, 0, 1, true);
+                lost += u32::from(other.copies[0].is_none());
+                assert_eq!(fate, other);
+            } else {
+                whole.route(0, 0, 1, true);
+                assert!(fate.copies[0].is_some() && fate.copies[1].is_none() && !fate.loud);
+            }
+        }
+        assert!(lost > 50);
     }
 }

@@ -2,6 +2,7 @@
 use crate::clients::Finished;
 use crate::clock::NodeClock;
 use crate::dice::Dice;
+use crate::layout::Kind;
 use crate::plan::{Fault, MS, Plan};
 use crate::recorder::{Recorder, Story};
 use crate::store;
@@ -15,7 +16,6 @@ use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
 use stateplane_wire::group::Message;
 use std::cell::RefCell;
-use std::cmp::Ordering;
 use std::rc::Rc;
 
 /// The core that runs on a machine.
@@ -76,6 +76,13 @@ impl Node {
             looked: 0,
             sound: false,
         }
+    }
+
+    /// The machine's clocks leap; true time does not.
+    pub(crate) fn leap(&mut self, own: u64, day: i64) {
+        self.clock.leap(own);
+        self.day_skew = self.day_skew.saturating_add_signed(day);
+        self.wake = None;
     }
 
     /// The process and all its memory are gone.
@@ -199,17 +206,17 @@ impl Node {
     }
 }
 
-/// What runs on machine `index` when it starts.
-pub(crate) fn role(index: usize, config: GroupConfig, node: &Node, dice: &mut Dice) -> Role {
+/// What runs on a machine when it starts.
+pub(crate) fn role(kind: Kind, config: GroupConfig, node: &Node, dice: &mut Dice) -> Role {
     let (secret, life) = ([dice.word(), dice.word()], node.incarnation);
-    match index.cmp(&usize::from(config.n)) {
-        Ordering::Less => {
-            let me = ReplicaId(u8::try_from(index).expect("replicas are few"));
+    match kind {
+        Kind::Replica(number) => {
+            let me = ReplicaId(u8::try_from(number).expect("replicas are few"));
             let app = Recorder::new(store::empty(secret), Rc::clone(&node.story));
             Role::Replica(Box::new(Replica::new(config, me, Incarnation(life), app)))
         }
-        Ordering::Equal => Role::Sequencer(Box::new(Sequencer::new(config, secret[0]))),
-        Ordering::Greater => Role::Client(Box::new(Client::new(config, ClientId(life), secret[0]))),
+        Kind::Sequencer(_) => Role::Sequencer(Box::new(Sequencer::new(config, secret[0]))),
+        Kind::Client(_) => Role::Client(Box::new(Client::new(config, ClientId(life), secret[0]))),
     }
 }
 

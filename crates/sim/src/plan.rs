@@ -63,6 +63,8 @@ named! {
         Restart = "restart",
         /// Sequencers die and start again.
         Sequencer = "sequencer",
+        /// Nodes stop and go on: one that slept must not trust what it knew.
+        Pause = "pause",
         /// No faults at all.
         Calm = "calm",
     }
@@ -97,6 +99,10 @@ named! {
         Client = "client",
         /// Replicas that are down when the faults end stay down for ever.
         Grave = "grave",
+        /// What some nodes send or are sent waits, and comes all at once.
+        Clog = "clog",
+        /// Clocks leap.
+        Leap = "leap",
     }
 }
 
@@ -178,7 +184,11 @@ impl Plan {
         let busy = dice.chance(0.3);
         let storm = matches!(
             profile,
-            Profile::FailoverStorm | Profile::Gaps | Profile::Restart | Profile::Sequencer
+            Profile::FailoverStorm
+                | Profile::Gaps
+                | Profile::Restart
+                | Profile::Sequencer
+                | Profile::Pause
         );
         let faulty_until = dice.between(200, 1_000) * MS;
         let ops_per_client = dice.between(10, 70) as usize;
@@ -211,12 +221,13 @@ impl Plan {
 }
 
 fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
-    const TARGETED: [Profile; 5] = [
+    const TARGETED: [Profile; 6] = [
         Profile::Stray,
         Profile::FailoverStorm,
         Profile::Gaps,
         Profile::Restart,
         Profile::Sequencer,
+        Profile::Pause,
     ];
     let swarm = dice.chance(0.5);
     let target = TARGETED[dice.below(TARGETED.len())];
@@ -250,6 +261,7 @@ fn classes(profile: Profile, dice: &mut Dice) -> Faults {
         ],
         Profile::Restart => &[Fault::Crash, Fault::Stray, Fault::Grave],
         Profile::Sequencer => &[Fault::Sequencer, Fault::Stray],
+        Profile::Pause => &[Fault::Pause, Fault::Clog, Fault::Leap, Fault::Leader],
     };
     aimed.iter().fold(extra, |set, fault| set.with(*fault))
 }

@@ -40,6 +40,8 @@ pub struct Failure {
     pub what: String,
     /// The smallest set of fault classes found with which it still fails.
     pub needs: Vec<String>,
+    /// How many choices (faults, delays, requests) are left of it, if it was shrunk.
+    pub choices: Option<usize>,
     /// Shows the run, message by message.
     pub replay: String,
 }

@@ -1,17 +1,18 @@
 //! Runs many seeds, on as many threads as wanted, and gathers one report.
 use crate::dice::mix;
+use crate::guard::{caught, guarded};
 use crate::plan::{Fault, Faults, Profile};
 use crate::report::{Failure, Report, Run};
+use crate::shrink::shrink;
+use crate::tape::Choices;
 use crate::world::{self, Setup};
 use stateplane_group::{GroupConfig, Mutation};
-use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Once, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Options {
     /// A rule of the protocol to break on purpose. Only builds with the feature
     /// `mutations` of `stateplane-group` can, which this crate's tests are.
     pub mutation: Option<Mutation>,
+    /// The choices that take effect, if not all: a shrunk failure.
+    pub keep: Option<Arc<Choices>>,
 }
 
 impl Default for Options {
@@ -46,9 +49,13 @@ impl Default for Options {
             max_failures: 20,
             shrink: true,
             mutation: None,
+            keep: None,
         }
     }
 }
+
+/// The longest that shrinking the first failure may take.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
@@ -107,10 +114,10 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Report {
             });
         }
     });
-    report.failed = broken
-        .into_iter()
-        .map(|(seed, what)| failure(options, seed, what))
-        .collect();
+    // The first gets most of the time: others are often the same bug.
+    let patience = |i| if i == 0 { PATIENCE } else { PATIENCE / 30 };
+    let describe = |(i, (seed, what))| failure(options, seed, what, patience(i));
+    report.failed = broken.into_iter().enumerate().map(describe).collect();
     report.wall_s = started.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss)]
     let seeds = report.seeds as f64;
@@ -146,6 +153,7 @@ fn setup(options: &Options, seed: u64, off: Faults) -> Setup {
         profile: options.profile,
         off,
         mutation: options.mutation,
+        keep: options.keep.clone(),
     }
 }
 
@@ -156,6 +164,7 @@ pub fn trace(seed: u64, profile: Profile) -> Vec<String> {
         profile,
         off: Faults::default(),
         mutation: None,
+        keep: None,
     };
     trace_of(&setup)
 }
@@ -176,86 +185,31 @@ fn trace_of(setup: &Setup) -> Vec<String> {
     lines
 }
 
-fn guarded(setup: &Setup) -> Run {
-    caught(|| world::run(setup, None))
-}
-
-thread_local! {
-    /// Set while a seed runs on this thread, to the place of its last panic.
-    static RUNNING: Cell<bool> = const { Cell::new(false) };
-    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// A core that panics has broken a rule, too: its assertions are checks.
-fn caught(seed: impl FnOnce() -> Run) -> Run {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if RUNNING.get() {
-                let place = info.location().map(ToString::to_string);
-                PLACE.set(place.unwrap_or_default());
-            } else {
-                before(info);
-            }
-        }));
-    });
-    RUNNING.set(true);
-    let result = catch_unwind(AssertUnwindSafe(seed));
-    RUNNING.set(false);
-    result.unwrap_or_else(|payload| Run {
-        broken: Some(format!(
-            "assertion: {} at {}",
-            text(&*payload),
-            PLACE.take()
-        )),
-        ..Run::default()
-    })
-}
-
-fn text(payload: &(dyn Any + Send)) -> String {
-    let fixed = payload.downcast_ref::<&str>().map(ToString::to_string);
-    fixed
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without words".to_owned())
-}
-
-/// Describes a failure, with the fault classes it needs.
-fn failure(options: &Options, seed: u64, what: String) -> Failure {
-    let off = if options.shrink {
-        shrink(options, seed, &what)
-    } else {
-        options.off
+/// Describes a failure, with what it needs.
+fn failure(options: &Options, seed: u64, what: String, patience: Duration) -> Failure {
+    let whole = setup(options, seed, options.off);
+    let small = match options.shrink {
+        true => shrink(&whole, &what, patience),
+        false => whole,
     };
-    let needs = world::plan(&setup(options, seed, off)).faults;
     let mut replay = format!(
         "stateplane sim --seeds 1 --from {seed} --profile {} --trace",
         options.profile
     );
-    if off != Faults::default() {
-        let names: Vec<_> = off.iter().map(Fault::name).collect();
+    if small.off != Faults::default() {
+        let names: Vec<_> = small.off.iter().map(Fault::name).collect();
         replay += &format!(" --off {}", names.join(","));
     }
+    if let Some(keep) = &small.keep {
+        replay += &format!(" --keep {keep}");
+    }
+    let needs = world::plan(&small).faults;
     Failure {
         seed,
         profile: options.profile.to_string(),
         what,
         needs: needs.iter().map(|f| f.name().to_owned()).collect(),
+        choices: small.keep.as_ref().map(|keep| keep.len()),
         replay,
     }
-}
-
-/// Switches off one class of faults after the other and keeps it off if the
-/// seed still breaks the same rule.
-fn shrink(options: &Options, seed: u64, what: &str) -> Faults {
-    let rule = |what: &str| what.split(':').next().unwrap_or_default().to_owned();
-    let mut off = options.off;
-    for fault in world::plan(&setup(options, seed, off)).faults.iter() {
-        let without = off.with(fault);
-        let run = guarded(&setup(options, seed, without));
-        if run.broken.is_some_and(|other| rule(&other) == rule(what)) {
-            off = without;
-        }
-    }
-    off
 }

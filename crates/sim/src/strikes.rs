@@ -1,6 +1,7 @@
 //! Faults as they strike the world and as they pass.
 use crate::chaos::{Blow, Sight, Strike};
 use crate::plan::Fault;
+use crate::tape::{Choice, Of};
 use crate::world::{Event, Phase, World};
 
 impl World<'_> {
@@ -9,11 +10,20 @@ impl World<'_> {
         if self.phase != Phase::Faulty {
             return Ok(());
         }
+        let serial = self.chaos.turn();
         if let Some(wait) = self.chaos.pause() {
             self.agenda.add(self.now + wait, Event::Strike);
         }
-        let sight = self.sight();
-        for blow in self.chaos.strike(&sight) {
+        let choice = Choice {
+            of: Of::Strike,
+            serial,
+        };
+        if !self.tape.keeps(choice) {
+            return Ok(());
+        }
+        self.tape.note(choice, true);
+        let blows = self.chaos.strike(&self.sight());
+        for blow in blows {
             let Blow {
                 delay,
                 strike,
@@ -54,7 +64,7 @@ impl World<'_> {
             }
             Strike::CrashSequencer => {
                 self.mark("strike-crash-sequencer");
-                let sequencer = self.sequencer();
+                let sequencer = self.layout.sequencer(0);
                 self.gather_marks(sequencer);
                 self.nodes[sequencer].stop();
             }
@@ -66,6 +76,17 @@ impl World<'_> {
                 self.mark("strike-restart-client");
                 self.abandon(*node);
                 self.start(*node)?;
+            }
+            Strike::Clog(links) => {
+                self.mark("strike-clog");
+                for (from, to) in links {
+                    self.network.clog(*from, *to, self.now + lasts);
+                }
+            }
+            Strike::Leap(node, own, day) => {
+                self.mark("strike-leap");
+                self.nodes[*node].leap(*own, *day);
+                self.plan_wake(*node);
             }
         }
         self.agenda.add(self.now + lasts, Event::Lift(strike));
@@ -86,9 +107,9 @@ impl World<'_> {
                 Ok(())
             }
             Strike::Crash(node) => self.start(*node),
-            Strike::CrashSequencer => self.start(self.sequencer()),
+            Strike::CrashSequencer => self.start(self.layout.sequencer(0)),
             Strike::Pause(node) => self.resume(*node),
-            Strike::RestartClient(_) => Ok(()),
+            Strike::RestartClient(_) | Strike::Clog(_) | Strike::Leap(..) => Ok(()),
         }
     }
 
@@ -102,7 +123,7 @@ impl World<'_> {
         let grave = self.plan.faults.has(Fault::Grave);
         for node in 0..self.nodes.len() {
             let dead = self.nodes[node].role.is_none();
-            if dead && grave && node != self.sequencer() {
+            if dead && grave && node != self.layout.sequencer(0) {
                 self.mark("left-in-grave");
             } else if dead {
                 self.start(node)?;
@@ -113,17 +134,17 @@ impl World<'_> {
     }
 
     fn sight(&self) -> Sight {
-        let replicas = usize::from(self.plan.replicas);
+        let layout = self.layout;
+        let replicas = layout.replicas;
         let group = &self.nodes[..replicas];
         let sound: Vec<usize> = (0..replicas).filter(|i| group[*i].sound).collect();
         let lost = replicas - sound.len();
         Sight {
-            nodes: self.nodes.len(),
-            replicas,
+            layout,
             leader: self.leader(),
             spare: self.plan.f().saturating_sub(lost),
             sound,
-            sequencer_up: self.nodes[self.sequencer()].role.is_some(),
+            sequencer_up: self.nodes[self.layout.sequencer(0)].role.is_some(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What clients ask for. Values are unique, so that a stale or misplaced
 //! answer cannot look right by accident.
-use crate::dice::{Dice, Stream};
+use crate::dice::{Dice, Stream, mix};
 use crate::plan::Plan;
 use crate::spec::Action;
 
 /// The source of operations for all clients.
 pub(crate) struct Workload {
+    seed: u64,
     dice: Dice,
     objects: u64,
     values: u64,
@@ -20,6 +21,7 @@ pub(crate) struct Workload {
 impl Workload {
     pub(crate) fn new(seed: u64, plan: &Plan) -> Self {
         Self {
+            seed,
             dice: Dice::new(seed, Stream::Work),
             objects: u64::from(plan.objects),
             values: 0,
@@ -28,6 +30,12 @@ impl Workload {
             think: plan.think,
             burst: plan.burst,
         }
+    }
+
+    /// A client is about to ask: what it does depends on nobody else.
+    pub(crate) fn turn_to(&mut self, client: usize, serial: u32) {
+        let salt = mix((client as u64) << 32 | u64::from(serial));
+        self.dice = Dice::new(self.seed ^ salt, Stream::Work);
     }
 
     /// Time until a client asks again.

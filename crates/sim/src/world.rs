@@ -4,16 +4,19 @@ use crate::agenda::Agenda;
 use crate::chaos::{Chaos, Strike};
 use crate::check::{Record, audit, wgl};
 use crate::dice::{Dice, Stream};
+use crate::layout::Layout;
 use crate::network::Network;
 use crate::node::{self, Node};
 use crate::plan::{Faults, MS, Plan, Profile};
 use crate::report::Run;
 use crate::store;
+use crate::tape::{Choice, Choices, Tape};
 use crate::watch::Watch;
 use crate::workload::Workload;
 use stateplane_group::{Effect, Message, Mutation, Peer};
 use stateplane_wire::envelope::Key;
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub(crate) struct Setup {
     pub profile: Profile,
     pub off: Faults,
     pub mutation: Option<Mutation>,
+    /// The choices that take effect, if not all.
+    pub keep: Option<Arc<Choices>>,
 }
 
 /// Virtual time within which a group must be whole again and have answered
@@ -64,6 +69,7 @@ pub(crate) enum Phase {
 /// One run.
 pub(crate) struct World<'a> {
     pub(crate) plan: Plan,
+    pub(crate) layout: Layout,
     pub(crate) now: u64,
     pub(crate) agenda: Agenda<Event>,
     pub(crate) nodes: Vec<Node>,
@@ -84,6 +90,13 @@ pub(crate) struct World<'a> {
     pub(crate) dice: Dice,
     pub(crate) run: Run,
     pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
+    pub(crate) tape: Tape<'a>,
+    /// How many times each client asked something.
+    pub(crate) asks: Vec<u32>,
+    /// Where messages are encoded.
+    pub(crate) body: Vec<u8>,
+    /// Datagrams that were read, to be used again.
+    pub(crate) buffers: Vec<Vec<u8>>,
 }
 
 /// The plan a setup stands for.
@@ -94,24 +107,37 @@ pub(crate) fn plan(setup: &Setup) -> Plan {
 /// Runs one seed to its end.
 pub(crate) fn run(setup: &Setup, lines: Option<&RefCell<Vec<String>>>) -> Run {
     let mut world = World::new(setup, lines);
-    let broken = world.play().err();
-    world.run.broken = broken;
-    world.run.virtual_ns = world.now;
+    world.finish_play();
+    world.run
+}
+
+/// Runs one seed and answers the choices that were made, too: all, and among
+/// them those that were more than a delay.
+pub(crate) fn record(setup: &Setup, made: &RefCell<Vec<(Choice, bool)>>) -> Run {
+    let mut world = World::new(setup, None);
+    world.tape.made = Some(made);
+    world.finish_play();
     world.run
 }
 
 impl<'a> World<'a> {
-    fn new(setup: &Setup, lines: Option<&'a RefCell<Vec<String>>>) -> Self {
+    fn new(setup: &'a Setup, lines: Option<&'a RefCell<Vec<String>>>) -> Self {
         let plan = plan(setup);
         let mut dice = Dice::new(setup.seed, Stream::Nodes);
-        let replicas = usize::from(plan.replicas);
-        let count = replicas + 1 + plan.clients;
-        let nodes = (0..count).map(|_| Node::new(&plan, &mut dice)).collect();
+        let layout = Layout {
+            replicas: usize::from(plan.replicas),
+            sequencers: 1,
+            clients: plan.clients,
+        };
+        let nodes = (0..layout.nodes())
+            .map(|_| Node::new(&plan, &mut dice))
+            .collect();
         let world = Self {
             now: 0,
+            layout,
             agenda: Agenda::new(),
             nodes,
-            network: Network::new(setup.seed, plan.links.clone(), count, replicas),
+            network: Network::new(setup.seed, plan.links.clone(), layout),
             chaos: Chaos::new(setup.seed, &plan),
             workload: Workload::new(setup.seed, &plan),
             records: Vec::new(),
@@ -125,11 +151,23 @@ impl<'a> World<'a> {
             dice,
             run: Run::default(),
             lines,
+            tape: Tape {
+                keep: setup.keep.as_deref(),
+                made: None,
+            },
+            asks: vec![0; plan.clients],
+            body: Vec::new(),
+            buffers: Vec::new(),
             plan,
         };
         world.say(|| format!("{setup:?}"));
         world.say(|| format!("{:?}", world.plan));
         world
+    }
+
+    fn finish_play(&mut self) {
+        self.run.broken = self.play().err();
+        self.run.virtual_ns = self.now;
     }
 
     /// Writes a line of the trace, if one is wanted.
@@ -176,17 +214,16 @@ impl World<'_> {
         match self.phase {
             Phase::Healing if quiet => self.scan()?,
             Phase::Scanning if quiet => self.phase = Phase::Settling,
-            Phase::Settling => return self.watch.settled(&self.nodes[..self.sequencer()]),
+            Phase::Settling => return self.watch.settled(&self.nodes[..self.layout.replicas]),
             _ => {}
         }
         Ok(false)
     }
 
     fn open_the_stage(&mut self) -> Result<(), String> {
-        let replicas = usize::from(self.plan.replicas);
-        for node in 0..=replicas {
+        for node in 0..self.layout.client(0) {
             let at = self.dice.between(0, 20 * MS);
-            let start = if node == replicas {
+            let start = if self.layout.sequences(node) {
                 Strike::CrashSequencer
             } else {
                 Strike::Crash(node)
@@ -194,7 +231,7 @@ impl World<'_> {
             self.agenda.add(at, Event::Lift(start));
         }
         for client in 0..self.plan.clients {
-            self.start(replicas + 1 + client)?;
+            self.start(self.layout.client(client))?;
             let at = self.workload.think();
             self.agenda.add(at, Event::Submit { client });
         }
@@ -223,12 +260,12 @@ impl World<'_> {
         let (plan, dice) = (&self.plan, &mut self.dice);
         self.nodes[index].rise(dice);
         let config = node::config(plan, self.mutation);
-        let role = node::role(index, config, &self.nodes[index], dice);
+        let role = node::role(self.layout.kind(index), config, &self.nodes[index], dice);
         self.nodes[index].role = Some(role);
         self.say(|| {
             format!(
                 "START {} as {}",
-                self.name(index),
+                self.layout.name(index),
                 self.nodes[index].incarnation
             )
         });
@@ -283,20 +320,22 @@ impl World<'_> {
         while let Some(effect) = self.nodes[index].poll() {
             match effect {
                 Effect::Send { to, msg } => self.send(index, to, &msg)?,
-                Effect::Alarm(alarm) => self.say(|| format!("{} {alarm:?}", self.name(index))),
+                Effect::Alarm(alarm) => {
+                    self.say(|| format!("{} {alarm:?}", self.layout.name(index)))
+                }
             }
         }
         while let Some(finished) = self.nodes[index].finished() {
             self.finish(index, finished)?;
         }
-        if index < self.sequencer() {
+        if index < self.layout.replicas {
             self.watch.look(&mut self.nodes[index])?;
         }
         self.plan_wake(index);
         Ok(())
     }
 
-    fn plan_wake(&mut self, index: usize) {
+    pub(crate) fn plan_wake(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         let Some(at) = node.next_timer().and_then(|due| node.clock.truth(due)) else {
             return;
@@ -313,7 +352,7 @@ impl World<'_> {
 impl World<'_> {
     /// The replica that leads the newest view.
     pub(crate) fn leader(&self) -> Option<usize> {
-        (0..self.sequencer())
+        (0..self.layout.replicas)
             .filter_map(|i| Some((self.nodes[i].leads()?, i)))
             .max()
             .map(|(_, index)| index)
@@ -321,8 +360,8 @@ impl World<'_> {
 
     /// The group's state for people.
     pub(crate) fn describe(&self) -> String {
-        let group: Vec<String> = (0..self.sequencer())
-            .map(|i| format!("{}: {}", self.name(i), self.nodes[i].describe()))
+        let group: Vec<String> = (0..self.layout.replicas)
+            .map(|i| format!("{}: {}", self.layout.name(i), self.nodes[i].describe()))
             .collect();
         group.join("; ")
     }
@@ -344,7 +383,7 @@ impl World<'_> {
         for node in 0..self.nodes.len() {
             self.gather_marks(node);
         }
-        let story = self.watch.story(&self.nodes[..self.sequencer()]);
+        let story = self.watch.story(&self.nodes[..self.layout.replicas]);
         let story = story.borrow();
         audit::audit(&self.records, &story.executed, store::decode)?;
         let mut undecided = 0;

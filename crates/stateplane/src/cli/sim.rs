@@ -2,10 +2,11 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::say::say;
 use clap::Args;
-use stateplane_sim::{Fault, Options, Profile, Progress, Report};
+use stateplane_sim::{Choices, Fault, Options, Profile, Progress, Report};
 
 const HELP: &str = "\
 Examples:
@@ -13,7 +14,7 @@ Examples:
   stateplane sim --seeds 200 --profile gaps --json
   stateplane sim --seeds 1 --from 4711 --trace       one world, message by message
 
-Profiles: mixed, swarm, stray, failover-storm, gaps, restart, sequencer, calm. A seed
+Profiles: mixed, swarm, stray, failover-storm, gaps, restart, sequencer, pause, calm. A seed
 decides everything, so a failed one fails again. Exit codes: 0 every check held in
 every seed, 1 one did not.";
 
@@ -33,6 +34,9 @@ pub(crate) struct SimArgs {
     /// Classes of faults to leave out
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     off: Vec<Fault>,
+    /// The only choices that take effect, as a shrunk failure lists them
+    #[arg(long, value_name = "CHOICES")]
+    keep: Option<Choices>,
     /// Threads (default: one per processor)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
@@ -51,6 +55,7 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
         profile: args.profile,
         off: args.off.iter().copied().collect(),
         threads: args.threads,
+        keep: args.keep.clone().map(Arc::new),
         ..Options::default()
     };
     if args.trace {
