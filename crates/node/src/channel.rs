@@ -126,7 +126,6 @@ pub struct Channel {
     guard: ReplayGuard,
     former: Former,
     counters: Counters,
-    sealed: Vec<u8>,
 }
 
 impl Channel {
@@ -139,7 +138,6 @@ impl Channel {
             guard: ReplayGuard::default(),
             former: Former::default(),
             counters: Counters::default(),
-            sealed: Vec::new(),
         })
     }
 
@@ -151,6 +149,13 @@ impl Channel {
     /// Seals `body` and queues it for [`Self::flush`]. Loss is the protocols'
     /// business: a datagram the kernel refuses is counted.
     pub fn send(&mut self, to: SocketAddrV4, kind: Kind, body: &[u8]) {
+        self.multicast(&[to.into()], kind, |out| out.extend_from_slice(body));
+    }
+
+    /// Seals the body that `write` appends, once for all destinations: each of them hears
+    /// the counter once. A datagram taken from the way to one could be played to another
+    /// that has not got it, but that is what the sender meant it to have.
+    pub fn multicast(&mut self, to: &[SocketAddr], kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
         self.counter += 1;
         let header = Header {
             kind,
@@ -159,8 +164,9 @@ impl Channel {
             incarnation: self.me.incarnation.0,
             counter: self.counter,
         };
-        envelope::seal(&self.me.key, header, body, &mut self.sealed);
-        self.socket.send(SocketAddr::V4(to), &self.sealed);
+        let key = &self.me.key;
+        self.socket
+            .compose(to, |out| envelope::append(key, header, out, write));
     }
 
     /// Sends what is queued.
@@ -168,9 +174,13 @@ impl Channel {
         self.socket.flush();
     }
 
-    /// Takes at most `max` waiting datagrams and hands the good ones to `each`.
-    /// Never waits.
-    pub fn receive(&mut self, max: usize, mut each: impl FnMut(&Header, &[u8])) -> io::Result<()> {
+    /// Takes waiting datagrams, about `enough` of them, and hands the good ones to `each`;
+    /// how many it took, good or not. Never waits.
+    pub fn receive(
+        &mut self,
+        enough: usize,
+        mut each: impl FnMut(&Header, &[u8]),
+    ) -> io::Result<usize> {
         let Self {
             socket,
             me,
@@ -179,7 +189,7 @@ impl Channel {
             counters,
             ..
         } = self;
-        socket.receive(max, |from, datagram| {
+        socket.receive(enough, |from, datagram| {
             match envelope::open(&me.key, me.cluster, datagram) {
                 Ok((header, body)) if guard.accept(&header) => {
                     counters.received += 1;
@@ -196,8 +206,7 @@ impl Channel {
                 Err(OpenError::Tag | OpenError::Cluster) => counters.unauthentic += 1,
                 Err(_) => counters.malformed += 1,
             }
-        })?;
-        Ok(())
+        })
     }
 
     /// For waiting.
@@ -290,11 +299,13 @@ mod tests {
         let mut hears = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
         let to = address(&hears);
         let mut friend = Channel::bind(HERE, identity(1, 2, 1)).unwrap();
-        say(&mut friend, to, b"once");
-        UdpSocket::bind(HERE)
-            .unwrap()
-            .send_to(&friend.sealed, to)
-            .unwrap();
+        let spy = UdpSocket::bind(HERE).unwrap();
+        let mut heard = [0; 100];
+        let both = [to.into(), spy.local_addr().unwrap()];
+        friend.multicast(&both, Kind::Heartbeat, |out| out.extend_from_slice(b"once"));
+        friend.flush();
+        let len = spy.recv(&mut heard).unwrap();
+        spy.send_to(&heard[..len], to).unwrap();
         say(&mut friend, to, b"end");
         assert_eq!(
             hear(&mut hears, b"end"),

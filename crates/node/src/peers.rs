@@ -6,7 +6,7 @@
 //! configured address.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use stateplane_base::{Incarnation, ReplicaId};
 use stateplane_group::{GroupConfig, Peer};
@@ -24,7 +24,8 @@ pub struct Peers {
     clients: BTreeMap<u16, SocketAddrV4>,
     /// This node, if it is a replica.
     me: Option<ReplicaId>,
-    encoded: Vec<u8>,
+    /// The replicas that this node is not.
+    others: Vec<SocketAddr>,
 }
 
 impl Peers {
@@ -46,21 +47,18 @@ impl Peers {
             (sender_id(name, role), address)
         };
         let functions = config.nodes.values().filter(|node| node.is(Role::Function));
+        let members = replicas.iter().map(|name| member(name, Role::Replica));
+        let members: Vec<(u16, SocketAddrV4)> = members.collect();
+        let me = replicas.iter().position(|name| name == node);
+        let others = members.iter().enumerate().filter(|(n, _)| me != Some(*n));
         Self {
             sequencer: member(sequencer, Role::Sequencer),
-            replicas: replicas
-                .iter()
-                .map(|name| member(name, Role::Replica))
-                .collect(),
             clients: functions
                 .map(|node| member(&node.name, Role::Function))
                 .collect(),
-            me: replicas
-                .iter()
-                .zip(0..)
-                .find(|(r, _)| *r == node)
-                .map(|(_, n)| ReplicaId(n)),
-            encoded: Vec::new(),
+            me: me.map(|n| ReplicaId(u8::try_from(n).expect("a checked group is small"))),
+            others: others.map(|(_, (_, address))| (*address).into()).collect(),
+            replicas: members,
         }
     }
 
@@ -105,26 +103,21 @@ impl Peers {
     }
 
     /// Sends a message to one or all of its peers.
-    pub fn send(&mut self, channel: &mut Channel, to: Peer, message: &Message) {
-        self.encoded.clear();
-        message.encode(&mut self.encoded);
+    pub fn send(&self, channel: &mut Channel, to: Peer, message: &Message) {
+        let mut say = |to: &[SocketAddr]| {
+            channel.multicast(to, Kind::Group, |out| message.encode(out));
+        };
         match to {
-            Peer::Sequencer => channel.send(self.sequencer.1, Kind::Group, &self.encoded),
+            Peer::Sequencer => say(&[self.sequencer.1.into()]),
             Peer::Replica(ReplicaId(n)) => {
                 if let Some((_, address)) = self.replicas.get(usize::from(n)) {
-                    channel.send(*address, Kind::Group, &self.encoded);
+                    say(&[(*address).into()]);
                 }
             }
-            Peer::Replicas => {
-                for ((_, address), n) in self.replicas.iter().zip(0..) {
-                    if self.me != Some(ReplicaId(n)) {
-                        channel.send(*address, Kind::Group, &self.encoded);
-                    }
-                }
-            }
+            Peer::Replicas => say(&self.others),
             Peer::Client(_, address) => {
                 if let Some(address) = from_wire(address) {
-                    channel.send(address, Kind::Group, &self.encoded);
+                    say(&[address.into()]);
                 }
             }
         }

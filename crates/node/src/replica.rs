@@ -7,12 +7,11 @@ use std::os::fd::BorrowedFd;
 use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
 use stateplane_group::{Alarm, Effect, Role};
-use stateplane_host::clock;
 use stateplane_state::Store;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel};
-use crate::config::Config;
+use crate::config::{Config, Io};
 use crate::failure::Failure;
 use crate::peers::Peers;
 use crate::status::{Publisher, RoleStatus};
@@ -141,8 +140,8 @@ impl Replica {
     }
 
     /// Serves until asked to stop.
-    pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        turn::serve(&mut self, stop)
+    pub fn run(mut self, io: Io, stop: &Stop) -> Result<(), Failure> {
+        turn::serve(&mut self, io, stop)
     }
 
     fn carry_out(&mut self) {
@@ -228,7 +227,7 @@ impl Turn for Replica {
         core.min(self.status.next())
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    fn hear(&mut self, now: Time) -> io::Result<usize> {
         let Self {
             core,
             peers,
@@ -237,10 +236,9 @@ impl Turn for Replica {
             ..
         } = self;
         channel.receive(BATCH, |header, body| match peers.hear(header, body) {
-            Some((peer, message)) => core.on_message(clock::now(), peer, message),
+            Some((peer, message)) => core.on_message(now, peer, message),
             None => *ignored += 1,
-        })?;
-        Ok(())
+        })
     }
 
     fn act(&mut self, now: Time) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use stateplane_base::Incarnation;
 use stateplane_flow::steering::Table;
-use stateplane_host::clock;
+use stateplane_host::{clock, priority};
 use tracing::{error, info};
 
 use crate::admin::{Facts, Socket};
@@ -58,7 +58,8 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     let mut questions = Some(questions);
     let mut jobs = Vec::new();
     for role in &node.roles {
-        jobs.push((*role, starter.job(*role, &mut questions)?));
+        let job = starter.job(*role, &mut questions)?;
+        jobs.push((*role, pinned(node.cpu.get(role).copied(), job)?));
     }
     let desk = node.is(Role::Function).then_some(desk);
     let facts = Facts {
@@ -76,6 +77,27 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     result
 }
 
+/// The job, on the processor that the file names for it.
+fn pinned(cpu: Option<usize>, job: Job) -> Result<Job, Failure> {
+    let Some(cpu) = cpu else {
+        return Ok(job);
+    };
+    let allowed = priority::allowed_cpus().map_err(Failure::running)?;
+    if !allowed.contains(&cpu) {
+        let names: Vec<String> = allowed.iter().map(usize::to_string).collect();
+        return Err(Failure::missing(
+            format!("`cpu = {cpu}`: this process may not run on that processor"),
+            format!("here it may use: {}", names.join(", ")),
+        ));
+    }
+    Ok(Box::new(move |stop| {
+        priority::pin_to(cpu).map_err(|error| {
+            Failure::running(format!("cannot stay on processor {cpu}: {error}"))
+        })?;
+        job(stop)
+    }))
+}
+
 /// Prepares the roles of one node.
 struct Starter<'a> {
     config: &'a Config,
@@ -91,12 +113,13 @@ impl Starter<'_> {
         role: Role,
         questions: &mut Option<Receiver<Question>>,
     ) -> Result<Job, Failure> {
+        let io = self.config.io;
         match role {
             Role::Sequencer => {
                 let status = self.board.add("sequencer", SequencerStatus::default());
                 let channel = self.channel(role)?;
                 let sequencer = Sequencer::new(self.config, &self.node.name, channel, status);
-                Ok(Box::new(move |stop| sequencer.run(stop)))
+                Ok(Box::new(move |stop| sequencer.run(io, stop)))
             }
             Role::Replica => {
                 let status = self.board.add("replica", ReplicaStatus::default());
@@ -108,7 +131,7 @@ impl Starter<'_> {
                     channel,
                     status,
                 )?;
-                Ok(Box::new(move |stop| replica.run(stop)))
+                Ok(Box::new(move |stop| replica.run(io, stop)))
             }
             Role::Switch => {
                 let status = self.board.add("switch", SwitchStatus::default());
@@ -116,7 +139,7 @@ impl Starter<'_> {
                 let switch = switch.expect("a checked switch node has its part");
                 let channel = self.channel(role)?;
                 let switch = Switch::new(self.config, switch, channel, status)?;
-                Ok(Box::new(move |stop| switch.run(stop)))
+                Ok(Box::new(move |stop| switch.run(io, stop)))
             }
             Role::Function => {
                 let questions = questions.take().expect("a checked node has each role once");

@@ -8,11 +8,10 @@ use std::os::fd::BorrowedFd;
 use serde::Serialize;
 use stateplane_base::Time;
 use stateplane_group::Effect;
-use stateplane_host::clock;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel};
-use crate::config::Config;
+use crate::config::{Config, Io};
 use crate::failure::Failure;
 use crate::logclock::LogClock;
 use crate::peers::Peers;
@@ -86,8 +85,8 @@ impl Sequencer {
     }
 
     /// Stamps until asked to stop.
-    pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        turn::serve(&mut self, stop)
+    pub fn run(mut self, io: Io, stop: &Stop) -> Result<(), Failure> {
+        turn::serve(&mut self, io, stop)
     }
 
     fn carry_out(&mut self) {
@@ -138,7 +137,7 @@ impl Turn for Sequencer {
         core.min(self.status.next())
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    fn hear(&mut self, now: Time) -> io::Result<usize> {
         let Self {
             core,
             peers,
@@ -147,13 +146,11 @@ impl Turn for Sequencer {
             ignored,
             ..
         } = self;
+        let wall = log_clock.now();
         channel.receive(BATCH, |header, body| match peers.hear(header, body) {
-            Some((peer, message)) => {
-                core.on_message(clock::now(), log_clock.now(), peer, message);
-            }
+            Some((peer, message)) => core.on_message(now, wall, peer, message),
             None => *ignored += 1,
-        })?;
-        Ok(())
+        })
     }
 
     fn act(&mut self, now: Time) {

@@ -17,7 +17,7 @@ use stateplane_wire::heartbeat::Beat;
 use tracing::{error, info};
 
 use crate::channel::{self, Channel};
-use crate::config::{self, Config, Pin, Role, sender_id};
+use crate::config::{self, Config, Io, Pin, Role, sender_id};
 use crate::detect::{Detector, Instances};
 use crate::failure::Failure;
 use crate::status::{Publisher, RoleStatus};
@@ -143,8 +143,8 @@ impl Switch {
     }
 
     /// Steers until asked to stop.
-    pub fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        turn::serve(&mut self, stop)
+    pub fn run(mut self, io: Io, stop: &Stop) -> Result<(), Failure> {
+        turn::serve(&mut self, io, stop)
     }
 
     fn resteer(&mut self, noticed: Time) -> Result<(), BpfError> {
@@ -217,7 +217,7 @@ impl Turn for Switch {
         core.min(self.status.next())
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    fn hear(&mut self, now: Time) -> io::Result<usize> {
         let Self {
             channel,
             detector,
@@ -237,9 +237,8 @@ impl Turn for Switch {
                 return;
             }
             let life = Incarnation(header.incarnation);
-            detector.on_heartbeat(clock::now(), instance, life, beat.state);
-        })?;
-        Ok(())
+            detector.on_heartbeat(now, instance, life, beat.state);
+        })
     }
 
     fn act(&mut self, now: Time) {

@@ -36,6 +36,8 @@ pub const TAG_LEN: usize = 8;
 pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
 
 const MAGIC: &[u8; 2] = b"SP";
+/// Where the header has the body's length.
+const LENGTH_AT: usize = 12;
 
 /// The key that all nodes of a cluster share.
 #[derive(Clone, PartialEq, Eq)]
@@ -113,7 +115,12 @@ pub fn cluster_id(name: &str) -> u32 {
 /// Replaces `out` by the sealed datagram.
 pub fn seal(key: &Key, header: Header, body: &[u8], out: &mut Vec<u8>) {
     out.clear();
-    out.reserve(OVERHEAD + body.len());
+    append(key, header, out, |out| out.extend_from_slice(body));
+}
+
+/// Appends the sealed datagram whose body `write` appends.
+pub fn append(key: &Key, header: Header, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
     let mut w = Writer::new(out);
     w.bytes(MAGIC);
     w.u8(VERSION);
@@ -121,11 +128,13 @@ pub fn seal(key: &Key, header: Header, body: &[u8], out: &mut Vec<u8>) {
     w.u32(header.cluster);
     w.u16(header.sender);
     w.u16(0);
-    w.u32(length32(body.len()));
+    w.u32(0);
     w.u64(header.incarnation);
     w.u64(header.counter);
-    w.bytes(body);
-    let tag = key.tag(out);
+    write(out);
+    let len = length32(out.len() - start - HEADER_LEN);
+    out[start + LENGTH_AT..][..4].copy_from_slice(&len.to_be_bytes());
+    let tag = key.tag(&out[start..]);
     out.extend_from_slice(&tag.to_be_bytes());
 }
 

@@ -100,7 +100,8 @@ impl GroupClient {
             if let Some((peer, message)) = peers.hear(header, body) {
                 core.on_message(now, peer, message);
             }
-        })
+        })?;
+        Ok(())
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

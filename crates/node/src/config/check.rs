@@ -8,7 +8,7 @@ use super::read::Draft;
 use super::section::closest;
 use crate::detect::MAX_INSTANCES;
 
-use super::{Nat, Node, Role, State, Switch, sender_id};
+use super::{Nat, Node, Role, State, Switch, io, sender_id};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
@@ -24,6 +24,7 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
     addresses(draft, out);
     admin_paths(draft, out);
     for node in draft.nodes.values() {
+        io::check(draft.io, node, out);
         if let Some(switch) = &node.switch {
             self::switch(node, switch, draft, out);
         }

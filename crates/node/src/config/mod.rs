@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 mod check;
+mod io;
 pub mod problem;
 mod read;
 mod section;
@@ -35,6 +36,8 @@ pub struct Config {
     pub state: State,
     /// How death is noticed.
     pub detect: Detect,
+    /// How eagerly datagrams between nodes are taken.
+    pub io: Io,
     /// Every node, by name.
     pub nodes: BTreeMap<String, Node>,
     /// Present when any node is a function.
@@ -87,6 +90,14 @@ pub struct Detect {
     pub dead: Duration,
 }
 
+/// How eagerly datagrams between nodes are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Io {
+    /// How long a role looks for more datagrams before it sleeps until the next. Waking up
+    /// takes longer than most work: this trades a processor for that time.
+    pub busy_poll: Duration,
+}
+
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -135,6 +146,8 @@ pub struct Node {
     /// Where each role receives datagrams. A lone function that keeps its
     /// state in its own process and is steered by nobody needs none.
     pub control: BTreeMap<Role, SocketAddrV4>,
+    /// The processor each role's thread is bound to, if any.
+    pub cpu: BTreeMap<Role, usize>,
     /// Set for a function.
     pub function: Option<Function>,
     /// Set for a switch.

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
-    Cluster, Commit, Config, Detect, Function, Instance, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, State, Switch, Timeouts, check, values,
+    Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Nat, Node, Park, Pin, Problem,
+    Problems, Role, State, Switch, Timeouts, check, io, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -20,6 +20,7 @@ pub(super) struct Draft {
     pub(super) cluster: Option<Cluster>,
     pub(super) state: Option<State>,
     pub(super) detect: Detect,
+    pub(super) io: Io,
     /// Names of all nodes the file declares, also those that are wrong inside.
     pub(super) declared: Vec<String>,
     pub(super) nodes: BTreeMap<String, Node>,
@@ -40,13 +41,14 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
     }
     let root = Section::root(&document);
     root.only(
-        &["cluster", "state", "detect", "node", "nat", "park"],
+        &["cluster", "state", "detect", "io", "node", "nat", "park"],
         &mut out,
     );
     let mut draft = Draft {
         cluster: cluster(&root, dir, &mut out),
         state: state(&root, &mut out),
         detect: detect(&root, &mut out),
+        io: io::io(&root, &mut out),
         declared: Vec::new(),
         nodes: BTreeMap::new(),
         nat: root
@@ -62,6 +64,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         cluster: draft.cluster.expect(whole),
         state: draft.state.expect(whole),
         detect: draft.detect,
+        io: draft.io,
         nodes: draft.nodes,
         nat: draft.nat,
         park: draft.park,
@@ -304,7 +307,7 @@ fn node(
     let is = |role| roles.as_ref().is_some_and(|roles| roles.contains(&role));
     // With unreadable roles any node key may be meant.
     let unsure = roles.is_none();
-    let mut known = vec!["roles", "control"];
+    let mut known = vec!["roles", "control", "cpu"];
     if is(Role::Function) || is(Role::Switch) || unsure {
         known.extend(["inside", "outside"]);
     }
@@ -313,6 +316,7 @@ fn node(
     }
     section.only(&known, out);
     let control = control(section, roles.as_deref().unwrap_or(&[]), out);
+    let cpu = io::cpus(section, roles.as_deref().unwrap_or(&[]), out);
     if is(Role::Function) && is(Role::Switch) {
         let help = "declare two nodes; they may run on one machine";
         out.error(
@@ -336,6 +340,7 @@ fn node(
         name: name.to_owned(),
         roles: roles?,
         control: control?,
+        cpu,
         function: match function {
             Some(read) => Some(read?),
             None => None,

@@ -144,6 +144,26 @@ fn omitted_parts_have_their_defaults() {
     assert_eq!(config.park.limit, 4096);
 }
 
+#[test]
+fn roles_are_bound_to_processors_as_written() {
+    let two = "[io]\nbusy-poll-us = 50\n\n[node.r3]\nroles = [\"replica\", \"function\"]\n\
+               inside = \"a\"\noutside = \"b\"\ncpu = CPU";
+    let read = |cpu| {
+        let text = GOOD.replace("[node.r3]\nroles = [\"replica\"]", &two.replace("CPU", cpu));
+        let control = "{ replica = \"10.9.0.23:7400\", function = \"10.9.0.23:7401\" }";
+        parse(&text.replace("\"10.9.0.23:7400\"", control)).expect("the file is right")
+    };
+    let (config, warnings) = read("{ replica = 3 }");
+    assert_eq!(config.io.busy_poll, Duration::from_micros(50));
+    assert_eq!(config.nodes["r3"].cpu, [(Role::Replica, 3)].into());
+    assert!(warnings.is_empty() && config.nodes["r1"].cpu.is_empty());
+    let (config, warnings) = read("2");
+    let both = [(Role::Replica, 2), (Role::Function, 2)];
+    assert_eq!(config.nodes["r3"].cpu, both.into());
+    let said = Plain(&warnings).to_string();
+    assert!(said.contains("node.r3.cpu: several roles look"), "{said}");
+}
+
 /// Each class of mistake, as (what is changed, into what, what is said).
 const MISTAKES: &[(&str, &str, &str)] = &[
     (
@@ -155,7 +175,25 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[park]",
         "[parking-lot]",
         "edge.toml:62:2: error: parking-lot: unknown key; \
-         help: known keys here: cluster, state, detect, node, nat, park",
+         help: known keys here: cluster, state, detect, io, node, nat, park",
+    ),
+    (
+        "dead-ms = 20",
+        "dead-ms = 20\n[io]\nbusy-poll-us = -1",
+        "edge.toml:14:16: error: io.busy-poll-us: \
+         expected an integer from 0 to 1000000, found -1",
+    ),
+    (
+        "control = \"10.9.0.5:7400\"",
+        "control = \"10.9.0.5:7400\"\ncpu = \"1\"",
+        "edge.toml:17:7: error: node.seq.cpu: \
+         expected an integer from 0 to 1023, found a string",
+    ),
+    (
+        "control = \"10.9.0.5:7400\"",
+        "control = \"10.9.0.5:7400\"\ncpu = { replica = 1 }",
+        "edge.toml:17:9: error: node.seq.cpu.replica: unknown key; \
+         help: known keys here: sequencer",
     ),
     (
         "dead-ms = 20",

@@ -1,23 +1,27 @@
-//! Datagrams between nodes: a nonblocking socket that receives and sends in batches
-//! and reuses its buffers.
+//! Datagrams between nodes: a nonblocking socket that receives and sends in batches,
+//! reuses its buffers and allocates nothing for a datagram.
+//!
+//! Datagrams of one size for one destination enter and leave the kernel as one buffer
+//! (GSO and GRO) where it can; where it refuses they go one by one, in one system call.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::io::{Errno, IoSlice};
-use rustix::net::addr::SocketAddrArg;
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg, sockopt};
+use rustix::net::sockopt;
+
+mod outbox;
+mod sys;
+
+use outbox::Outbox;
+use sys::Inbox;
 
 /// The largest datagram UDP can carry.
 const MAX_DATAGRAM: usize = 65_507;
 
 /// Bytes the kernel may hold in each direction while this process does not run.
 const KERNEL_BUFFER: usize = 8 << 20;
-
-/// Datagrams of one system call.
-const BATCH: usize = 32;
 
 /// What a socket has done.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -29,15 +33,17 @@ pub struct UdpStats {
     /// Datagrams the kernel refused: no route, no buffer, too large. They are lost,
     /// as the network may lose any.
     pub refused: u64,
+    /// System calls that received something, and that sent.
+    pub calls: u64,
 }
 
 /// A UDP socket.
 pub struct BatchSocket {
     socket: UdpSocket,
-    incoming: Box<[u8]>,
-    outgoing: Vec<u8>,
-    /// Where each queued datagram ends in `outgoing`, and where it goes.
-    queue: Vec<(usize, SocketAddr)>,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// The largest datagrams that are handed to the kernel joined; 0: none are.
+    gso: usize,
     stats: UdpStats,
 }
 
@@ -45,7 +51,8 @@ impl fmt::Debug for BatchSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BatchSocket")
             .field("socket", &self.socket)
-            .field("queued", &self.queue.len())
+            .field("queued", &self.outbox.len())
+            .field("gso", &self.gso)
             .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
@@ -64,11 +71,17 @@ impl BatchSocket {
         if sockopt::set_socket_send_buffer_size_force(&socket, KERNEL_BUFFER).is_err() {
             sockopt::set_socket_send_buffer_size(&socket, KERNEL_BUFFER)?;
         }
+        sys::ask_for_gro(&socket);
+        let gso = if sys::has_gso(&socket) {
+            MAX_DATAGRAM
+        } else {
+            0
+        };
         Ok(Self {
             socket,
-            incoming: vec![0; MAX_DATAGRAM].into_boxed_slice(),
-            outgoing: Vec::with_capacity(4 * MAX_DATAGRAM),
-            queue: Vec::with_capacity(2 * BATCH),
+            inbox: Inbox::new(),
+            outbox: Outbox::new(),
+            gso,
             stats: UdpStats::default(),
         })
     }
@@ -78,28 +91,44 @@ impl BatchSocket {
         self.socket.local_addr()
     }
 
-    /// Hands at most `max` waiting datagrams to `each`; how many. Never waits.
+    /// Hands waiting datagrams to `each`, which may change them where they lie; how many.
+    /// Takes no further system call once there were `enough`. Never waits.
     pub fn receive(
         &mut self,
-        max: usize,
-        mut each: impl FnMut(SocketAddr, &[u8]),
+        enough: usize,
+        mut each: impl FnMut(SocketAddr, &mut [u8]),
     ) -> io::Result<usize> {
         let mut count = 0;
-        for _ in 0..max {
-            match self.socket.recv_from(&mut self.incoming) {
-                Ok((len, from)) => {
-                    each(from, &self.incoming[..len]);
-                    count += 1;
-                }
+        for _ in 0..enough {
+            let filled = match self.inbox.fill(&self.socket) {
+                Ok(filled) => filled,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an earlier datagram, or a signal: there may be more.
                     io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::HostUnreachable
                     | io::ErrorKind::NetworkUnreachable
-                    | io::ErrorKind::Interrupted => {}
+                    | io::ErrorKind::Interrupted => continue,
                     _ => return Err(error),
                 },
+            };
+            self.stats.calls += 1;
+            for index in 0..filled {
+                let Some((from, segment, bytes)) = self.inbox.filled(index) else {
+                    continue;
+                };
+                if bytes.is_empty() {
+                    each(from, bytes);
+                    count += 1;
+                    continue;
+                }
+                for datagram in bytes.chunks_mut(segment) {
+                    each(from, datagram);
+                    count += 1;
+                }
+            }
+            if filled < sys::BATCH || count >= enough {
+                break;
             }
         }
         self.stats.received += count as u64;
@@ -108,75 +137,67 @@ impl BatchSocket {
 
     /// Queues a datagram for [`BatchSocket::flush`], which a full queue does by itself.
     pub fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
-        if datagram.len() > MAX_DATAGRAM {
-            self.stats.refused += 1;
-            return;
-        }
-        if self.outgoing.len() + datagram.len() > self.outgoing.capacity() {
+        self.compose(&[to], |out| out.extend_from_slice(datagram));
+    }
+
+    /// Queues one datagram for several destinations. `write` appends it where it is sent
+    /// from and must not touch what lies before.
+    pub fn compose(&mut self, to: &[SocketAddr], write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.outbox.has_room(to.len()) {
             self.flush();
         }
-        self.outgoing.extend_from_slice(datagram);
-        self.queue.push((self.outgoing.len(), to));
-        if self.queue.len() == 2 * BATCH {
-            self.flush();
+        match self.outbox.write(write) {
+            Some(place) => to.iter().for_each(|to| self.outbox.address(*to, place)),
+            None => self.stats.refused += to.len() as u64,
         }
     }
 
     /// Hands everything queued to the kernel. What it refuses is lost and counted.
     pub fn flush(&mut self) {
-        let mut done = 0;
-        while done < self.queue.len() {
-            match self.send_some(done) {
-                Ok(count) => {
-                    done += count;
-                    self.stats.sent += count as u64;
-                }
-                Err(Errno::INTR) => {}
-                // It is the first of the batch that was refused.
-                Err(_) => {
-                    done += 1;
-                    self.stats.refused += 1;
+        while self.outbox.load(self.gso) {
+            let (mut done, all) = (0, self.outbox.trains().len());
+            while done < all {
+                self.stats.calls += 1;
+                let trains = &self.outbox.trains()[done..];
+                match sys::send(&self.socket, trains, self.outbox.pieces(done)) {
+                    Ok(count) => {
+                        let sent = (done..done + count).map(|i| self.outbox.carried(i));
+                        self.stats.sent += sent.sum::<u64>();
+                        done += count;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // It is the first of the call that was refused.
+                    Err(error) => {
+                        self.refuse(done, &error);
+                        done += 1;
+                    }
                 }
             }
         }
-        self.queue.clear();
-        self.outgoing.clear();
+        self.outbox.clear();
     }
 
-    /// One system call for the datagrams from number `first` on; how many it took.
-    fn send_some(&self, first: usize) -> Result<usize, Errno> {
-        let start = if first == 0 {
-            0
-        } else {
-            self.queue[first - 1].0
+    /// The kernel refused a train. If that may be for being one, its datagrams go one by
+    /// one: a device that cannot compute checksums refuses all trains, a path with a
+    /// smaller MTU those of larger datagrams. That is remembered.
+    fn refuse(&mut self, index: usize, error: &io::Error) {
+        let train = self.outbox.trains()[index];
+        let Some(segment) = train.segment.filter(|_| sys::may_mean_gso(error)) else {
+            self.stats.refused += self.outbox.carried(index);
+            return;
         };
-        let last = (first + BATCH).min(self.queue.len());
-        let batch = &self.queue[first..last];
-        if let [(end, to)] = batch {
-            let sent = self.socket.send_to(&self.outgoing[start..*end], to);
-            return match sent {
-                Ok(_) => Ok(1),
-                Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-            };
+        let mut taken = 0;
+        for datagram in self.outbox.datagrams(index, segment) {
+            self.stats.calls += 1;
+            match self.socket.send_to(datagram, train.to) {
+                Ok(_) => taken += 1,
+                Err(_) => self.stats.refused += 1,
+            }
         }
-        let mut from = start;
-        let slices: Vec<[IoSlice<'_>; 1]> = batch
-            .iter()
-            .map(|&(end, _)| {
-                [IoSlice::new(
-                    &self.outgoing[core::mem::replace(&mut from, end)..end],
-                )]
-            })
-            .collect();
-        let addresses: Vec<_> = batch.iter().map(|(_, to)| to.as_any()).collect();
-        let mut controls: [SendAncillaryBuffer<'_, '_, '_>; BATCH] = Default::default();
-        let mut messages: Vec<MMsgHdr<'_>> = addresses
-            .iter()
-            .zip(&slices)
-            .zip(&mut controls)
-            .map(|((to, slice), control)| MMsgHdr::new_with_addr(to, slice, control))
-            .collect();
-        sendmmsg(&self.socket, &mut messages, SendFlags::empty())
+        self.stats.sent += taken;
+        if taken > 0 {
+            self.gso = self.gso.min(usize::from(segment) - 1);
+        }
     }
 
     /// What the socket has done so far.
@@ -232,13 +253,7 @@ mod tests {
         };
         assert!(collect(&mut one, 67).into_iter().eq(expected(true)));
         assert!(collect(&mut two, 133).into_iter().eq(expected(false)));
-        assert_eq!(
-            from.stats(),
-            UdpStats {
-                sent: 200,
-                ..UdpStats::default()
-            }
-        );
+        assert_eq!((from.stats().sent, from.stats().refused), (200, 0));
         assert_eq!(one.receive(1, |_, _| ()).unwrap(), 0, "and nothing else");
     }
 
@@ -254,14 +269,44 @@ mod tests {
         from.send(good, &[0; MAX_DATAGRAM + 1]);
         from.flush();
         assert_eq!(collect(&mut to, 3).len(), 3);
-        assert_eq!(
-            from.stats(),
-            UdpStats {
-                sent: 3,
-                refused: 4,
-                received: 0
-            }
-        );
+        assert_eq!((from.stats().sent, from.stats().refused), (3, 4));
+    }
+
+    #[test]
+    fn datagrams_of_one_size_travel_together() {
+        let (mut from, mut one, mut two) = (socket(), socket(), socket());
+        let to = [one.local_addr().unwrap(), two.local_addr().unwrap()];
+        // Runs of sizes, each longer than a train; a shorter one may end a train.
+        let sizes = (0..300).map(|n| [64, 64, 64, 900, 17, 0][n / 50]);
+        let all: Vec<Vec<u8>> = sizes.zip(0..).map(|(len, n)| vec![n as u8; len]).collect();
+        for datagram in &all {
+            from.compose(&to, |out| out.extend_from_slice(datagram));
+        }
+        from.flush();
+        assert_eq!(collect(&mut one, 300), all);
+        assert_eq!(collect(&mut two, 300), all);
+        assert_eq!(from.stats().sent, 600);
+        if from.gso > 0 {
+            let calls = from.stats().calls + one.stats().calls;
+            assert!(calls < 30, "{calls} calls");
+        }
+    }
+
+    #[test]
+    fn trains_that_are_refused_go_apart() {
+        let (mut from, mut to) = (socket(), socket());
+        // What leaves without a checksum cannot be split.
+        sys::without_checksums(&from.socket);
+        let address = to.local_addr().unwrap();
+        for round in 1..=2 {
+            (0..100).for_each(|n| from.send(address, &[n; 64]));
+            from.flush();
+            let expected: Vec<Vec<u8>> = (0..100).map(|n| vec![n; 64]).collect();
+            assert_eq!(collect(&mut to, 100), expected);
+            let stats = from.stats();
+            assert_eq!((stats.sent, stats.refused), (round * 100, 0));
+            assert!(from.gso < 64, "remembered");
+        }
     }
 
     #[test]
