@@ -150,6 +150,8 @@ pub struct Limits {
     pub chunks: u16,
     /// Size of a snapshot.
     pub snapshot_bytes: u64,
+    /// Bytes of records on disk after which a checkpoint replaces them.
+    pub journal_bytes: usize,
     /// Clients in the client table.
     pub clients: usize,
     /// Log time after which an idle client may be forgotten for a new one.
@@ -177,6 +179,7 @@ impl Default for Limits {
             chunk: 1200,
             chunks: 32,
             snapshot_bytes: 256 << 20,
+            journal_bytes: 64 << 20,
             clients: 1024,
             client_idle: Duration::from_secs(60),
             window: 1024,

@@ -1,5 +1,7 @@
 //! What a core wants done, and what it counted.
 
+use alloc::vec::Vec;
+
 use stateplane_base::{ClientId, ReplicaId};
 use stateplane_wire::group::{Address, Message};
 
@@ -27,8 +29,26 @@ pub enum Effect {
         /// What.
         msg: Message,
     },
+    /// Put this on disk; what comes after it must not leave before it is there.
+    /// Only replicas with a disk ask for it.
+    Persist(Persist),
     /// Tell the operator.
     Alarm(Alarm),
+}
+
+/// What a replica wants to find again after a crash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Persist {
+    /// All that changed since the last one: found again whole or not at all.
+    Record(Vec<u8>),
+    /// Everything: no earlier record or checkpoint is needed any more.
+    Checkpoint {
+        /// Everything.
+        bytes: Vec<u8>,
+        /// The records before it do not lead here: it must be on disk before
+        /// anything leaves. Others only shorten the journal and may take their time.
+        urgent: bool,
+    },
 }
 
 /// What an operator should know.
@@ -109,6 +129,12 @@ marks! {
     TableEvicted = "table-evicted", "An idle client made room for a new one.";
     Retransmitted = "retransmitted", "A client repeated an operation.";
     UnknownOutcome = "unknown-outcome", "A client gave an operation up.";
+    Checkpointed = "checkpointed", "A checkpoint shortened the journal.";
+    CheckpointUrgent = "checkpoint-urgent", "State that no record leads to went to disk at once.";
+    RecoveredFollower = "recovered-follower", "A follower went on in its view from its disk.";
+    RecoveredLeader = "recovered-leader", "A leader came back from its disk and voted for the next view.";
+    RecoveredVoter = "recovered-voter", "A replica came back from its disk and repeated its vote.";
+    RecoveredAhead = "recovered-ahead", "The state on disk was ahead of the sync point.";
     GrantIgnored = "grant-ignored", "A sequencer ignored a grant it had not asked for.";
     SequencerDeposed = "sequencer-deposed", "A sequencer learned that its session is over.";
     NotTheLeader = "not-the-leader", "A request came to a replica that does not order.";

@@ -17,9 +17,10 @@
 //!   "the same view" implies the same session and the same members.
 //! * **Sessions are granted by the replicas** to a sequencer's nonce through a view
 //!   change, and named after the view; none is ever used twice.
-//! * **Replicas have no disk.** One that restarts has forgotten its promises, so it
-//!   joins by a view change that it has no vote in and that replaces its
-//!   incarnation; messages of its former life then count for nothing.
+//! * **Replicas need no disk.** One that restarts without has forgotten its promises,
+//!   so it joins by a view change that it has no vote in and that replaces its
+//!   incarnation; messages of its former life then count for nothing. One that has a
+//!   disk ([`Effect::Persist`]) comes back as who it was.
 //! * **Followers execute at sync points** only, so only a deposed leader can have
 //!   executed what did not survive; a snapshot from a peer sets it right.
 #![no_std]
@@ -36,8 +37,8 @@ mod sequencer;
 
 pub use client::{Busy, Client, ClientStatus, Committed, Place, RequestId, Unknown};
 pub use config::{GroupConfig, Limits, Protocol, Timing};
-pub use effect::{Alarm, Effect, Mark, Marks, Peer};
+pub use effect::{Alarm, Effect, Mark, Marks, Peer, Persist};
 pub use mutation::Mutation;
-pub use replica::{Replica, ReplicaStatus, Role};
+pub use replica::{Disk, Memory, Replica, ReplicaStatus, Role, Unreadable};
 pub use sequencer::{Sequencer, SequencerStatus};
 pub use stateplane_wire::group::Message;

@@ -40,6 +40,9 @@ mutations! {
     PrepareAcrossViews = "prepare-across-views", "A follower takes Prepares of views that are over.";
     PrepareOkAhead = "prepare-ok-ahead", "A follower acknowledges slots behind one that it lacks.";
     OldStartView = "old-start-view", "A replica enters any view it is told of, also an older one.";
+    SendBeforeSync = "send-before-sync", "A replica with a disk answers before its journal is on it.";
+    VoteNotPersisted = "vote-not-persisted", "A replica with a disk forgets in a crash what it voted for.";
+    TornTailAccepted = "torn-tail-accepted", "A record that was cut off in mid-write counts as far as it goes.";
 }
 
 impl GroupConfig {

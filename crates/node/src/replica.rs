@@ -148,6 +148,7 @@ impl Replica {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
                 Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
+                Effect::Persist(_) => unreachable!("only replicas with disks ask for it"),
                 Effect::Alarm(alarm) => {
                     let name = alarm_name(alarm);
                     warn!(alarm = name, "replica");

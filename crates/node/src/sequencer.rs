@@ -94,6 +94,7 @@ impl Sequencer {
             match effect {
                 Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
                 Effect::Alarm(alarm) => warn!(?alarm, "sequencer"),
+                Effect::Persist(_) => unreachable!("only replicas have disks"),
             }
         }
         self.channel.flush();

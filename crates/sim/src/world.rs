@@ -320,6 +320,7 @@ impl World<'_> {
         while let Some(effect) = self.nodes[index].poll() {
             match effect {
                 Effect::Send { to, msg } => self.send(index, to, &msg)?,
+                Effect::Persist(_) => unreachable!("no replica has a disk"),
                 Effect::Alarm(alarm) => {
                     self.say(|| format!("{} {alarm:?}", self.layout.name(index)))
                 }

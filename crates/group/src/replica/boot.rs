@@ -22,6 +22,8 @@ use crate::{Alarm, Mark, Peer};
 /// What a replica without memory knows.
 #[derive(Debug)]
 pub(super) struct Boot {
+    /// It may help to form a group: it does not know that there was one.
+    pub(super) forms: bool,
     /// Per replica: its life, whether it heard ours, and when it said so.
     heard: Vec<Option<(u64, bool, Time)>>,
     /// A member told us that there is a group.
@@ -37,6 +39,7 @@ pub(super) struct Boot {
 impl Boot {
     pub(super) fn new(n: usize) -> Self {
         Self {
+            forms: true,
             heard: vec![None; n],
             hinted: None,
             accepted: None,
@@ -67,6 +70,8 @@ impl<A: Application> Replica<A> {
             .heard
             .iter()
             .map(|h| h.map_or(0, |(life, _, _)| life))
+            // Who has not heard of them cannot form a group with them.
+            .filter(|_| self.boot.forms)
             .collect();
         let msg = stateplane_wire::group::Message {
             formation: 0,
@@ -93,6 +98,7 @@ impl<A: Application> Replica<A> {
             .hinted
             .is_some_and(|at| now.since(at) < memory * 2)
             || self.staging.is_some()
+            || !self.boot.forms
         {
             return;
         }
@@ -146,7 +152,7 @@ impl<A: Application> Replica<A> {
         self.app
             .restore(&self.blank)
             .expect("the application takes back its own first snapshot");
-        self.log = Log::default();
+        self.log = Log::after(0, self.journal.is_some());
         (self.commit, self.executed, self.verified, self.known_tail) = (0, 0, 0, 0);
         (self.view, self.last_normal) = (0, 0);
         (self.session, self.nonce, self.session_base) = (0, 0, 0);
@@ -254,7 +260,7 @@ impl<A: Application> Replica<A> {
     fn accept_formation(&mut self, now: Time, formation: Formation, m: &StartView) {
         let memory = self.config.timing.boot_memory;
         let hinted = self.boot.hinted.is_some_and(|at| now.since(at) < memory);
-        if self.me == 0 || hinted || self.staging.is_some() {
+        if self.me == 0 || hinted || self.staging.is_some() || !self.boot.forms {
             return;
         }
         self.boot.accepted = Some((formation, m.clone()));

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 
+use super::journal::Unwritten;
 use stateplane_wire::group::{Entry, MAX_NOOP_BYTES, NoopSet, Slot, Summary};
 
 /// How far back a summary says which slots are no-ops.
@@ -15,9 +16,37 @@ pub(super) struct Log {
     bytes: usize,
     /// How many entries are no-ops: most summaries need no search.
     noops: usize,
+    /// What the disk lacks, if there is one.
+    unwritten: Option<Unwritten>,
 }
 
 impl Log {
+    /// An empty log that ends at `base`, for a replica with or without a disk.
+    pub(super) fn after(base: Slot, disk: bool) -> Self {
+        Self {
+            base,
+            unwritten: disk.then(|| Unwritten::above(base)),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the disk lacks nothing.
+    pub(super) fn is_written(&self) -> bool {
+        let len = self.len();
+        self.unwritten.as_ref().is_none_or(|u| u.is_empty(len))
+    }
+
+    /// The first slot that the disk lacks.
+    pub(super) fn first_unwritten(&self) -> Option<Slot> {
+        self.unwritten.as_ref().map(Unwritten::first)
+    }
+
+    /// What the disk lacks; it is about to get it.
+    pub(super) fn take_unwritten(&mut self) -> Option<Unwritten> {
+        let len = self.len();
+        self.unwritten.replace(Unwritten::above(len))
+    }
+
     /// The last truncated slot.
     pub(super) const fn base(&self) -> Slot {
         self.base
@@ -59,6 +88,9 @@ impl Log {
         self.bytes = self.bytes + entry.size() - place.size();
         self.noops = self.noops + usize::from(entry.is_noop()) - usize::from(place.is_noop());
         *place = entry;
+        if let Some(unwritten) = self.unwritten.as_mut() {
+            unwritten.replace(slot);
+        }
     }
 
     fn forget(&mut self, entry: &Entry) {
@@ -74,6 +106,9 @@ impl Log {
         }
         let entry = self.entries.pop_back()?;
         self.forget(&entry);
+        if let Some(unwritten) = self.unwritten.as_mut() {
+            unwritten.cut(len);
+        }
         Some((len, entry))
     }
 

@@ -8,6 +8,7 @@
 //! * [`view_change`]: votes and the merge (5.4)
 //! * [`staging`]: from the merge, or a view's start, to a log that follows it
 //! * [`transfer`]: snapshots to and from peers
+//! * [`journal`], [`recover`]: what is on disk, if there is one, and back
 //! * [`boot`]: how a group forms and how a replica without memory joins
 //! * [`check`]: invariants and the view for people; [`sane`]: absurd numbers
 //!
@@ -21,6 +22,8 @@
 //! ones; those are refused because any quorum they could complete contains a member
 //! of the joining view, whose vector names the new life.
 //!
+//! With a disk all this is needed only once it is lost; see [`recover`].
+//!
 //! # Why formation is safe
 //! Replica 0 forms view 0 only when *all* n replicas are booting at once (each echoes
 //! the others' lives), and leads it only after f others accepted it while still
@@ -32,12 +35,14 @@
 mod boot;
 mod check;
 mod gap;
+mod journal;
 mod log;
 #[cfg(feature = "mutations")]
 mod mutation;
 mod normal;
 mod ordered;
 mod primary;
+mod recover;
 mod sane;
 mod staging;
 mod table;
@@ -58,8 +63,10 @@ use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
 use boot::Boot;
 pub use check::{ReplicaStatus, Role};
 use gap::LeaderGap;
+use journal::Journal;
 use log::Log;
 use primary::Ordering;
+pub use recover::{Disk, Memory, Unreadable};
 use staging::Staging;
 use table::ClientTable;
 use transfer::{Download, Serving};
@@ -175,6 +182,8 @@ pub struct Replica<A> {
     download: Option<Download>,
     serving: Option<Serving>,
     boot: Boot,
+    /// If it has a disk.
+    journal: Option<Journal>,
 
     timers: Timers,
     effects: VecDeque<Effect>,
@@ -238,6 +247,7 @@ impl<A: Application> Replica<A> {
             download: None,
             serving: None,
             boot: Boot::new(n),
+            journal: None,
             timers: Timers {
                 boot: Some(Time::ZERO),
                 ..Timers::default()
@@ -403,12 +413,12 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    /// The next thing to do.
+    /// The next thing to do. With a disk, what is sent comes after what it rests on.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
             self.flush_ordering();
         }
-        self.effects.pop_front()
+        self.unpersisted().or_else(|| self.effects.pop_front())
     }
 
     /// The state machine, for reading.

@@ -329,7 +329,9 @@ impl<A: Application> Replica<A> {
             // Whoever receives that snapshot goes on from there.
             keep = keep.min(at);
         }
-        self.log.truncate_to(keep.max(self.log.base()));
+        let unwritten = self.log.first_unwritten();
+        let done = done.min(unwritten.map_or(done, |first| first - 1));
+        self.log.truncate_to(keep.min(done).max(self.log.base()));
         while self.log.bytes() > self.config.limits.log_bytes && self.log.base() < done {
             self.log.truncate_to(self.log.base() + 1);
         }

@@ -147,6 +147,21 @@ impl<A: Application> Replica<A> {
         if self.executed < floor || self.executed == 0 {
             return;
         }
+        let bytes = self.encode_state();
+        if bytes.len() as u64 > self.config.limits.snapshot_bytes {
+            return self.alarm(Alarm::SnapshotTooLarge);
+        }
+        self.marks.hit(Mark::SnapshotTaken);
+        self.serving = Some(Serving {
+            at: self.executed,
+            settled: self.executed <= self.commit,
+            bytes,
+            used: now,
+        });
+    }
+
+    /// The executed state, with those of its slots that are not final.
+    pub(super) fn encode_state(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut w = Writer::new(&mut bytes);
         w.u8(VERSION);
@@ -162,16 +177,7 @@ impl<A: Application> Replica<A> {
         (commit + 1..=self.executed).for_each(|slot| encode_entry(self.log.get(slot), &mut w));
         self.table.encode(&mut w);
         w.string(&self.app.snapshot());
-        if bytes.len() as u64 > self.config.limits.snapshot_bytes {
-            return self.alarm(Alarm::SnapshotTooLarge);
-        }
-        self.marks.hit(Mark::SnapshotTaken);
-        self.serving = Some(Serving {
-            at: self.executed,
-            settled: commit == self.executed,
-            bytes,
-            used: now,
-        });
+        bytes
     }
 
     /// What is not final belongs to the view it was taken in.
@@ -281,7 +287,7 @@ impl<A: Application> Replica<A> {
             return;
         };
         self.timers.transfer = None;
-        let snapshot = Snapshot::parse(at, &download.bytes, &self.config.limits);
+        let snapshot = Snapshot::parse(Some(at), &download.bytes, &self.config.limits);
         let taken = match snapshot {
             Ok(snapshot) if at >= self.log.base() => self.take_in(snapshot),
             _ => {
@@ -334,6 +340,7 @@ impl<A: Application> Replica<A> {
             return false;
         }
         self.marks.hit(Mark::SnapshotInstalled);
+        self.jumped();
         self.table = snapshot.table;
         self.log_time = snapshot.log_time;
         self.executed = snapshot.at;
@@ -364,18 +371,23 @@ pub(super) struct Snapshot {
     pub(super) commit: Slot,
     /// and these follow.
     pub(super) entries: Vec<Entry>,
-    log_time: LogTime,
-    table: ClientTable,
-    app: Vec<u8>,
+    pub(super) log_time: LogTime,
+    pub(super) table: ClientTable,
+    pub(super) app: Vec<u8>,
 }
 
 impl Snapshot {
-    fn parse(at: Slot, bytes: &[u8], limits: &Limits) -> Result<Self, Malformed> {
+    pub(super) fn parse(
+        at: Option<Slot>,
+        bytes: &[u8],
+        limits: &Limits,
+    ) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         if r.u8()? != VERSION {
             return Err(Malformed("snapshot version"));
         }
         let (view, executed, commit) = (r.u64()?, r.u64()?, r.u64()?);
+        let at = at.unwrap_or(executed);
         if executed != at || commit > at || at - commit > limits.unsynced + limits.fetch {
             return Err(Malformed("snapshot header"));
         }

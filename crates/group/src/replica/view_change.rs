@@ -36,6 +36,11 @@ impl<A: Application> Replica<A> {
         }
         self.marks.hit(Mark::ViewChangeStarted);
         self.leave_normal(view);
+        self.vote_again(now);
+    }
+
+    /// Votes for `view`, and gives it time to start.
+    pub(super) fn vote_again(&mut self, now: Time) {
         let timing = &self.config.timing;
         self.timers.resend = Some(now + timing.resend);
         self.timers.patience = Some(now + timing.view_patience * (1 + self.attempts.min(7)));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    Alarm, Client, Effect, GroupConfig, Mark, Message, Peer, Protocol, Replica, RequestId, Role,
-    Sequencer, Unknown,
+    Alarm, Client, Disk, Effect, GroupConfig, Mark, Memory, Message, Peer, Persist, Protocol,
+    Replica, RequestId, Role, Sequencer, Unknown,
 };
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::group::{Address, Body};
@@ -80,6 +80,8 @@ pub struct World {
     pub hold: Filter,
     held: Vec<(Node, Node, Vec<u8>)>,
     pub alarms: Vec<Alarm>,
+    /// What is on each replica's disk, if the group has disks.
+    pub disks: Option<Vec<Option<Memory>>>,
     wire: BTreeMap<(Time, u64), (Node, Node, Vec<u8>)>,
     serial: u64,
     pub lives: u64,
@@ -105,6 +107,7 @@ impl World {
             hold: Box::new(|_, _, _| false),
             held: Vec::new(),
             alarms: Vec::new(),
+            disks: None,
             wire: BTreeMap::new(),
             serial: 0,
             lives: 100,
@@ -132,15 +135,53 @@ impl World {
 
     pub fn start_replica(&mut self, i: u8) {
         self.lives += 1;
-        let config = self.config.clone();
-        let replica = Replica::new(
-            config,
-            ReplicaId(i),
+        let (config, life, app) = (
+            self.config.clone(),
             Incarnation(self.lives),
             Journal::default(),
         );
+        let disk = self.disks.as_ref().map(|disks| &disks[usize::from(i)]);
+        let replica = match disk {
+            None => Replica::new(config, ReplicaId(i), life, app),
+            Some(None) => Replica::with_disk(config, ReplicaId(i), life, Disk::Blank, app),
+            Some(Some(memory)) => Replica::recover(config, ReplicaId(i), memory, app, self.now)
+                .expect("what was written is read"),
+        };
         let replica = replica.with_day(Time::ZERO, LogTime::from_millis(5000));
         self.replicas[usize::from(i)] = Some(replica);
+    }
+
+    /// A formed group with a session, all of whose replicas have disks.
+    pub fn ready_with_disks(config: GroupConfig) -> Self {
+        let mut world = Self::with(config);
+        world.disks = Some(vec![None; usize::from(world.config.n)]);
+        (0..world.config.n).for_each(|i| world.start_replica(i));
+        world.run(200);
+        assert!(world.leader().is_some(), "the group forms");
+        world
+    }
+
+    /// All replicas and the sequencer stop at once, and start again.
+    pub fn lose_power(&mut self) {
+        self.wire.clear();
+        (0..self.config.n).for_each(|i| self.start_replica(i));
+        if self.config.protocol == Protocol::Nopaxos {
+            self.start_sequencer();
+        }
+    }
+
+    fn persist(&mut self, i: u8, persist: Persist) {
+        let disks = self.disks.as_mut().expect("only replicas with disks ask");
+        let disk = &mut disks[usize::from(i)];
+        match persist {
+            Persist::Checkpoint { bytes, .. } => {
+                *disk = Some(Memory {
+                    checkpoint: bytes,
+                    records: Vec::new(),
+                });
+            }
+            Persist::Record(bytes) => disk.as_mut().expect("begun").records.push(bytes),
+        }
     }
 
     pub fn start_sequencer(&mut self) {
@@ -288,6 +329,10 @@ impl World {
         let (to, msg) = match effect {
             Effect::Send { to, msg } => (to, msg),
             Effect::Alarm(alarm) => return self.alarms.push(alarm),
+            Effect::Persist(persist) => match from {
+                Node::Replica(i) => return self.persist(i, persist),
+                _ => unreachable!("only replicas have disks"),
+            },
         };
         let targets = match to {
             Peer::Replica(j) => vec![Node::Replica(j.0)],

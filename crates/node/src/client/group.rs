@@ -60,6 +60,7 @@ impl GroupClient {
             match effect {
                 Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
                 Effect::Alarm(alarm) => warn!(?alarm, "store client"),
+                Effect::Persist(_) => unreachable!("only replicas have disks"),
             }
         }
         self.channel.flush();

@@ -45,7 +45,7 @@ pub use crate::codec::Malformed;
 pub use parts::{
     Address, Batch, Entry, Formation, MAX_BATCH, MAX_NOOP_BYTES, MAX_OPERATION, MAX_REPLICAS,
     MAX_STAMPS, NoopSet, OpResult, Request, Session, Slot, Stamps, Summary, View, decode_entry,
-    encode_entry,
+    decode_vector, encode_entry, encode_vector,
 };
 
 /// The version of these layouts.

@@ -435,12 +435,14 @@ pub(super) fn decode_results(r: &mut Reader<'_>) -> Result<Vec<OpResult>, Malfor
 }
 
 /// Incarnations by replica: who belongs to a view, as which life.
-pub(super) fn encode_vector(vector: &[u64], w: &mut Writer<'_>) {
+/// One life per replica.
+pub fn encode_vector(vector: &[u64], w: &mut Writer<'_>) {
     w.u8(u8::try_from(vector.len()).expect("a group has at most nine replicas"));
     vector.iter().for_each(|v| w.u64(*v));
 }
 
-pub(super) fn decode_vector(r: &mut Reader<'_>) -> Result<Vec<u64>, Malformed> {
+/// Reads what [`encode_vector`] wrote.
+pub fn decode_vector(r: &mut Reader<'_>) -> Result<Vec<u64>, Malformed> {
     let count = usize::from(r.u8()?);
     if count > MAX_REPLICAS {
         return Err(Malformed("vector"));
