@@ -39,11 +39,8 @@ fn a_group_that_loses_power_goes_on_where_it_was() {
 
 #[test]
 fn a_group_whose_leader_orders_survives_a_power_loss_as_well() {
-    let protocol = Protocol::Vr { batch: 8 };
-    let config = GroupConfig {
-        protocol,
-        ..small(3)
-    };
+    let mut config = small(3);
+    config.protocol = Protocol::Vr { batch: 8 };
     let mut w = World::ready_with_disks(config);
     for i in 0..30u8 {
         w.call(&[i]).unwrap();
