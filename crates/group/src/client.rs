@@ -12,7 +12,8 @@ use core::time::Duration;
 
 use stateplane_base::{ClientId, ReplicaId, Time};
 use stateplane_wire::group::{
-    Address, Batch, Body, Formation, Message, OpResult, Reply, Request, Session, Slot, View,
+    Address, Batch, Body, Formation, Message, OpResult, Outcome, Reply, Request, Session, Slot,
+    View,
 };
 
 use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer, Protocol};
@@ -107,6 +108,8 @@ pub struct Client {
     /// VR: whom we take for the leader, and when it was heard last.
     leader: ReplicaId,
     heard: Time,
+    /// The sequencer in force, as far as we know.
+    sequencer: u8,
     jitter: u64,
     effects: VecDeque<Effect>,
     done: VecDeque<(RequestId, Result<Committed, Unknown>)>,
@@ -133,6 +136,7 @@ impl Client {
             view: 0,
             leader: ReplicaId(0),
             heard: Time::ZERO,
+            sequencer: 0,
             jitter: seed,
             effects: VecDeque::new(),
             done: VecDeque::new(),
@@ -227,7 +231,7 @@ impl Client {
         let to = if self.config.leader_orders() {
             Peer::Replica(self.leader)
         } else {
-            Peer::Sequencer
+            Peer::Sequencer(self.sequencer)
         };
         self.effects.push_back(Effect::Send { to, msg });
     }
@@ -241,7 +245,7 @@ impl Client {
             return;
         }
         if reply.view >= self.view {
-            self.view = reply.view;
+            (self.view, self.sequencer) = (reply.view, reply.sequencer);
             self.leader = ReplicaId(self.config.leader_of(reply.view));
             self.heard = now;
         }
@@ -273,12 +277,17 @@ impl Client {
         if majority && tally.replicas & (1 << leader) != 0 {
             let (view, slot) = (reply.view, reply.slot);
             for result in core::mem::take(&mut tally.results) {
-                let place = Place {
-                    formation,
-                    view,
-                    slot: result.earlier.unwrap_or(slot),
-                };
-                if let Some(reply) = result.outcome {
+                if let Outcome::Done {
+                    earlier,
+                    result: part,
+                } = result.outcome
+                {
+                    let place = Place {
+                        formation,
+                        view,
+                        slot: earlier.unwrap_or(slot),
+                    };
+                    let reply = part.bytes;
                     self.finish(now, result.id, Committed { reply, place });
                 }
             }
@@ -410,20 +419,24 @@ fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
 mod tests {
     use super::*;
     use alloc::vec;
+    use stateplane_wire::group::ResultPart;
 
     /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
     fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
         for replica in [0, 1] {
             let results = vec![OpResult {
                 id,
-                earlier: None,
-                outcome: Some(vec![7]),
+                outcome: Outcome::Done {
+                    earlier: None,
+                    result: ResultPart::all(vec![7]),
+                },
             }];
             let reply = Reply {
                 view: 0,
                 session: 1,
                 slot,
                 replica,
+                sequencer: 0,
                 client: client.id,
                 results: if replica == 0 { results } else { vec![] },
             };

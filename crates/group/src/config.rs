@@ -23,6 +23,8 @@ pub enum Protocol {
 pub struct GroupConfig {
     /// Number of replicas, 2f+1 of them survive the loss of f.
     pub n: u8,
+    /// Number of sequencers: one in force, the others stand by.
+    pub sequencers: u8,
     /// The group's number in ordered messages.
     pub group: u32,
     /// Who decides the order.
@@ -48,6 +50,7 @@ impl GroupConfig {
         );
         Self {
             n,
+            sequencers: 1,
             group: 0,
             protocol: Protocol::Nopaxos,
             timing: Timing::default(),

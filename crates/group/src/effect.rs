@@ -12,8 +12,8 @@ pub enum Peer {
     Replica(ReplicaId),
     /// Every replica but the sender: one encoding, n datagrams.
     Replicas,
-    /// The sequencer.
-    Sequencer,
+    /// One of the sequencers, by its place in the configuration.
+    Sequencer(u8),
     /// A client, with the address it was last seen at. A sequencer's driver fills the
     /// address in from the datagram's source; for the rest it comes out of the log.
     Client(ClientId, Address),

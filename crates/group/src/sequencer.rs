@@ -9,7 +9,9 @@
 use alloc::collections::VecDeque;
 
 use stateplane_base::{LogTime, Time};
-use stateplane_wire::group::{Body, Formation, Message, Ordered, Request, Session, Stamps};
+use stateplane_wire::group::{
+    Body, Formation, MAX_SEQUENCERS, Message, Ordered, Request, Session, Stamps,
+};
 
 use crate::{Effect, GroupConfig, Mark, Marks, Peer};
 
@@ -30,6 +32,7 @@ pub struct SequencerStatus {
 #[derive(Debug)]
 pub struct Sequencer {
     config: GroupConfig,
+    /// Ours; its lowest bits are our place in the configuration.
     nonce: u64,
     formation: Formation,
     /// 0 while asking for one.
@@ -43,12 +46,21 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    /// A sequencer that just started. `nonce` is drawn at random per start: no
-    /// two lives share it or its neighbourhood.
-    pub fn new(config: GroupConfig, nonce: u64) -> Self {
+    /// Sequencer `me` of the configuration, just started. `nonce` is drawn at random per
+    /// start: no two lives share it or its neighbourhood.
+    ///
+    /// # Panics
+    /// If `me` is not one of the group's sequencers.
+    pub fn new(config: GroupConfig, me: u8, nonce: u64) -> Self {
+        assert!(
+            me < config.sequencers,
+            "sequencer {me} of {}",
+            config.sequencers
+        );
+        let step = MAX_SEQUENCERS as u64;
         Self {
             config,
-            nonce,
+            nonce: nonce - nonce % step + u64::from(me),
             formation: 0,
             session: 0,
             sequence: 0,
@@ -73,6 +85,7 @@ impl Sequencer {
                     session,
                     nonce,
                     time,
+                    ..
                 },
             ) => {
                 if self.session != 0 || nonce != self.nonce || session == 0 {
@@ -90,7 +103,7 @@ impl Sequencer {
                 if self.session != 0 && deposed && nonce != self.nonce {
                     self.marks.hit(Mark::SequencerDeposed);
                     self.session = 0;
-                    self.nonce = self.nonce.wrapping_add(1);
+                    self.nonce = self.nonce.wrapping_add(MAX_SEQUENCERS as u64);
                     self.ask(now);
                 }
             }

@@ -42,7 +42,7 @@ proptest! {
             let mut raw = bytes(*kind, formation, words);
             for _ in 0..40 {
                 if let Ok(msg) = Message::decode(&raw) {
-                    let peer = if *kind == 7 { Peer::Sequencer } else { Peer::Replica(ReplicaId(*from)) };
+                    let peer = if *kind == 7 { Peer::Sequencer(0) } else { Peer::Replica(ReplicaId(*from)) };
                     replica.on_message(now, peer, msg);
                     break;
                 }

@@ -19,13 +19,15 @@ use crate::config::{Config, Role, State, sender_id};
 /// The members and clients of the group.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    sequencer: (u16, SocketAddrV4),
+    sequencers: Vec<(u16, SocketAddrV4)>,
     replicas: Vec<(u16, SocketAddrV4)>,
     clients: BTreeMap<u16, SocketAddrV4>,
     /// This node, if it is a replica.
     me: Option<ReplicaId>,
     /// The replicas that this node is not.
     others: Vec<SocketAddr>,
+    /// This node's place among the sequencers, if it is one.
+    my_sequencer: Option<u8>,
 }
 
 impl Peers {
@@ -35,7 +37,7 @@ impl Peers {
     /// Unless the (checked) configuration has a group.
     pub fn new(config: &Config, node: &str) -> Self {
         let State::Group {
-            sequencer,
+            sequencers,
             replicas,
         } = &config.state
         else {
@@ -52,24 +54,40 @@ impl Peers {
         let me = replicas.iter().position(|name| name == node);
         let others = members.iter().enumerate().filter(|(n, _)| me != Some(*n));
         Self {
-            sequencer: member(sequencer, Role::Sequencer),
+            sequencers: sequencers
+                .iter()
+                .map(|name| member(name, Role::Sequencer))
+                .collect(),
             clients: functions
                 .map(|node| member(&node.name, Role::Function))
                 .collect(),
             me: me.map(|n| ReplicaId(u8::try_from(n).expect("a checked group is small"))),
             others: others.map(|(_, (_, address))| (*address).into()).collect(),
             replicas: members,
+            my_sequencer: sequencers
+                .iter()
+                .zip(0..)
+                .find(|(s, _)| *s == node)
+                .map(|(_, n)| n),
         }
     }
 
     /// The group's size and limits.
     pub fn group_config(&self) -> GroupConfig {
-        GroupConfig::new(u8::try_from(self.replicas.len()).expect("a checked group is small"))
+        let count = |len| u8::try_from(len).expect("a checked group is small");
+        let mut config = GroupConfig::new(count(self.replicas.len()));
+        config.sequencers = count(self.sequencers.len());
+        config
     }
 
     /// This node, if it is a replica.
     pub fn me(&self) -> Option<ReplicaId> {
         self.me
+    }
+
+    /// This node's place among the sequencers, if it is one.
+    pub fn my_sequencer(&self) -> Option<u8> {
+        self.my_sequencer
     }
 
     /// The message and its sender; `None` if it is not the group's business, or
@@ -90,8 +108,9 @@ impl Peers {
 
     fn who(&self, header: &Header) -> Option<Peer> {
         let sender = header.sender;
-        if sender == self.sequencer.0 {
-            return Some(Peer::Sequencer);
+        let mut sequencers = self.sequencers.iter().zip(0..);
+        if let Some((_, n)) = sequencers.find(|((s, _), _)| *s == sender) {
+            return Some(Peer::Sequencer(n));
         }
         let replicas = self.replicas.iter().zip(0..);
         if let Some((_, n)) = replicas.into_iter().find(|((s, _), _)| *s == sender) {
@@ -108,7 +127,11 @@ impl Peers {
             channel.multicast(to, Kind::Group, |out| message.encode(out));
         };
         match to {
-            Peer::Sequencer => say(&[self.sequencer.1.into()]),
+            Peer::Sequencer(n) => {
+                if let Some((_, address)) = self.sequencers.get(usize::from(n)) {
+                    say(&[(*address).into()]);
+                }
+            }
             Peer::Replica(ReplicaId(n)) => {
                 if let Some((_, address)) = self.replicas.get(usize::from(n)) {
                     say(&[(*address).into()]);

@@ -71,7 +71,8 @@ impl Sequencer {
         status: Publisher<SequencerStatus>,
     ) -> Self {
         let peers = Peers::new(config, node);
-        let core = stateplane_group::Sequencer::new(peers.group_config(), random());
+        let me = peers.my_sequencer().expect("a sequencer is configured");
+        let core = stateplane_group::Sequencer::new(peers.group_config(), me, random());
         let log_clock = LogClock::default();
         Self {
             core,

@@ -34,7 +34,9 @@ impl World<'_> {
                     .try_for_each(|replica| self.post(from, replica, &body, message))
             }
             Peer::Replica(ReplicaId(index)) => self.post(from, usize::from(index), &body, message),
-            Peer::Sequencer => self.post(from, self.layout.sequencer(0), &body, message),
+            Peer::Sequencer(i) => {
+                self.post(from, self.layout.sequencer(usize::from(i)), &body, message)
+            }
             Peer::Client(_, address) => self.post(from, usize::from(address.port), &body, message),
         };
         self.body = body;
@@ -158,7 +160,7 @@ impl World<'_> {
             layout::Kind::Replica(number) => {
                 Peer::Replica(ReplicaId(u8::try_from(number).expect("replicas are few")))
             }
-            layout::Kind::Sequencer(_) => Peer::Sequencer,
+            layout::Kind::Sequencer(i) => Peer::Sequencer(u8::try_from(i).expect("few")),
             layout::Kind::Client(_) => {
                 let port = u16::try_from(node).expect("nodes are few");
                 let address = Address { ip: [0; 16], port };

@@ -215,7 +215,10 @@ pub(crate) fn role(kind: Kind, config: GroupConfig, node: &Node, dice: &mut Dice
             let app = Recorder::new(store::empty(secret), Rc::clone(&node.story));
             Role::Replica(Box::new(Replica::new(config, me, Incarnation(life), app)))
         }
-        Kind::Sequencer(_) => Role::Sequencer(Box::new(Sequencer::new(config, secret[0]))),
+        Kind::Sequencer(i) => {
+            let me = u8::try_from(i).expect("sequencers are few");
+            Role::Sequencer(Box::new(Sequencer::new(config, me, secret[0])))
+        }
         Kind::Client(_) => Role::Client(Box::new(Client::new(config, ClientId(life), secret[0]))),
     }
 }

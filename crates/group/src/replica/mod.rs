@@ -154,7 +154,7 @@ pub struct Replica<A> {
     /// Values received ahead of a missing slot.
     stash: BTreeMap<Slot, Entry>,
     /// Messages of a session, or at a time, we cannot place yet.
-    early: VecDeque<(Formation, Ordered)>,
+    early: VecDeque<(u8, Formation, Ordered)>,
     /// The last slot known to have been stamped.
     known_tail: Slot,
     /// When a sequencer was last told which session is in force.
@@ -296,19 +296,19 @@ impl<A: Application> Replica<A> {
         match (from, msg.body) {
             (Peer::Client(_, from), Body::Request(m)) => self.on_request(now, from, m),
             // A sequencer is nobody where the leader orders.
-            (Peer::Sequencer, _) if self.config.leader_orders() => {}
-            (Peer::Sequencer, Body::Ordered(m)) => self.on_ordered(now, formation, m),
+            (Peer::Sequencer(_), _) if self.config.leader_orders() => {}
+            (Peer::Sequencer(i), Body::Ordered(m)) => self.on_ordered(now, i, formation, m),
             (
-                Peer::Sequencer,
+                Peer::Sequencer(i),
                 Body::Tail {
                     session,
                     group,
                     sequence,
                 },
             ) => {
-                self.on_tail(now, formation, session, group, sequence);
+                self.on_tail(now, i, formation, session, group, sequence);
             }
-            (Peer::Sequencer, Body::SessionRequest { nonce }) => {
+            (Peer::Sequencer(_), Body::SessionRequest { nonce }) => {
                 self.on_session_request(now, nonce)
             }
             (Peer::Replica(j), body)
@@ -361,7 +361,7 @@ impl<A: Application> Replica<A> {
                 from: first,
                 to,
             } => self.on_gap_ack(now, from, view, first, to),
-            Body::Heartbeat { view, summary } => self.on_heartbeat(now, from, view, &summary),
+            Body::Heartbeat { view, summary, .. } => self.on_heartbeat(now, from, view, &summary),
             Body::SyncAck { view, upto } => self.on_sync_ack(now, from, view, upto),
             Body::ViewChange(m) => self.on_view_change(now, from, m),
             Body::StartView(m) => self.on_start_view(now, from, m),

@@ -3,10 +3,11 @@
 
 use alloc::vec::Vec;
 
-use stateplane_base::{ClientId, Time};
+use stateplane_base::{ClientId, LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Address, Body, Entry, MAX_REPLICAS, OpResult, Reply, Request, Slot, Summary, View,
+    Address, Body, Entry, MAX_REPLICAS, OpResult, Outcome, Reply, Request, ResultPart, Slot,
+    Summary, View, sequencer_of,
 };
 
 use super::table::{Admission, Verdict};
@@ -46,34 +47,30 @@ impl<A: Application> Replica<A> {
         at: Address,
         results: Vec<OpResult>,
     ) {
-        let (view, session, replica) = (self.view, self.session, self.me);
         let mut part = Vec::new();
         let mut bytes = 0;
         for result in results {
-            let size = 21 + result.outcome.as_ref().map_or(0, Vec::len);
+            let size = result.size();
             if bytes + size > self.config.limits.reply_bytes && !part.is_empty() {
-                let results = core::mem::take(&mut part);
-                let reply = Reply {
-                    view,
-                    session,
-                    slot,
-                    replica,
-                    client,
-                    results,
-                };
-                self.send(Peer::Client(client, at), Body::Reply(reply));
+                let full = core::mem::take(&mut part);
+                self.send_reply(slot, client, at, full);
                 bytes = 0;
             }
             bytes += size;
             part.push(result);
         }
+        self.send_reply(slot, client, at, part);
+    }
+
+    fn send_reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Vec<OpResult>) {
         let reply = Reply {
-            view,
-            session,
+            view: self.view,
+            session: self.session,
             slot,
-            replica,
+            replica: self.me,
+            sequencer: sequencer_of(self.nonce),
             client,
-            results: part,
+            results,
         };
         self.send(Peer::Client(client, at), Body::Reply(reply));
     }
@@ -101,19 +98,23 @@ impl<A: Application> Replica<A> {
             Admission::Refused => self.marks.hit(Mark::TableRefused),
         }
         let mut results = Vec::with_capacity(request.batch.len());
-        for (id, op) in request.batch.iter() {
-            let (earlier, outcome) = match self.table.look(request.client, id, limits) {
+        for (id, piece) in request.batch.iter() {
+            let done = |earlier, result| Outcome::Done {
+                earlier,
+                result: ResultPart::all(result),
+            };
+            let outcome = match self.table.look(request.client, id, limits) {
                 Verdict::Execute => {
                     let mut reply = Vec::new();
-                    self.app.execute(at, op, &mut reply);
+                    self.app.execute(at, piece.bytes, &mut reply);
                     if !self.config.broken(Mutation::NoClientTable) {
                         self.table.store(request.client, id, slot, reply.clone());
                     }
-                    (None, Some(reply))
+                    done(None, reply)
                 }
                 Verdict::Cached(executed, result) => {
                     self.marks.hit(Mark::TableReply);
-                    (Some(executed), Some(result.to_vec()))
+                    done(Some(executed), result.to_vec())
                 }
                 Verdict::Forgotten => {
                     self.marks.hit(Mark::TableForgotten);
@@ -121,14 +122,10 @@ impl<A: Application> Replica<A> {
                 }
                 Verdict::Refused => {
                     self.marks.hit(Mark::TableRefused);
-                    (None, None)
+                    Outcome::Refused
                 }
             };
-            results.push(OpResult {
-                id,
-                earlier,
-                outcome,
-            });
+            results.push(OpResult { id, outcome });
         }
         results
     }
@@ -160,11 +157,11 @@ impl<A: Application> Replica<A> {
     fn cached_results(&self, slot: Slot, request: &Request) -> Vec<OpResult> {
         let results = request.batch.iter().filter_map(|(id, _)| {
             let (executed, result) = self.table.cached(request.client, id)?;
-            Some(OpResult {
-                id,
+            let outcome = Outcome::Done {
                 earlier: Some(executed).filter(|s| *s != slot),
-                outcome: Some(result.to_vec()),
-            })
+                result: ResultPart::all(result.to_vec()),
+            };
+            Some(OpResult { id, outcome })
         });
         results.collect()
     }
@@ -196,6 +193,7 @@ impl<A: Application> Replica<A> {
     fn send_heartbeat(&mut self) {
         let body = Body::Heartbeat {
             view: self.view,
+            clock: LogTime::ZERO,
             summary: self.log.summary(self.commit),
         };
         self.send(Peer::Replicas, body);

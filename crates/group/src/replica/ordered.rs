@@ -9,19 +9,19 @@ use super::{Replica, Status};
 use crate::{Mark, Peer};
 
 impl<A: Application> Replica<A> {
-    pub(super) fn on_ordered(&mut self, now: Time, formation: Formation, m: Ordered) {
+    pub(super) fn on_ordered(&mut self, now: Time, from: u8, formation: Formation, m: Ordered) {
         if self.status != Status::Normal {
-            return self.keep_early(formation, m);
+            return self.keep_early(from, formation, m);
         }
         if formation != self.formation || m.session < self.session {
             self.marks.hit(Mark::OldSession);
-            return self.tell_session(now);
+            return self.tell_session(now, from);
         }
         if m.session > self.session {
             // Granted by a view that we have not entered yet, or by none:
             // it counts only once a view has said so.
             self.marks.hit(Mark::FutureSession);
-            return self.keep_early(formation, m);
+            return self.keep_early(from, formation, m);
         }
         let sequence = m.stamps.sequence(self.config.group);
         let Some(slot) = sequence.and_then(|s| self.session_base.checked_add(s)) else {
@@ -37,38 +37,42 @@ impl<A: Application> Replica<A> {
         );
     }
 
-    fn keep_early(&mut self, formation: Formation, m: Ordered) {
+    fn keep_early(&mut self, from: u8, formation: Formation, m: Ordered) {
         if self.early.len() < self.config.limits.stash / 4 {
-            self.early.push_back((formation, m));
+            self.early.push_back((from, formation, m));
         }
     }
 
     /// Tries again what came too early. What is still too early is kept, once.
     pub(super) fn replay_early(&mut self, now: Time) {
         for _ in 0..self.early.len() {
-            let Some((formation, m)) = self.early.pop_front() else {
+            let Some((from, formation, m)) = self.early.pop_front() else {
                 break;
             };
             if formation == self.formation && m.session >= self.session {
-                self.on_ordered(now, formation, m);
+                self.on_ordered(now, from, formation, m);
             }
         }
     }
 
     /// Tells a sequencer whose stamps are of no use which session is in force.
-    fn tell_session(&mut self, now: Time) {
+    fn tell_session(&mut self, now: Time, sequencer: u8) {
         let pause = self.config.timing.heartbeat;
         if self.told_session.is_some_and(|at| now.since(at) < pause) {
             return;
         }
         self.told_session = Some(now);
         let (session, nonce) = (self.session, self.nonce);
-        self.send(Peer::Sequencer, Body::SessionInfo { session, nonce });
+        self.send(
+            Peer::Sequencer(sequencer),
+            Body::SessionInfo { session, nonce },
+        );
     }
 
     pub(super) fn on_tail(
         &mut self,
         now: Time,
+        from: u8,
         formation: Formation,
         session: Session,
         group: u32,
@@ -78,7 +82,7 @@ impl<A: Application> Replica<A> {
             return;
         }
         if formation != self.formation || session < self.session {
-            return self.tell_session(now);
+            return self.tell_session(now, from);
         }
         let tail = self.session_base.saturating_add(sequence);
         if session == self.session && tail > self.known_tail.max(self.log.len()) {

@@ -22,7 +22,9 @@ pub(super) fn sane(body: &Body) -> bool {
             below(&[*view, *from, *to])
         }
         Body::Prepare(m) => below(&[m.view, m.commit, m.from]),
-        Body::Heartbeat { view, summary: s } => below(&[*view]) && summary(s),
+        Body::Heartbeat {
+            view, summary: s, ..
+        } => below(&[*view]) && summary(s),
         Body::SyncAck { view, upto } => below(&[*view, *upto]),
         Body::ViewChange(m) => {
             below(&[m.view, m.last_normal, m.session_base]) && summary(&m.summary)

@@ -10,7 +10,9 @@ use alloc::vec::Vec;
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Body, NoopSet, Slot, StartView, Summary, View, ViewChange};
+use stateplane_wire::group::{
+    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, sequencer_of,
+};
 
 use super::log::SUMMARY_SPAN;
 use super::staging::Staging;
@@ -257,11 +259,12 @@ impl<A: Application> Replica<A> {
         self.marks.hit(Mark::SessionGranted);
         let (session, nonce, time) = (self.session, self.nonce, self.log_time);
         self.send(
-            Peer::Sequencer,
+            Peer::Sequencer(sequencer_of(nonce)),
             Body::SessionGrant {
                 session,
                 nonce,
                 time,
+                runs: false,
             },
         );
     }

@@ -186,7 +186,7 @@ impl World {
 
     pub fn start_sequencer(&mut self) {
         self.lives += 1;
-        self.sequencer = Some(Sequencer::new(self.config.clone(), self.lives << 32));
+        self.sequencer = Some(Sequencer::new(self.config.clone(), 0, self.lives << 32));
     }
 
     pub fn kill(&mut self, i: u8) {
@@ -279,7 +279,7 @@ impl World {
         }
         let peer = match from {
             Node::Replica(i) => Peer::Replica(ReplicaId(i)),
-            Node::Sequencer => Peer::Sequencer,
+            Node::Sequencer => Peer::Sequencer(0),
             Node::Client => Peer::Client(
                 CLIENT,
                 Address {
@@ -340,7 +340,7 @@ impl World {
                 .map(Node::Replica)
                 .filter(|t| *t != from)
                 .collect(),
-            Peer::Sequencer => vec![Node::Sequencer],
+            Peer::Sequencer(_) => vec![Node::Sequencer],
             Peer::Client(id, at) => {
                 assert_eq!(
                     (id, at.port),

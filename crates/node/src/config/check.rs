@@ -7,6 +7,7 @@ use super::problem::Collector;
 use super::read::Draft;
 use super::section::closest;
 use crate::detect::MAX_INSTANCES;
+use stateplane_wire::group::MAX_SEQUENCERS;
 
 use super::{Nat, Node, Role, State, Switch, io, sender_id};
 
@@ -72,25 +73,28 @@ fn detection(draft: &Draft, out: &mut Collector) {
 
 fn group(draft: &Draft, out: &mut Collector) {
     let Some(State::Group {
-        sequencer,
+        sequencers,
         replicas,
     }) = &draft.state
     else {
         return;
     };
-    member("state.sequencer", sequencer, Role::Sequencer, draft, out);
-    for (n, replica) in replicas.iter().enumerate() {
-        let key = format!("state.replicas[{n}]");
-        if replicas[..n].contains(replica) {
+    if out.has("state.sequencers") {
+        members("state.sequencers", sequencers, Role::Sequencer, draft, out);
+        if sequencers.is_empty() || sequencers.len() > MAX_SEQUENCERS {
             out.error(
-                &key,
-                format!("\"{replica}\" is listed twice"),
-                "list each replica once",
+                "state.sequencers",
+                format!(
+                    "expected 1 to {MAX_SEQUENCERS} sequencers, found {}",
+                    sequencers.len()
+                ),
+                "two suffice: one serves, the other stands by",
             );
-            continue;
         }
-        member(&key, replica, Role::Replica, draft, out);
+    } else if let [sequencer] = &sequencers[..] {
+        member("state.sequencer", sequencer, Role::Sequencer, draft, out);
     }
+    members("state.replicas", replicas, Role::Replica, draft, out);
     let n = replicas.len();
     if n % 2 == 0 || n > 7 {
         out.error(
@@ -104,6 +108,22 @@ fn group(draft: &Draft, out: &mut Collector) {
             "one replica survives no failure",
             "use three",
         );
+    }
+}
+
+/// Each of `names` must be a node with `role`, and another one.
+fn members(list: &str, names: &[String], role: Role, draft: &Draft, out: &mut Collector) {
+    for (n, name) in names.iter().enumerate() {
+        let key = format!("{list}[{n}]");
+        if names[..n].contains(name) {
+            out.error(
+                &key,
+                format!("\"{name}\" is listed twice"),
+                format!("list each {role} once"),
+            );
+            continue;
+        }
+        member(&key, name, role, draft, out);
     }
 }
 
@@ -153,7 +173,9 @@ fn roles(draft: &Draft, out: &mut Collector) {
 fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) {
     let name = node.name.as_str();
     let listed = match (&draft.state, role) {
-        (Some(State::Group { sequencer, .. }), Role::Sequencer) => sequencer == name,
+        (Some(State::Group { sequencers, .. }), Role::Sequencer) => {
+            sequencers.iter().any(|s| s == name)
+        }
         (Some(State::Group { replicas, .. }), Role::Replica) => replicas.iter().any(|r| r == name),
         (Some(State::Embedded), Role::Sequencer | Role::Replica) => {
             let help = "add `[state]` with `backend = \"group\"`, `sequencer` and `replicas`";
@@ -163,10 +185,10 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
         _ => true,
     };
     if !listed {
-        let list = if role == Role::Sequencer {
-            "state.sequencer"
-        } else {
-            "state.replicas"
+        let list = match role {
+            Role::Replica => "state.replicas",
+            _ if out.has("state.sequencers") => "state.sequencers",
+            _ => "state.sequencer",
         };
         let help = format!("name it in `{list}`, or remove the role");
         out.error(

@@ -74,8 +74,9 @@ pub enum State {
     Embedded,
     /// In a replicated group.
     Group {
-        /// The node that stamps the order.
-        sequencer: String,
+        /// The nodes that can stamp the order: one does, at first the first of them, and the
+        /// others stand by.
+        sequencers: Vec<String>,
         /// The replicas in the order of their ids; an odd number.
         replicas: Vec<String>,
     },

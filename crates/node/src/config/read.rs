@@ -146,14 +146,14 @@ fn state(root: &Section<'_, '_>, out: &mut Collector) -> Option<State> {
         return Some(State::Embedded);
     }
     let section = root.section("state", out)?;
-    section.only(&["backend", "sequencer", "replicas"], out);
+    section.only(&["backend", "sequencer", "sequencers", "replicas"], out);
     let words = [("embedded", false), ("group", true)];
     let group = match section.value("backend") {
         Some(_) => section.optional("backend", out, values::word(&words)),
         None => Some(false),
     };
     if group == Some(false) {
-        for key in ["sequencer", "replicas"] {
+        for key in ["sequencer", "sequencers", "replicas"] {
             if let Some(value) = section.value(key) {
                 let path = section.path_of(key);
                 let message = "the embedded state has no sequencer and no replicas";
@@ -163,15 +163,29 @@ fn state(root: &Section<'_, '_>, out: &mut Collector) -> Option<State> {
         }
         return Some(State::Embedded);
     }
-    let sequencer = section.required("sequencer", "\"seq\"", out, values::name);
+    let sequencers = sequencers(&section, out);
     let example = "[\"r1\", \"r2\", \"r3\"]";
     section.required("replicas", example, out, |_| Ok(()));
     let replicas = section.values("replicas", out, values::name);
     group?;
     Some(State::Group {
-        sequencer: sequencer?,
+        sequencers: sequencers?,
         replicas: replicas?,
     })
+}
+
+/// One sequencer, or the list of all: the first serves, the others stand by.
+fn sequencers(section: &Section<'_, '_>, out: &mut Collector) -> Option<Vec<String>> {
+    let Some(list) = section.value("sequencers") else {
+        let one = section.required("sequencer", "\"seq\"", out, values::name);
+        return one.map(|name| vec![name]);
+    };
+    if section.value("sequencer").is_some() {
+        let message = "`sequencer` and `sequencers` say the same twice";
+        let help = "keep `sequencers`, the one that is to serve first at its head";
+        out.error_at(list.span(), &section.path_of("sequencers"), message, help);
+    }
+    section.values("sequencers", out, values::name)
 }
 
 fn detect(root: &Section<'_, '_>, out: &mut Collector) -> Detect {

@@ -96,7 +96,7 @@ fn a_good_file_is_read_as_written() {
     assert_eq!(
         config.state,
         State::Group {
-            sequencer: "seq".into(),
+            sequencers: vec!["seq".into()],
             replicas
         }
     );
@@ -516,4 +516,48 @@ fn senders_are_told_apart_or_refused() {
         said.contains("its sequencer and its replica have the same number"),
         "{said}"
     );
+}
+
+#[test]
+fn standby_sequencers_are_listed_once_and_exist() {
+    let with = |line: &str, more: &str| {
+        let text = GOOD.replace("sequencer = \"seq\"", line) + more;
+        parse(&text).map_or_else(
+            |problems| problems.to_string(),
+            |(config, warnings)| format!("{:?} {}", config.state, Plain(&warnings)),
+        )
+    };
+    let second = "\n[node.seq2]\nroles = [\"sequencer\"]\ncontrol = \"10.9.0.99:7400\"\n";
+    let good = with("sequencers = [\"seq\", \"seq2\"]", second);
+    assert!(good.contains("sequencers: [\"seq\", \"seq2\"]"), "{good}");
+    for (line, more, said) in [
+        (
+            "sequencers = [\"seq\", \"seq\"]",
+            "",
+            "state.sequencers[1]: \"seq\" is listed twice",
+        ),
+        (
+            "sequencers = [\"seq\", \"r1\"]",
+            "",
+            "state.sequencers[1]: node \"r1\" does not have the role sequencer",
+        ),
+        (
+            "sequencers = []",
+            "",
+            "state.sequencers: expected 1 to 16 sequencers, found 0",
+        ),
+        (
+            "sequencer = \"seq\"\nsequencers = [\"seq\"]",
+            "",
+            "`sequencer` and `sequencers` say the same twice",
+        ),
+        (
+            "sequencers = [\"seq\"]",
+            second,
+            "\"seq2\" is a sequencer that `state.sequencers` does not name",
+        ),
+    ] {
+        let problems = with(line, more);
+        assert!(problems.contains(said), "{line}: {problems}");
+    }
 }

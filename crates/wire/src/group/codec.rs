@@ -5,12 +5,11 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 
-use super::parts::{
-    decode_entry, decode_results, decode_vector, encode_entry, encode_results, encode_vector,
-};
+use super::batch::{decode_results, encode_results};
+use super::parts::{decode_entry, decode_vector, encode_entry, encode_vector};
 use super::{
-    Body, Entries, MAX_BATCH, Message, Ordered, Prepare, Reply, Request, SnapshotChunk, Stamps,
-    StartView, Summary, VERSION, ViewChange,
+    Batch, Body, Entries, MAX_BATCH, Message, Ordered, Prepare, Read, ReadReply, Reply, Request,
+    SnapshotChunk, Stamps, StartView, Summary, VERSION, ViewChange,
 };
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -61,6 +60,10 @@ impl Body {
             Self::Hint { .. } => 17,
             Self::SnapshotRequest { .. } => 18,
             Self::SnapshotChunk(_) => 19,
+            Self::Read(_) => 20,
+            Self::ReadReply(_) => 21,
+            Self::Invite { .. } => 22,
+            Self::ResultRequest { .. } => 27,
             Self::Prepare(_) => 23,
         }
     }
@@ -87,6 +90,10 @@ impl Body {
             Self::Hint { .. } => "hint",
             Self::SnapshotRequest { .. } => "snapshot-request",
             Self::SnapshotChunk(_) => "snapshot-chunk",
+            Self::Read(_) => "read",
+            Self::ReadReply(_) => "read-reply",
+            Self::Invite { .. } => "invite",
+            Self::ResultRequest { .. } => "result-request",
             Self::Prepare(_) => "prepare",
         }
     }
@@ -101,7 +108,11 @@ impl Body {
                 session,
                 nonce,
                 time,
-            } => words(w, &[*session, *nonce, time.as_nanos()]),
+                runs,
+            } => {
+                words(w, &[*session, *nonce, time.as_nanos()]);
+                w.u8(u8::from(*runs));
+            }
             Self::SessionInfo { session, nonce } => words(w, &[*session, *nonce]),
             Self::Tail {
                 session,
@@ -122,8 +133,12 @@ impl Body {
             Self::GapCommit { view, from, to } | Self::GapAck { view, from, to } => {
                 words(w, &[*view, *from, *to])
             }
-            Self::Heartbeat { view, summary } => {
-                w.u64(*view);
+            Self::Heartbeat {
+                view,
+                clock,
+                summary,
+            } => {
+                words(w, &[*view, clock.as_nanos()]);
                 summary.encode(w);
             }
             Self::SyncAck { view, upto } => words(w, &[*view, *upto]),
@@ -147,11 +162,32 @@ impl Body {
                 w.u16(*chunks);
             }
             Self::SnapshotChunk(m) => m.encode(w),
+            Self::Read(m) => m.encode(w),
+            Self::ReadReply(m) => m.encode(w),
+            Self::Invite { session } => w.u64(*session),
+            Self::ResultRequest {
+                client,
+                id,
+                offset,
+                parts,
+            } => {
+                words(w, &[client.0, *id]);
+                w.u32(*offset);
+                w.u16(*parts);
+            }
             Self::Prepare(m) => m.encode(w),
         }
     }
 
     fn decode(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match kind {
+            1..=7 | 20..=22 | 27 => Self::decode_outside(kind, r),
+            _ => Self::decode_inside(kind, r),
+        }
+    }
+
+    /// What clients and sequencers say and are told.
+    fn decode_outside(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(match kind {
             1 => Self::Request(Request::decode(r)?),
             2 => Self::Ordered(Ordered::decode(r)?),
@@ -163,6 +199,11 @@ impl Body {
                     session,
                     nonce,
                     time: LogTime::from_nanos(r.u64()?),
+                    runs: match r.u8()? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(Malformed("grant")),
+                    },
                 }
             }
             6 => Self::SessionInfo {
@@ -174,6 +215,22 @@ impl Body {
                 group: r.u32()?,
                 sequence: r.u64()?,
             },
+            20 => Self::Read(Read::decode(r)?),
+            21 => Self::ReadReply(ReadReply::decode(r)?),
+            22 => Self::Invite { session: r.u64()? },
+            27 => Self::ResultRequest {
+                client: ClientId(r.u64()?),
+                id: r.u64()?,
+                offset: r.u32()?,
+                parts: r.u16()?,
+            },
+            _ => return Err(Malformed("kind")),
+        })
+    }
+
+    /// What replicas tell each other.
+    fn decode_inside(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match kind {
             8 => Self::Fetch {
                 view: r.u64()?,
                 basis: r.u64()?,
@@ -193,6 +250,7 @@ impl Body {
             },
             12 => Self::Heartbeat {
                 view: r.u64()?,
+                clock: LogTime::from_nanos(r.u64()?),
                 summary: Summary::decode(r)?,
             },
             13 => Self::SyncAck {
@@ -249,20 +307,61 @@ impl Reply {
     fn encode(&self, w: &mut Writer<'_>) {
         words(w, &[self.view, self.session, self.slot]);
         w.u8(self.replica);
+        w.u8(self.sequencer);
         w.u64(self.client.0);
         encode_results(&self.results, w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (view, session, slot) = (r.u64()?, r.u64()?, r.u64()?);
-        let replica = r.u8()?;
+        let (replica, sequencer) = (r.u8()?, r.u8()?);
         let client = ClientId(r.u64()?);
         Ok(Self {
             view,
             session,
             slot,
             replica,
+            sequencer,
             client,
+            results: decode_results(r)?,
+        })
+    }
+}
+
+impl Read {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.client.0, self.serial]);
+        self.batch.encode(w);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            client: ClientId(r.u64()?),
+            serial: r.u64()?,
+            batch: Batch::decode(r)?,
+        })
+    }
+}
+
+impl ReadReply {
+    fn encode(&self, w: &mut Writer<'_>) {
+        words(w, &[self.view, self.session, self.slot]);
+        w.u8(self.replica);
+        words(w, &[self.client.0, self.serial]);
+        encode_results(&self.results, w);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (view, session, slot) = (r.u64()?, r.u64()?, r.u64()?);
+        let replica = r.u8()?;
+        let (client, serial) = (ClientId(r.u64()?), r.u64()?);
+        Ok(Self {
+            view,
+            session,
+            slot,
+            replica,
+            client,
+            serial,
             results: decode_results(r)?,
         })
     }

@@ -8,16 +8,16 @@
 //! ```text
 //!  1 Request         client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
 //!  2 Ordered         session 8 | log time 8 | groups 1 | n*(group 4 | sequence 8) | Request
-//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | client 8 | count 2 | n*Result
+//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | sequencer 1 | client 8 | count 2 | n*Result
 //!  4 SessionRequest  nonce 8                                                                     +
-//!  5 SessionGrant    session 8 | nonce 8 | log time 8                                            +
+//!  5 SessionGrant    session 8 | nonce 8 | log time 8 | clock runs 1                             +
 //!  6 SessionInfo     session 8 | nonce 8                                                         +
 //!  7 Tail            session 8 | group 4 | last sequence 8                                       +
 //!  8 Fetch           view 8 | basis 8 | from 8 | to 8
 //!  9 Entries         view 8 | basis 8 | base 8 | from 8 | count 2 | n*(0 | 1 | 2 time 8 Request)
 //! 10 GapCommit       view 8 | from 8 | to 8
 //! 11 GapAck          view 8 | from 8 | to 8
-//! 12 Heartbeat       view 8 | Summary
+//! 12 Heartbeat       view 8 | clock 8 (0 = does not run) | Summary
 //! 13 SyncAck         view 8 | upto 8
 //! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
 //! 15 StartView       view 8 | basis 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
@@ -25,13 +25,20 @@
 //! 17 Hint            view 8 | Vector                                                            +
 //! 18 SnapshotRequest floor 8 | at 8 | offset 8 | chunks 2                                       +
 //! 19 SnapshotChunk   at 8 | total 8 | offset 8 | [bytes]                                        +
+//! 20 Read            client 8 | serial 8 | count 2 | [ n*(as in Request) ]                        +
+//! 21 ReadReply       view 8 | session 8 | slot 8 | replica 1 | client 8 | serial 8 | count 2 | n*Result  +
+//! 22 Invite          session 8                                                                 +
+//! 27 ResultRequest   client 8 | id 8 | offset 4 | parts 2                                      +
 //! 23 Prepare         view 8 | commit 8 | from 8 | count 2 | n*(1 | 2 time 8 Request)
 //!
-//! Result  = id 8 | 0 0 (refused) or 1 [result] (executed in this slot) or 2 slot 8 [result] (in that one, earlier)
+//! Result  = id 8 | 0                             refused
+//!                | 1 offset 4                    the piece at this offset is kept
+//!                | 2 [result]                    executed; + 4: slot 8 before it, + 8: whole 4 | offset 4
 //! Vector  = count 1 | n*(incarnation 8)          who belongs to the view, as which life
 //! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
 //! ```
 
+mod batch;
 mod codec;
 mod parts;
 #[cfg(test)]
@@ -42,10 +49,11 @@ use alloc::vec::Vec;
 use stateplane_base::{ClientId, LogTime};
 
 pub use crate::codec::Malformed;
+pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, MAX_PIECE, OpResult, Outcome, Piece, ResultPart};
 pub use parts::{
-    Address, Batch, Entry, Formation, MAX_BATCH, MAX_NOOP_BYTES, MAX_OPERATION, MAX_REPLICAS,
-    MAX_STAMPS, NoopSet, OpResult, Request, Session, Slot, Stamps, Summary, View, decode_entry,
-    decode_vector, encode_entry, encode_vector,
+    Address, Entry, Formation, MAX_NOOP_BYTES, MAX_REPLICAS, MAX_SEQUENCERS, MAX_STAMPS, NoopSet,
+    Request, Session, Slot, Stamps, Summary, View, decode_entry, decode_vector, encode_entry,
+    encode_vector, sequencer_of,
 };
 
 /// The version of these layouts.
@@ -82,6 +90,9 @@ pub enum Body {
         nonce: u64,
         /// The log's time: stamp none below it.
         time: LogTime,
+        /// `time` is that of a clock that has run since the last stamp: go on from it. Else
+        /// nobody knows how long ago the last stamp was.
+        runs: bool,
     },
     /// Replica to a sequencer whose stamps it cannot use.
     SessionInfo {
@@ -135,6 +146,8 @@ pub enum Body {
     Heartbeat {
         /// The leader's view.
         view: View,
+        /// The log's time by the leader's clock (0 = it heard no stamp yet).
+        clock: LogTime,
         /// The leader's log.
         summary: Summary,
     },
@@ -176,6 +189,26 @@ pub enum Body {
     },
     /// A piece of a snapshot.
     SnapshotChunk(SnapshotChunk),
+    /// Client to all replicas: answer without a slot.
+    Read(Read),
+    /// A replica's answer.
+    ReadReply(ReadReply),
+    /// Leader to a standby sequencer: "the one in force is silent; ask for a session".
+    Invite {
+        /// The session of the silent one (0 = there is none).
+        session: Session,
+    },
+    /// Client to leader: "the rest of that result".
+    ResultRequest {
+        /// Who asks.
+        client: ClientId,
+        /// Of which operation.
+        id: u64,
+        /// First byte wanted.
+        offset: u32,
+        /// How many parts.
+        parts: u16,
+    },
     /// VR: the leader puts these into its followers' logs. `SyncAck` is the PrepareOk.
     Prepare(Prepare),
 }
@@ -204,9 +237,41 @@ pub struct Reply {
     pub slot: Slot,
     /// Which replica.
     pub replica: u8,
+    /// The sequencer in force: the one to send to.
+    pub sequencer: u8,
     /// To whom.
     pub client: ClientId,
     /// Filled by the view's leader only.
+    pub results: Vec<OpResult>,
+}
+
+/// Operations that only read, and take no slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// Who asks.
+    pub client: ClientId,
+    /// Which asking of this client's; the answers carry it.
+    pub serial: u64,
+    /// The operations.
+    pub batch: Batch,
+}
+
+/// A replica's answer to a read; a client needs f+1 of one view, see `group::Client`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadReply {
+    /// The replica's view.
+    pub view: View,
+    /// Its session.
+    pub session: Session,
+    /// The end of its log.
+    pub slot: Slot,
+    /// Which replica.
+    pub replica: u8,
+    /// To whom.
+    pub client: ClientId,
+    /// What this answers.
+    pub serial: u64,
+    /// Filled by the view's leader only: the state after `slot`.
     pub results: Vec<OpResult>,
 }
 

@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 
-use crate::codec::{Malformed, Reader, Writer, length32};
+use super::batch::Batch;
+use crate::codec::{Malformed, Reader, Writer};
 
 /// A place in the log, counted from 1 over the whole life of a group.
 pub type Slot = u64;
@@ -20,10 +21,13 @@ pub type Formation = u64;
 pub const MAX_REPLICAS: usize = 9;
 /// Groups one ordered message may be stamped for.
 pub const MAX_STAMPS: usize = 4;
-/// Operations one request carries at most.
-pub const MAX_BATCH: usize = 256;
-/// Bytes of one operation or result at most: what its two-byte length can say.
-pub const MAX_OPERATION: usize = u16::MAX as usize;
+/// Sequencers a group has at most: what the low bits of a nonce can say.
+pub const MAX_SEQUENCERS: usize = 16;
+
+/// Whose session it is: the number of a nonce's sequencer, which is its lowest four bits.
+pub const fn sequencer_of(nonce: u64) -> u8 {
+    (nonce % MAX_SEQUENCERS as u64) as u8
+}
 /// Bytes of a [`NoopSet`] at most: bits for 16,384 slots.
 pub const MAX_NOOP_BYTES: usize = 2048;
 
@@ -35,84 +39,6 @@ pub struct Address {
     pub ip: [u8; 16],
     /// UDP port.
     pub port: u16,
-}
-
-/// Operations of one client that share a slot, in their encoded form:
-/// per operation `id u64 | length u16 | bytes`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Batch {
-    bytes: Vec<u8>,
-    count: u16,
-}
-
-impl Batch {
-    /// Adds an operation; false if the batch or the operation is too large.
-    #[must_use]
-    pub fn push(&mut self, id: u64, operation: &[u8]) -> bool {
-        let Ok(len) = u16::try_from(operation.len()) else {
-            return false;
-        };
-        if usize::from(self.count) >= MAX_BATCH {
-            return false;
-        }
-        let mut w = Writer::new(&mut self.bytes);
-        w.u64(id);
-        w.u16(len);
-        w.bytes(operation);
-        self.count += 1;
-        true
-    }
-
-    /// Number of operations.
-    pub fn len(&self) -> usize {
-        usize::from(self.count)
-    }
-
-    /// Whether it carries nothing.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Encoded size.
-    pub const fn size(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The operations in order, with their request ids.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let mut r = Reader::new(&self.bytes);
-        // The bytes were checked when they were pushed or decoded, so the
-        // iteration ends only where they end.
-        core::iter::from_fn(move || take_operation(&mut r).ok())
-    }
-
-    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let count = r.u16()?;
-        if usize::from(count) > MAX_BATCH {
-            return Err(Malformed("batch too large"));
-        }
-        let bytes = r.string()?;
-        let mut check = Reader::new(bytes);
-        for _ in 0..count {
-            take_operation(&mut check)?;
-        }
-        check.finish()?;
-        Ok(Self {
-            bytes: bytes.to_vec(),
-            count,
-        })
-    }
-
-    fn encode(&self, w: &mut Writer<'_>) {
-        w.u16(self.count);
-        w.string(&self.bytes);
-    }
-}
-
-fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, &'a [u8]), Malformed> {
-    let id = r.u64()?;
-    let len = r.u16()?;
-    Ok((id, r.bytes(usize::from(len))?))
 }
 
 /// What a client asks for; the value of a slot.
@@ -377,61 +303,6 @@ impl Stamps {
         }
         Ok(stamps)
     }
-}
-
-/// The leader's answer to one operation.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OpResult {
-    /// The request id.
-    pub id: u64,
-    /// The slot it was executed in, if that is not the slot of the reply: the
-    /// request was a repetition.
-    pub earlier: Option<Slot>,
-    /// `None`: refused for lack of room in the client table, not executed.
-    pub outcome: Option<Vec<u8>>,
-}
-
-pub(super) fn encode_results(results: &[OpResult], w: &mut Writer<'_>) {
-    w.u16(u16::try_from(results.len()).expect("a reply answers at most one batch"));
-    for result in results {
-        w.u64(result.id);
-        match (&result.outcome, result.earlier) {
-            (None, _) => w.u8(0),
-            (Some(_), None) => w.u8(1),
-            (Some(_), Some(slot)) => {
-                w.u8(2);
-                w.u64(slot);
-            }
-        }
-        let bytes = result.outcome.as_deref().unwrap_or_default();
-        w.u32(length32(bytes.len()));
-        w.bytes(bytes);
-    }
-}
-
-pub(super) fn decode_results(r: &mut Reader<'_>) -> Result<Vec<OpResult>, Malformed> {
-    let count = usize::from(r.u16()?);
-    if count > MAX_BATCH {
-        return Err(Malformed("results"));
-    }
-    let mut results = Vec::with_capacity(count.min(r.remaining() / 13));
-    for _ in 0..count {
-        let id = r.u64()?;
-        let done = r.u8()?;
-        let earlier = if done == 2 { Some(r.u64()?) } else { None };
-        let bytes = r.string()?;
-        let outcome = match done {
-            0 if bytes.is_empty() => None,
-            1 | 2 => Some(bytes.to_vec()),
-            _ => return Err(Malformed("result")),
-        };
-        results.push(OpResult {
-            id,
-            earlier,
-            outcome,
-        });
-    }
-    Ok(results)
 }
 
 /// Incarnations by replica: who belongs to a view, as which life.

@@ -6,28 +6,66 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Operations, whole or in pieces: what goes in comes out.
+fn batches() -> impl Strategy<Value = Batch> {
+    let place = proptest::option::of((0..1000u32, 1..1000u32));
+    list((any::<u64>(), list(any::<u8>(), 0..40), place), 0..6).prop_map(|ops| {
+        let pieces = || {
+            ops.iter().map(|(id, bytes, place)| {
+                let mut piece = Piece::all(bytes);
+                if let Some((offset, rest)) = place.filter(|_| !bytes.is_empty()) {
+                    piece.offset = offset;
+                    piece.whole += offset + rest;
+                }
+                (*id, piece)
+            })
+        };
+        let mut batch = Batch::default();
+        assert!(pieces().all(|(id, piece)| batch.push_piece(id, piece)));
+        assert!(batch.iter().eq(pieces()));
+        batch
+    })
+}
+
+fn results() -> impl Strategy<Value = Vec<OpResult>> {
+    let part = proptest::option::of((0..1000u32, 1..1000u32));
+    let done = (
+        proptest::option::of(any::<u64>()),
+        list(any::<u8>(), 0..30),
+        part,
+    )
+        .prop_map(|(earlier, bytes, part)| {
+            let mut result = ResultPart::all(bytes);
+            if let Some((offset, rest)) = part {
+                result.offset = offset;
+                result.whole += offset + rest;
+            }
+            Outcome::Done { earlier, result }
+        });
+    let outcome = prop_oneof![
+        Just(Outcome::Refused),
+        any::<u32>().prop_map(Outcome::Kept),
+        done
+    ];
+    list(
+        (any::<u64>(), outcome).prop_map(|(id, outcome)| OpResult { id, outcome }),
+        0..5,
+    )
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     (
         any::<u64>(),
         any::<u64>(),
         any::<[u8; 16]>(),
         any::<u16>(),
-        list((any::<u64>(), list(any::<u8>(), 0..40)), 0..6),
+        batches(),
     )
-        .prop_map(|(client, done_below, ip, port, ops)| {
-            let mut batch = Batch::default();
-            assert!(ops.iter().all(|(id, op)| batch.push(*id, op)));
-            assert!(
-                batch
-                    .iter()
-                    .eq(ops.iter().map(|(id, op)| (*id, op.as_slice())))
-            );
-            Request {
-                client: ClientId(client),
-                done_below,
-                reply_to: Address { ip, port },
-                batch,
-            }
+        .prop_map(|(client, done_below, ip, port, batch)| Request {
+            client: ClientId(client),
+            done_below,
+            reply_to: Address { ip, port },
+            batch,
         })
 }
 
@@ -73,23 +111,6 @@ fn ordered_path() -> impl Strategy<Value = Body> {
         }
         stamps
     });
-    let results = list(
-        (
-            any::<u64>(),
-            proptest::option::of(any::<u64>()),
-            proptest::option::of(list(any::<u8>(), 0..30)),
-        ),
-        0..5,
-    )
-    .prop_map(|r| {
-        r.into_iter()
-            .map(|(id, earlier, outcome)| OpResult {
-                id,
-                earlier: earlier.filter(|_| outcome.is_some()),
-                outcome,
-            })
-            .collect()
-    });
     prop_oneof![
         requests().prop_map(Body::Request),
         (any::<u64>(), any::<u64>(), stamps, requests()).prop_map(
@@ -102,24 +123,29 @@ fn ordered_path() -> impl Strategy<Value = Body> {
                 })
             }
         ),
-        (any::<[u64; 4]>(), any::<u8>(), results).prop_map(
-            |([view, session, slot, client], replica, results)| {
+        (any::<[u64; 4]>(), any::<[u8; 2]>(), results()).prop_map(
+            |([view, session, slot, client], [replica, sequencer], results)| {
                 Body::Reply(Reply {
                     view,
                     session,
                     slot,
                     replica,
+                    sequencer,
                     client: ClientId(client),
                     results,
                 })
             }
         ),
         any::<u64>().prop_map(|nonce| Body::SessionRequest { nonce }),
-        any::<[u64; 3]>().prop_map(|[session, nonce, t]| Body::SessionGrant {
-            session,
-            nonce,
-            time: LogTime::from_nanos(t)
+        (any::<[u64; 3]>(), any::<bool>()).prop_map(|([session, nonce, t], runs)| {
+            Body::SessionGrant {
+                session,
+                nonce,
+                time: LogTime::from_nanos(t),
+                runs,
+            }
         }),
+        any::<u64>().prop_map(|session| Body::Invite { session }),
         any::<[u64; 2]>().prop_map(|[session, nonce]| Body::SessionInfo { session, nonce }),
         (any::<[u64; 2]>(), any::<u32>()).prop_map(|([session, sequence], group)| Body::Tail {
             session,
@@ -139,6 +165,37 @@ fn prepares() -> impl Strategy<Value = Body> {
             entries,
         })
     })
+}
+
+fn read_path() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        (any::<[u64; 2]>(), batches()).prop_map(|([client, serial], batch)| Body::Read(Read {
+            client: ClientId(client),
+            serial,
+            batch
+        })),
+        (any::<[u64; 5]>(), any::<u8>(), results()).prop_map(
+            |([view, session, slot, client, serial], replica, results)| {
+                Body::ReadReply(ReadReply {
+                    view,
+                    session,
+                    slot,
+                    replica,
+                    client: ClientId(client),
+                    serial,
+                    results,
+                })
+            }
+        ),
+        (any::<[u64; 2]>(), any::<u32>(), any::<u16>()).prop_map(
+            |([client, id], offset, parts)| Body::ResultRequest {
+                client: ClientId(client),
+                id,
+                offset,
+                parts
+            }
+        ),
+    ]
 }
 
 fn replica_path() -> impl Strategy<Value = Body> {
@@ -161,7 +218,11 @@ fn replica_path() -> impl Strategy<Value = Body> {
         prepares(),
         any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapCommit { view, from, to }),
         any::<[u64; 3]>().prop_map(|[view, from, to]| Body::GapAck { view, from, to }),
-        (any::<u64>(), summaries()).prop_map(|(view, summary)| Body::Heartbeat { view, summary }),
+        (any::<[u64; 2]>(), summaries()).prop_map(|([view, clock], summary)| Body::Heartbeat {
+            view,
+            clock: LogTime::from_nanos(clock),
+            summary
+        }),
         any::<[u64; 2]>().prop_map(|[view, upto]| Body::SyncAck { view, upto }),
         (any::<[u64; 6]>(), vectors(), summaries()).prop_map(
             |([view, last_normal, incarnation, session, nonce, session_base], vector, summary)| {
@@ -222,7 +283,7 @@ fn replica_path() -> impl Strategy<Value = Body> {
 
 proptest! {
     #[test]
-    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), replica_path()], cut: u16) {
+    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), replica_path()], cut: u16) {
         let message = Message { formation, body };
         let mut bytes = vec![];
         message.encode(&mut bytes);
@@ -234,7 +295,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(kind in 0..25u8, bytes in list(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_never_panic(kind in 0..30u8, bytes in list(any::<u8>(), 0..200)) {
         let mut all = vec![kind, VERSION];
         all.extend_from_slice(&bytes);
         if let Ok(message) = Message::decode(&all) {
