@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use stateplane_base::{Incarnation, ReplicaId};
-use stateplane_group::{GroupConfig, Peer};
+use stateplane_group::{GroupConfig, Peer, Protocol};
 use stateplane_wire::envelope::{Header, Kind};
 use stateplane_wire::group::{Address, Body, Message};
 
@@ -19,6 +19,8 @@ use crate::config::{Config, Role, State, sender_id};
 /// The members and clients of the group.
 #[derive(Clone, Debug)]
 pub struct Peers {
+    protocol: Protocol,
+    /// None where the leader orders.
     sequencers: Vec<(u16, SocketAddrV4)>,
     replicas: Vec<(u16, SocketAddrV4)>,
     clients: BTreeMap<u16, SocketAddrV4>,
@@ -37,6 +39,7 @@ impl Peers {
     /// Unless the (checked) configuration has a group.
     pub fn new(config: &Config, node: &str) -> Self {
         let State::Group {
+            protocol,
             sequencers,
             replicas,
         } = &config.state
@@ -54,6 +57,7 @@ impl Peers {
         let me = replicas.iter().position(|name| name == node);
         let others = members.iter().enumerate().filter(|(n, _)| me != Some(*n));
         Self {
+            protocol: *protocol,
             sequencers: sequencers
                 .iter()
                 .map(|name| member(name, Role::Sequencer))
@@ -72,11 +76,12 @@ impl Peers {
         }
     }
 
-    /// The group's size and limits.
+    /// The group's size, its protocol and limits.
     pub fn group_config(&self) -> GroupConfig {
         let count = |len| u8::try_from(len).expect("a checked group is small");
         let mut config = GroupConfig::new(count(self.replicas.len()));
         config.sequencers = count(self.sequencers.len());
+        config.protocol = self.protocol;
         config
     }
 

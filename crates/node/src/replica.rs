@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
 use stateplane_group::{Alarm, Effect, Role};
+use stateplane_host::clock;
 use stateplane_state::Store;
 use tracing::{info, warn};
 
@@ -125,7 +126,10 @@ impl Replica {
         let peers = Peers::new(config, node);
         let me = peers.me().expect("a checked replica is listed");
         let store = store::new(config)?;
-        let core = stateplane_group::Replica::new(peers.group_config(), me, life, store);
+        // Where the leader orders, its operations bear the time of day of its start plus
+        // what our own clock counts, which nobody sets.
+        let core = stateplane_group::Replica::new(peers.group_config(), me, life, store)
+            .with_day(clock::now(), clock::wall());
         let alarms = BTreeMap::new();
         Ok(Self {
             id: me.0,

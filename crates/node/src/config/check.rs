@@ -75,6 +75,7 @@ fn group(draft: &Draft, out: &mut Collector) {
     let Some(State::Group {
         sequencers,
         replicas,
+        ..
     }) = &draft.state
     else {
         return;
@@ -173,6 +174,11 @@ fn roles(draft: &Draft, out: &mut Collector) {
 fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) {
     let name = node.name.as_str();
     let listed = match (&draft.state, role) {
+        (Some(State::Group { sequencers, .. }), Role::Sequencer) if sequencers.is_empty() => {
+            let message = "a group with `protocol = \"vr\"` needs no sequencer";
+            out.error(key, message, "remove the role");
+            true
+        }
         (Some(State::Group { sequencers, .. }), Role::Sequencer) => {
             sequencers.iter().any(|s| s == name)
         }

@@ -2,7 +2,7 @@
 //!
 //! * [`problem`]: what is wrong, where, and how to mend it; all of it in one run
 //! * `section`, `values`: reading tables and single values
-//! * `read`: the file's tables into the types below
+//! * `read`, `state`: the file's tables into the types below
 //! * `check`: what no single key shows: names, addresses, impossible combinations
 
 use std::collections::BTreeMap;
@@ -19,11 +19,13 @@ mod io;
 pub mod problem;
 mod read;
 mod section;
+mod state;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub use stateplane_functions::nat::procedures::Timeouts;
+pub use stateplane_group::Protocol;
 
 pub use problem::{Plain, Problem, ProblemView, Problems};
 
@@ -74,8 +76,10 @@ pub enum State {
     Embedded,
     /// In a replicated group.
     Group {
+        /// Who decides the order.
+        protocol: Protocol,
         /// The nodes that can stamp the order: one does, at first the first of them, and the
-        /// others stand by.
+        /// others stand by. None where the leader orders.
         sequencers: Vec<String>,
         /// The replicas in the order of their ids; an odd number.
         replicas: Vec<String>,

@@ -11,7 +11,7 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, State, Switch, Timeouts, check, io, values,
+    Problems, Role, State, Switch, Timeouts, check, io, state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -46,7 +46,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
     );
     let mut draft = Draft {
         cluster: cluster(&root, dir, &mut out),
-        state: state(&root, &mut out),
+        state: state::read(&root, &mut out),
         detect: detect(&root, &mut out),
         io: io::io(&root, &mut out),
         declared: Vec::new(),
@@ -139,53 +139,6 @@ fn open_to_others(path: &Path, out: &mut Collector) {
         let help = format!("`chmod 0600 {shown}`; if others had access, make a new key");
         out.warn("cluster.key-file", message, help);
     }
-}
-
-fn state(root: &Section<'_, '_>, out: &mut Collector) -> Option<State> {
-    if root.value("state").is_none() {
-        return Some(State::Embedded);
-    }
-    let section = root.section("state", out)?;
-    section.only(&["backend", "sequencer", "sequencers", "replicas"], out);
-    let words = [("embedded", false), ("group", true)];
-    let group = match section.value("backend") {
-        Some(_) => section.optional("backend", out, values::word(&words)),
-        None => Some(false),
-    };
-    if group == Some(false) {
-        for key in ["sequencer", "sequencers", "replicas"] {
-            if let Some(value) = section.value(key) {
-                let path = section.path_of(key);
-                let message = "the embedded state has no sequencer and no replicas";
-                let help = "set `backend = \"group\"`, or remove this key";
-                out.error_at(value.span(), &path, message, help);
-            }
-        }
-        return Some(State::Embedded);
-    }
-    let sequencers = sequencers(&section, out);
-    let example = "[\"r1\", \"r2\", \"r3\"]";
-    section.required("replicas", example, out, |_| Ok(()));
-    let replicas = section.values("replicas", out, values::name);
-    group?;
-    Some(State::Group {
-        sequencers: sequencers?,
-        replicas: replicas?,
-    })
-}
-
-/// One sequencer, or the list of all: the first serves, the others stand by.
-fn sequencers(section: &Section<'_, '_>, out: &mut Collector) -> Option<Vec<String>> {
-    let Some(list) = section.value("sequencers") else {
-        let one = section.required("sequencer", "\"seq\"", out, values::name);
-        return one.map(|name| vec![name]);
-    };
-    if section.value("sequencer").is_some() {
-        let message = "`sequencer` and `sequencers` say the same twice";
-        let help = "keep `sequencers`, the one that is to serve first at its head";
-        out.error_at(list.span(), &section.path_of("sequencers"), message, help);
-    }
-    section.values("sequencers", out, values::name)
 }
 
 fn detect(root: &Section<'_, '_>, out: &mut Collector) -> Detect {

@@ -96,6 +96,7 @@ fn a_good_file_is_read_as_written() {
     assert_eq!(
         config.state,
         State::Group {
+            protocol: Protocol::Nopaxos,
             sequencers: vec!["seq".into()],
             replicas
         }
@@ -399,6 +400,35 @@ fn a_group_member_needs_a_group() {
         said.contains("warning: node.sw.instances: each instance keeps its own"),
         "{said}"
     );
+}
+
+#[test]
+fn a_group_whose_leader_orders_has_no_sequencer() {
+    let vr = |more: &str| format!("sequencer = \"seq\"\nprotocol = \"vr\"\n{more}");
+    let both = said("sequencer = \"seq\"\n", &vr(""));
+    assert!(
+        both.contains("state.sequencer: with \"vr\" the leader orders"),
+        "{both}"
+    );
+    assert!(
+        both.contains("node.seq.roles[0]: a group with `protocol = \"vr\"` needs no sequencer"),
+        "{both}"
+    );
+    let odd = said("sequencer = \"seq\"\n", "sequencer = \"seq\"\nbatch = 8\n");
+    assert!(
+        odd.contains("state.batch: only a leader that orders batches"),
+        "{odd}"
+    );
+
+    let seq = "[node.seq]\nroles = [\"sequencer\"]\ncontrol = \"10.9.0.5:7400\"\n";
+    let text = GOOD.replace(seq, "");
+    let text = text.replace("sequencer = \"seq\"\n", "protocol = \"vr\"\n");
+    let (config, warnings) = parse(&text).expect("a group without a sequencer");
+    assert!(warnings.is_empty());
+    assert!(matches!(
+        config.state,
+        State::Group { protocol: Protocol::Vr { batch: 64 }, ref sequencers, .. } if sequencers.is_empty()
+    ));
 }
 
 #[test]
