@@ -38,7 +38,7 @@ impl Default for Limits {
         Self {
             op_bytes: 8 << 10,
             reply_bytes: 8 << 10,
-            key_bytes: 255,
+            key_bytes: 1 << 10,
             value_bytes: 4 << 10,
             rows: 4 << 20,
             timers: 4 << 20,

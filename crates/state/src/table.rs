@@ -164,7 +164,10 @@ impl Rows {
     }
 
     /// The rows of an ordered table from a key on; none if it is not ordered.
-    pub(crate) fn scan(&self, from: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub(crate) fn scan<'a>(
+        &'a self,
+        from: &[u8],
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let range = match self {
             Self::Hashed(..) => None,
             Self::Ordered(rows) => {

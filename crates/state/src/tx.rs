@@ -11,6 +11,7 @@ use core::time::Duration;
 use stateplane_base::LogTime;
 
 use crate::blob::{Key, Value};
+use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::state::{Cleared, State};
 use crate::table::{Ordered, Record, Table};
@@ -125,6 +126,11 @@ impl Tx<'_> {
         self.state.get(table.index, key.as_bytes()).is_some()
     }
 
+    /// The store's limits.
+    pub fn limits(&self) -> &Limits {
+        &self.state.limits
+    }
+
     /// How many rows a table has.
     pub fn len<K: ?Sized, V: ?Sized, O>(&self, table: Table<K, V, O>) -> usize {
         self.state.tables[usize::from(table.index)].rows.len()
@@ -203,11 +209,11 @@ impl Tx<'_> {
 
     /// The rows from a key on, in the byte order of their keys. Rows that are not of the table's
     /// types are passed over.
-    pub fn scan<'a, K: Record + 'a, V: Record + 'a>(
+    pub fn scan<'a, K: Record + ?Sized + 'a, V: Record + ?Sized + 'a>(
         &'a self,
         table: Table<K, V, Ordered>,
         from: &K,
-    ) -> impl Iterator<Item = (&'a K, &'a V)> {
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V> {
         let rows = self.state.tables[usize::from(table.index)]
             .rows
             .scan(from.as_bytes());

@@ -1,5 +1,5 @@
 //! Procedures every store has: keys and values, counters, queues and pools, all under names of the
-//! client's choosing.
+//! client's choosing, and the commands of Redis.
 //!
 //! Each file shows its operations' arguments as a diagram, the client's side (a type that implements
 //! [`Operation`](crate::op::Operation)) and the procedures.
@@ -8,6 +8,7 @@ pub mod counter;
 pub mod kv;
 pub mod pool;
 pub mod queue;
+pub mod redis;
 
 use crate::registry::{RegisterError, Registry};
 
@@ -19,7 +20,8 @@ pub(crate) fn register(registry: &mut Registry) -> Result<(), RegisterError> {
     kv::register(registry)?;
     counter::register(registry)?;
     queue::register(registry)?;
-    pool::register(registry)
+    pool::register(registry)?;
+    redis::register(registry)
 }
 
 /// Splits off a string that is preceded by its length in two bytes.
