@@ -305,6 +305,9 @@ fn key_command() -> impl Strategy<Value = Words> {
         3 => (many, prop::collection::vec(key(), 1..3)).prop_map(|(name, keys)| words(name, keys)),
         3 => (one, key()).prop_map(|(name, key)| words(name, [key])),
         3 => (expire, key(), when, unless).prop_map(|(name, key, when, unless)| {
+            // Which of two spans from now ends later depends on when exactly each began.
+            let absolute = unless.contains('T') && !name.ends_with("at");
+            let name = if absolute { "expireat" } else { name };
             let options = unless.split_whitespace().map(str::to_owned);
             words(name, [key, when.to_owned()].into_iter().chain(options))
         }),
