@@ -13,7 +13,7 @@ use core::time::Duration;
 use stateplane_base::{ClientId, ReplicaId, Time};
 use stateplane_wire::group::{
     Address, Batch, Body, Formation, Message, OpResult, Outcome, Reply, Request, Session, Slot,
-    View, leader_of,
+    View,
 };
 
 use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer, Protocol};
@@ -23,7 +23,7 @@ use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer, Protocol};
 pub struct RequestId(pub u64);
 
 /// The client takes no more operations now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Busy {
     /// Too many are outstanding.
     #[error("too many operations outstanding")]
@@ -34,12 +34,12 @@ pub enum Busy {
 }
 
 /// The deadline passed without a majority.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[error("the operation's outcome is unknown")]
 pub struct Unknown;
 
 /// An operation took effect.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Committed {
     /// The application's answer.
     pub reply: Vec<u8>,
@@ -60,7 +60,7 @@ pub struct Place {
 }
 
 /// What a client tells about itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ClientStatus {
     /// Operations without an outcome.
     pub outstanding: usize,
@@ -70,7 +70,7 @@ pub struct ClientStatus {
     pub view: View,
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Pending {
     op: Vec<u8>,
     submitted: Time,
@@ -81,7 +81,7 @@ struct Pending {
 /// Replies that agree are those with the same key.
 type Key = (Formation, View, Session, Slot);
 
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Tally {
     /// Who replied, one bit each.
     replicas: u16,
@@ -90,7 +90,7 @@ struct Tally {
 }
 
 /// The client core.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Client {
     config: GroupConfig,
     id: ClientId,
@@ -241,12 +241,12 @@ impl Client {
         let (Peer::Replica(replica), Body::Reply(reply)) = (from, msg.body) else {
             return;
         };
-        if replica.0 != reply.replica || reply.quorum == 0 || reply.client != self.id {
+        if replica.0 != reply.replica || replica.0 >= self.config.n || reply.client != self.id {
             return;
         }
         if reply.view >= self.view {
             (self.view, self.sequencer) = (reply.view, reply.sequencer);
-            self.leader = ReplicaId(leader_of(reply.view));
+            self.leader = ReplicaId(self.config.leader_of(reply.view));
             self.heard = now;
         }
         self.count(now, msg.formation, reply);
@@ -259,23 +259,21 @@ impl Client {
             true => (formation, 0, 0, reply.slot),
             false => key,
         };
-        let leader = leader_of(reply.view);
+        let leader = self.config.leader_of(reply.view);
         let tally = self.tallies.entry(key).or_insert_with(|| {
             self.tallied.push_back(key);
             Tally::default()
         });
-        tally.replicas |= 1 << (reply.replica & 15);
+        tally.replicas |= 1 << reply.replica;
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
             tally.results.extend(reply.results);
         }
         let quorum = match self.config.protocol {
-            Protocol::Nopaxos => usize::from(reply.quorum),
+            Protocol::Nopaxos => self.config.quorum_unless(Mutation::ClientQuorum),
             // The leader answers what a majority has acknowledged.
             Protocol::Vr { .. } => 1,
         };
-        let counted =
-            tally.replicas.count_ones() as usize + self.config.short(Mutation::ClientQuorum);
-        let majority = counted >= quorum;
+        let majority = tally.replicas.count_ones() as usize >= quorum;
         if majority && tally.replicas & (1 << leader) != 0 {
             let (view, slot) = (reply.view, reply.slot);
             for result in core::mem::take(&mut tally.results) {
@@ -321,6 +319,15 @@ impl Client {
         self.due.first().map(|(at, _)| *at)
     }
 
+    /// For the model checker: the patience with all that is pending ends at `now`, which is
+    /// the time of everything else, too.
+    #[cfg(feature = "model")]
+    pub fn fire(&mut self, now: Time) {
+        self.due = self.pending.keys().map(|id| (now, *id)).collect();
+        self.pending.values_mut().for_each(|p| p.due = now);
+        self.on_timer(now);
+    }
+
     /// Repeats what is due and gives up what is overdue.
     pub fn on_timer(&mut self, now: Time) {
         let mut again = Vec::new();
@@ -354,7 +361,7 @@ impl Client {
     fn try_another_leader(&mut self, now: Time) {
         if self.config.leader_orders() && now.since(self.heard) >= self.config.timing.retry {
             self.marks.hit(Mark::LeaderChanged);
-            self.leader = ReplicaId((self.leader.0 + 1) % self.config.seats);
+            self.leader = ReplicaId((self.leader.0 + 1) % self.config.n);
         }
     }
 
@@ -439,7 +446,6 @@ mod tests {
                 slot,
                 replica,
                 sequencer: 0,
-                quorum: 2,
                 client: client.id,
                 results: if replica == 0 { results } else { vec![] },
             };

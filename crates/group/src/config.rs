@@ -5,7 +5,7 @@ use core::time::Duration;
 use stateplane_wire::group::MAX_REPLICAS;
 
 /// Who decides the order of operations.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {
     /// The network: a sequencer stamps, replicas answer without talking to each other.
     Nopaxos,
@@ -19,15 +19,12 @@ pub enum Protocol {
 }
 
 /// Everything a core needs to know about its group.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct GroupConfig {
-    /// Number of replicas the group forms with: those of the first seats. 2f+1 of them
-    /// survive the loss of f.
+    /// Number of replicas, 2f+1 of them survive the loss of f.
     pub n: u8,
     /// Number of sequencers: one in force, the others stand by.
     pub sequencers: u8,
-    /// Number of seats: replicas that are, or may become, members.
-    pub seats: u8,
     /// The group's number in ordered messages.
     pub group: u32,
     /// Who decides the order.
@@ -54,7 +51,6 @@ impl GroupConfig {
         Self {
             n,
             sequencers: 1,
-            seats: n,
             group: 0,
             protocol: Protocol::Nopaxos,
             timing: Timing::default(),
@@ -76,24 +72,18 @@ impl GroupConfig {
         matches!(self.protocol, Protocol::Vr { .. })
     }
 
-    /// The same group with `spares` seats more, whose replicas become members only when
-    /// an operator adds them.
-    ///
-    /// # Panics
-    /// If there are more seats than a group may have.
-    #[must_use]
-    pub fn with_spares(self, spares: u8) -> Self {
-        let seats = self.n.saturating_add(spares);
-        assert!(
-            usize::from(seats) <= MAX_REPLICAS,
-            "a group has at most {MAX_REPLICAS} seats"
-        );
-        Self { seats, ..self }
+    /// Replicas that make a majority: f+1 of 2f+1.
+    pub const fn quorum(&self) -> usize {
+        self.n as usize / 2 + 1
+    }
+
+    pub(crate) const fn leader_of(&self, view: u64) -> u8 {
+        (view % self.n as u64) as u8
     }
 }
 
 /// Time spans; the defaults suit a local network.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Timing {
     /// Leader to followers: life sign and sync point.
     pub heartbeat: Duration,
@@ -145,7 +135,7 @@ impl Default for Timing {
 }
 
 /// Bounds on everything that could grow.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Limits {
     /// Slots between the sync point and the end of the log.
     pub unsynced: u64,

@@ -8,7 +8,7 @@ use crate::GroupConfig;
 macro_rules! mutations {
     ($($name:ident = $text:literal, $doc:literal;)*) => {
         /// A rule to break.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum Mutation { $(#[doc = $doc] $name,)* }
 
         impl Mutation {
@@ -74,8 +74,8 @@ impl GroupConfig {
         false
     }
 
-    /// By how many a quorum falls short: one if `mutation` breaks it.
-    pub(crate) fn short(&self, mutation: Mutation) -> usize {
-        usize::from(self.broken(mutation))
+    /// The quorum, short of one if `mutation` breaks it.
+    pub(crate) fn quorum_unless(&self, mutation: Mutation) -> usize {
+        self.quorum() - usize::from(self.broken(mutation))
     }
 }

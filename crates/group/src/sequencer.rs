@@ -16,7 +16,7 @@ use stateplane_wire::group::{
 use crate::{Effect, GroupConfig, Mark, Marks, Peer};
 
 /// What a sequencer tells about itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SequencerStatus {
     /// The life of the group it serves (0 = none yet).
     pub formation: Formation,
@@ -29,7 +29,7 @@ pub struct SequencerStatus {
 }
 
 /// The sequencer core.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Sequencer {
     config: GroupConfig,
     /// Ours; its lowest bits are our place in the configuration.
@@ -168,6 +168,13 @@ impl Sequencer {
             sequence,
         });
         self.due = now + self.config.timing.tail_idle;
+    }
+
+    /// For the model checker: the timer fires at `now`, which is the time of everything else.
+    #[cfg(feature = "model")]
+    pub fn fire(&mut self, now: Time) {
+        self.due = now;
+        self.on_timer(now);
     }
 
     /// The next thing to do.

@@ -15,6 +15,7 @@ const LAYERS: &[&str] = &[
     "host",
     "node",
     "sim",
+    "model",
     "stateplane",
 ];
 const SANS_IO: &[&str] = &["base", "wire", "state", "group", "flow", "functions"];

@@ -6,13 +6,12 @@
 //! when all others are booting and each has heard replica 0's present life; it
 //! leads only once a majority has accepted.
 
-use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use stateplane_base::{LogTime, Time};
 use stateplane_state::Application;
-use stateplane_wire::group::{
-    Body, Formation, Hint, Lives, MAX_REPLICAS, Membership, StartView, Summary, leader_of,
-};
+use stateplane_wire::group::{Body, Formation, StartView, Summary};
 
 use super::log::Log;
 use super::staging::Staging;
@@ -21,12 +20,12 @@ use super::{Replica, Status};
 use crate::{Alarm, Mark, Peer};
 
 /// What a replica without memory knows.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Boot {
     /// It may help to form a group: it does not know that there was one.
     pub(super) forms: bool,
     /// Per replica: its life, whether it heard ours, and when it said so.
-    heard: [Option<(u64, bool, Time)>; MAX_REPLICAS],
+    heard: Vec<Option<(u64, bool, Time)>>,
     /// A member told us that there is a group.
     hinted: Option<Time>,
     /// The formation we accepted, in force as soon as its leader acts.
@@ -37,11 +36,11 @@ pub(super) struct Boot {
     proposals: u64,
 }
 
-impl Default for Boot {
-    fn default() -> Self {
+impl Boot {
+    pub(super) fn new(n: usize) -> Self {
         Self {
             forms: true,
-            heard: [None; MAX_REPLICAS],
+            heard: vec![None; n],
             hinted: None,
             accepted: None,
             proposed: None,
@@ -52,7 +51,7 @@ impl Default for Boot {
 
 impl<A: Application> Replica<A> {
     pub(super) fn leave_boot(&mut self) {
-        self.boot = Boot::default();
+        self.boot = Boot::new(self.n());
         self.timers.boot = None;
     }
 
@@ -66,10 +65,14 @@ impl<A: Application> Replica<A> {
         for heard in &mut self.boot.heard {
             heard.take_if(|(_, _, at)| !fresh(*at));
         }
-        // Who has not heard of them cannot form a group with them.
-        let forms = self.boot.forms;
-        let heard = self.boot.heard;
-        let heard = heard.map(|h| h.filter(|_| forms).map_or(0, |(life, _, _)| life));
+        let heard = self
+            .boot
+            .heard
+            .iter()
+            .map(|h| h.map_or(0, |(life, _, _)| life))
+            // Who has not heard of them cannot form a group with them.
+            .filter(|_| self.boot.forms)
+            .collect();
         let msg = stateplane_wire::group::Message {
             formation: 0,
             body: Body::Boot {
@@ -100,16 +103,10 @@ impl<A: Application> Replica<A> {
             return;
         }
         if self.boot.proposed.is_none() {
-            let mut lives = Lives::default();
-            lives[0] = self.incarnation;
-            let seats = 1..usize::from(self.config.seats);
-            for (j, heard) in seats.zip(&self.boot.heard[1..]) {
-                let Some((life, true, _)) = *heard else {
-                    return;
-                };
-                if j < usize::from(self.config.n) {
-                    lives[j] = life;
-                }
+            let mut vector = vec![self.incarnation];
+            for heard in &self.boot.heard[1..] {
+                let Some((life, true, _)) = heard else { return };
+                vector.push(*life);
             }
             self.formation = self.incarnation.saturating_add(self.boot.proposals);
             self.boot.proposals += 1;
@@ -119,22 +116,22 @@ impl<A: Application> Replica<A> {
                 session: 0,
                 nonce: 0,
                 session_base: 0,
-                members: Membership::of(lives),
+                vector,
                 summary: Summary::default(),
             };
             self.boot.proposed = Some((start, now, 1));
         }
         if let Some((start, _, _)) = &self.boot.proposed {
             let start = start.clone();
-            self.send(Peer::Replicas, Body::StartView(Box::new(start)));
+            self.send(Peer::Replicas, Body::StartView(start));
         }
         self.lead_formation(now);
     }
 
     /// Replica 0: a majority without memory has accepted.
     fn lead_formation(&mut self, now: Time) {
-        let accepted = self.boot.proposed.take_if(|p| p.0.members.decides(p.2));
-        if let Some((start, _, _)) = accepted {
+        let enough = |acks: u16| acks.count_ones() as usize >= self.config.quorum();
+        if let Some((start, _, _)) = self.boot.proposed.take_if(|(_, _, acks)| enough(*acks)) {
             self.form(now, self.formation, start);
         }
     }
@@ -145,7 +142,7 @@ impl<A: Application> Replica<A> {
         self.reset();
         self.formation = formation;
         self.leave_boot();
-        self.members = start.members;
+        self.vector.clone_from(&start.vector);
         self.granted = true;
         self.enter_normal(now, start);
     }
@@ -168,21 +165,21 @@ impl<A: Application> Replica<A> {
     }
 
     /// A replica without memory announces itself.
-    pub(super) fn on_boot(&mut self, now: Time, from: u8, incarnation: u64, heard: &Lives) {
+    pub(super) fn on_boot(&mut self, now: Time, from: u8, incarnation: u64, heard: &[u64]) {
         let j = usize::from(from);
         if self.status == Status::Booting {
-            let heard_us = heard[usize::from(self.me)] == self.incarnation;
+            let heard_us = heard.get(usize::from(self.me)) == Some(&self.incarnation);
             self.boot.heard[j] = Some((incarnation, heard_us, now));
             return;
         }
         self.hint(from);
-        if incarnation > self.members.life(from) {
+        if incarnation > self.vector[j] {
             self.joining[j] = self.joining[j].max(incarnation);
             if self.is_leader() {
                 self.marks.hit(Mark::JoinRequested);
                 self.start_view_change(now, self.next_own_view());
             }
-        } else if incarnation == self.members.life(from) && self.is_leader() {
+        } else if incarnation == self.vector[j] && self.is_leader() {
             // Admitted, but the view's start has not reached it.
             self.followers[j].acked = None;
         }
@@ -191,22 +188,20 @@ impl<A: Application> Replica<A> {
     /// Tells a replica that is not of our view that there is a group.
     pub(super) fn hint(&mut self, to: u8) {
         if self.status != Status::Booting {
-            let hint = Hint {
-                view: self.last_normal,
-                members: self.members,
-                settled: self.is_leader() && !self.members.joint() && self.in_office(),
-            };
-            self.send_to(to, Body::Hint(hint));
+            let (view, vector) = (self.view, self.vector.clone());
+            self.send_to(to, Body::Hint { view, vector });
         }
     }
 
-    pub(super) fn on_hint(&mut self, now: Time, members: &Membership) {
+    pub(super) fn on_hint(&mut self, now: Time, _from: u8, vector: &[u64]) {
         if self.status != Status::Booting {
             return;
         }
         self.boot.hinted = Some(now);
-        let known = members.life(self.me);
-        if known > self.incarnation {
+        let Some(known) = vector.get(usize::from(self.me)) else {
+            return;
+        };
+        if *known > self.incarnation {
             // A former life of ours, it seems, had a clock ahead of ours. Scatter, so that
             // the next life with the same clock does not choose the same.
             self.alarm(Alarm::IncarnationReused);
@@ -228,8 +223,8 @@ impl<A: Application> Replica<A> {
     ) -> bool {
         match body {
             Body::StartView(m) => {
-                let ours = m.members.admits(self.me, self.incarnation);
-                if leader_of(m.view) != from || !ours {
+                let ours = m.vector.get(usize::from(self.me)) == Some(&self.incarnation);
+                if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || !ours {
                     return false;
                 }
                 if m.view == 0 {

@@ -2,12 +2,12 @@
 
 use stateplane_base::LogTime;
 use stateplane_state::Application;
-use stateplane_wire::group::{Entry, Formation, Membership, Session, Slot, View};
+use stateplane_wire::group::{Entry, Formation, Session, Slot, View};
 
 use super::{Replica, Status};
 
 /// What a replica is at present.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {
     /// Without memory: forms or joins a group.
     Booting,
@@ -32,7 +32,7 @@ impl Role {
 }
 
 /// What a replica tells about itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplicaStatus {
     /// What it is at present.
     pub role: Role,
@@ -94,7 +94,7 @@ impl<A: Application> Replica<A> {
             missing: self.known_tail.saturating_sub(self.log.len()),
             stashed: self.stash.len() + self.early.len(),
             followers: if role == Role::Leader {
-                self.present().count_ones() as usize - 1
+                self.present() - 1
             } else {
                 0
             },
@@ -110,8 +110,8 @@ impl<A: Application> Replica<A> {
     }
 
     /// The lives that make up the last normal view.
-    pub const fn members(&self) -> &Membership {
-        &self.members
+    pub fn members(&self) -> &[u64] {
+        &self.vector
     }
 
     /// Asserts what must always hold.
@@ -148,6 +148,11 @@ impl<A: Application> Replica<A> {
             self.table.len() <= limits.clients,
             "the client table is bounded"
         );
+        assert_eq!(
+            self.vector.len(),
+            self.n(),
+            "each replica has one incarnation"
+        );
         match self.status {
             Status::Normal => self.check_normal(),
             Status::ViewChange => {
@@ -166,8 +171,9 @@ impl<A: Application> Replica<A> {
             self.last_normal, self.view,
             "a normal replica's log is its view's"
         );
-        assert!(
-            self.members.admits(self.me, self.incarnation),
+        assert_eq!(
+            self.vector[usize::from(self.me)],
+            self.incarnation,
             "a member is in its view"
         );
         assert!(

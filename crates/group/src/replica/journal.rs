@@ -18,7 +18,7 @@
 //!              slots replaced one by one, then: the log ends before `first` and goes on so
 //! checkpoint = version 1 | commit 8 | 1 Meta | [ snapshot ] | first 8 | count 4 | n*Entry
 //! Meta       = formation 8 | incarnation 8 | normal 1 | view 8 | last normal 8
-//!              | session 8 | nonce 8 | session base 8 | Members
+//!              | session 8 | nonce 8 | session base 8 | Vector
 //! ```
 
 use alloc::collections::BTreeSet;
@@ -27,7 +27,7 @@ use alloc::vec::Vec;
 use stateplane_state::Application;
 use stateplane_wire::codec::{Malformed, Reader, Writer};
 use stateplane_wire::group::{
-    Entry, Formation, Membership, Session, Slot, View, decode_entry, encode_entry,
+    Entry, Formation, Session, Slot, View, decode_entry, decode_vector, encode_entry, encode_vector,
 };
 
 use super::log::Log;
@@ -37,7 +37,7 @@ use crate::{Effect, Mark, Mutation, Persist};
 const VERSION: u8 = 1;
 
 /// Which slots of the log are not on disk.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Unwritten {
     /// How long the log on disk is.
     written: Slot,
@@ -83,7 +83,7 @@ impl Unwritten {
 }
 
 /// The state of a replica's journal.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Journal {
     /// The promises on disk; `None` until something is.
     meta: Option<Meta>,
@@ -107,7 +107,7 @@ impl Journal {
 }
 
 /// What a replica has promised or is bound by, the log apart.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Meta {
     pub(super) formation: Formation,
     pub(super) incarnation: u64,
@@ -118,7 +118,7 @@ pub(super) struct Meta {
     pub(super) session: Session,
     pub(super) nonce: u64,
     pub(super) session_base: Slot,
-    pub(super) members: Membership,
+    pub(super) vector: Vec<u64>,
 }
 
 impl Meta {
@@ -135,7 +135,7 @@ impl Meta {
         ] {
             w.u64(word);
         }
-        self.members.encode(w);
+        encode_vector(&self.vector, w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -148,13 +148,13 @@ impl Meta {
             session: r.u64()?,
             nonce: r.u64()?,
             session_base: r.u64()?,
-            members: Membership::decode(r)?,
+            vector: decode_vector(r)?,
         })
     }
 }
 
 /// A record or a checkpoint, read back.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Change {
     pub(super) commit: Slot,
     pub(super) meta: Option<Meta>,
@@ -251,7 +251,7 @@ impl<A: Application> Replica<A> {
             session: self.session,
             nonce: self.nonce,
             session_base: self.session_base,
-            members: self.members,
+            vector: self.vector.clone(),
         }
     }
 
@@ -291,7 +291,7 @@ impl<A: Application> Replica<A> {
             present != (m.formation, m.incarnation, m.view, m.normal)
                 || self.last_normal != m.last_normal
                 || session != (m.session, m.nonce, m.session_base)
-                || self.members != m.members
+                || self.vector != m.vector
         })
     }
 

@@ -9,7 +9,7 @@ use stateplane_wire::group::{Entry, MAX_NOOP_BYTES, NoopSet, Slot, Summary};
 pub(super) const SUMMARY_SPAN: u64 = MAX_NOOP_BYTES as u64 * 8;
 
 /// Slots after a truncated prefix.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Log {
     base: Slot,
     entries: VecDeque<Entry>,

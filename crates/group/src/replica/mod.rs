@@ -37,6 +37,8 @@ mod check;
 mod gap;
 mod journal;
 mod log;
+#[cfg(feature = "model")]
+mod model;
 #[cfg(feature = "mutations")]
 mod mutation;
 mod normal;
@@ -56,8 +58,7 @@ use alloc::vec::Vec;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, Entry, Formation, Lives, MAX_REPLICAS, Membership, Message, Ordered, Seats, Session,
-    Slot, StartView, View, ViewChange, leader_of,
+    Body, Entry, Formation, Message, Ordered, Session, Slot, StartView, View, ViewChange,
 };
 
 use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
@@ -73,7 +74,7 @@ use table::ClientTable;
 use transfer::{Download, Serving};
 
 /// What a replica is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Status {
     /// It has no memory and no vote: it forms a group or joins one.
     Booting,
@@ -84,7 +85,7 @@ enum Status {
 }
 
 /// When each concern wants the time; `None` = not at all.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Timers {
     heartbeat: Option<Time>,
     silence: Option<Time>,
@@ -117,7 +118,7 @@ fn due(timer: &mut Option<Time>, now: Time) -> bool {
 }
 
 /// What a leader knows of each replica, this view.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Follower {
     /// How far its log equals ours; `None` until it entered the view.
     acked: Option<Slot>,
@@ -125,6 +126,7 @@ struct Follower {
 }
 
 /// The replica core.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Replica<A> {
     config: GroupConfig,
     me: u8,
@@ -140,7 +142,7 @@ pub struct Replica<A> {
     /// The last view in which our log was that of the view.
     last_normal: View,
     /// Membership of `last_normal`.
-    members: Membership,
+    vector: Vec<u64>,
     session: Session,
     nonce: u64,
     session_base: Slot,
@@ -175,7 +177,7 @@ pub struct Replica<A> {
     votes: Vec<Option<ViewChange>>,
     attempts: u32,
     /// Lives of replicas that want to join.
-    joining: Lives,
+    joining: Vec<u64>,
     /// A sequencer that wants a session.
     wanted_session: Option<u64>,
 
@@ -196,14 +198,15 @@ impl<A: Application> Replica<A> {
     /// of every former life (drivers use the wall clock's nanoseconds); `app` is blank.
     ///
     /// # Panics
-    /// If `me` is not a seat of the group.
+    /// If `me` is not a replica of the group.
     pub fn new(config: GroupConfig, me: ReplicaId, incarnation: Incarnation, app: A) -> Self {
         assert!(
-            me.0 < config.seats,
-            "seat {} of a group of {}",
+            me.0 < config.n,
+            "replica {} of a group of {}",
             me.0,
-            config.seats
+            config.n
         );
+        let n = usize::from(config.n);
         Self {
             me: me.0,
             incarnation: incarnation.0.max(1),
@@ -213,7 +216,7 @@ impl<A: Application> Replica<A> {
             formation: 0,
             view: 0,
             last_normal: 0,
-            members: Membership::default(),
+            vector: vec![0; n],
             session: 0,
             nonce: 0,
             session_base: 0,
@@ -231,7 +234,7 @@ impl<A: Application> Replica<A> {
                     acked: None,
                     heard: Time::ZERO
                 };
-                MAX_REPLICAS
+                n
             ],
             gap: None,
             start: None,
@@ -239,14 +242,14 @@ impl<A: Application> Replica<A> {
             ordering: Ordering::default(),
             beats: 0,
             verified: 0,
-            votes: vec![None; MAX_REPLICAS],
+            votes: vec![None; n],
             attempts: 0,
-            joining: Lives::default(),
+            joining: vec![0; n],
             wanted_session: None,
             staging: None,
             download: None,
             serving: None,
-            boot: Boot::default(),
+            boot: Boot::new(n),
             journal: None,
             timers: Timers {
                 boot: Some(Time::ZERO),
@@ -258,14 +261,12 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    fn leads(&self) -> bool {
-        leader_of(self.view) == self.me
+    fn n(&self) -> usize {
+        usize::from(self.config.n)
     }
 
-    /// The seats of which `holds` is true.
-    fn seats(&self, holds: impl Fn(usize) -> bool) -> Seats {
-        let all = (0..MAX_REPLICAS).filter(|j| holds(*j));
-        all.fold(0, |set, j| set | 1 << j)
+    fn leads(&self) -> bool {
+        self.config.leader_of(self.view) == self.me
     }
 
     fn is_leader(&self) -> bool {
@@ -273,7 +274,7 @@ impl<A: Application> Replica<A> {
     }
 
     fn leader(&self) -> Peer {
-        Peer::Replica(ReplicaId(leader_of(self.view)))
+        Peer::Replica(ReplicaId(self.config.leader_of(self.view)))
     }
 
     fn send(&mut self, to: Peer, body: Body) {
@@ -314,7 +315,7 @@ impl<A: Application> Replica<A> {
                 self.on_session_request(now, nonce)
             }
             (Peer::Replica(j), body)
-                if j.0 < self.config.seats && j.0 != self.me && sane::sane(&body) =>
+                if j.0 < self.config.n && j.0 != self.me && sane::sane(&body) =>
             {
                 self.on_peer(now, j.0, formation, body);
             }
@@ -328,10 +329,12 @@ impl<A: Application> Replica<A> {
                 return self.on_boot(now, from, incarnation, &heard);
             }
             #[cfg(feature = "mutations")]
-            Body::Hint(m) if self.config.broken(crate::Mutation::VotesWithoutMemory) => {
-                return self.rejoin_blindly(now, formation, m.view, m.members);
+            Body::Hint { view, vector }
+                if self.config.broken(crate::Mutation::VotesWithoutMemory) =>
+            {
+                return self.rejoin_blindly(now, formation, view, vector);
             }
-            Body::Hint(m) => return self.on_hint(now, &m.members),
+            Body::Hint { view: _, vector } => return self.on_hint(now, from, &vector),
             _ => {}
         }
         if self.status == Status::Booting
@@ -363,8 +366,8 @@ impl<A: Application> Replica<A> {
             } => self.on_gap_ack(now, from, view, first, to),
             Body::Heartbeat { view, summary, .. } => self.on_heartbeat(now, from, view, &summary),
             Body::SyncAck { view, upto } => self.on_sync_ack(now, from, view, upto),
-            Body::ViewChange(m) => self.on_view_change(now, from, *m),
-            Body::StartView(m) => self.on_start_view(now, from, *m),
+            Body::ViewChange(m) => self.on_view_change(now, from, m),
+            Body::StartView(m) => self.on_start_view(now, from, m),
             Body::SnapshotRequest {
                 floor,
                 at,
@@ -394,7 +397,7 @@ impl<A: Application> Replica<A> {
         }
         if due(&mut self.timers.silence, now) {
             self.marks.hit(Mark::SilentLeader);
-            self.start_view_change(now, self.members.next_view(self.view));
+            self.start_view_change(now, self.view + 1);
         }
         if due(&mut self.timers.gap, now) {
             self.on_gap_timer(now);

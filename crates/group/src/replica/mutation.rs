@@ -1,8 +1,10 @@
 //! What [`Mutation::VotesWithoutMemory`](crate::Mutation) does.
 
+use alloc::vec::Vec;
+
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Formation, Membership, View};
+use stateplane_wire::group::{Formation, View};
 
 use super::{Replica, Status};
 
@@ -13,16 +15,16 @@ impl<A: Application> Replica<A> {
         now: Time,
         formation: Formation,
         view: View,
-        members: Membership,
+        vector: Vec<u64>,
     ) {
-        let life = members.life(self.me);
-        if self.status != Status::Booting || life == 0 {
+        let me = usize::from(self.me);
+        if self.status != Status::Booting || vector.get(me).is_none_or(|life| *life == 0) {
             return;
         }
-        (self.formation, self.incarnation) = (formation, life);
-        self.members = members;
+        (self.formation, self.incarnation) = (formation, vector[me]);
+        self.vector = vector;
         self.leave_boot();
         self.status = Status::ViewChange;
-        self.start_view_change(now, members.next_view(view));
+        self.start_view_change(now, view + 1);
     }
 }

@@ -27,7 +27,6 @@ use alloc::vec::Vec;
 use stateplane_base::{Incarnation, ReplicaId, Time};
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::codec::Malformed;
-use stateplane_wire::group::Seats;
 
 use super::journal::{Change, Journal, Meta};
 use super::log::Log;
@@ -36,7 +35,7 @@ use super::{Replica, Status};
 use crate::{GroupConfig, Mark, Mutation};
 
 /// What a replica without memory may know of its disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Disk {
     /// It was never written to: this may be the group's first start.
     Blank,
@@ -45,7 +44,7 @@ pub enum Disk {
 }
 
 /// What was found on a replica's disk, oldest first.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Memory {
     /// The newest checkpoint.
     pub checkpoint: Vec<u8>,
@@ -62,12 +61,12 @@ pub enum Unreadable {
     /// The application refuses its state.
     #[error("its state: {0}")]
     State(#[from] SnapshotError),
-    /// It is that of a group with more seats.
-    #[error("it belongs to a group of {found} seats, and this one has {configured}")]
+    /// It is that of a group of another size.
+    #[error("it belongs to a group of {found} replicas, and this one has {configured}")]
     Size {
-        /// Seats then, at least.
+        /// Replicas then.
         found: usize,
-        /// Seats now.
+        /// Replicas now.
         configured: usize,
     },
 }
@@ -145,10 +144,8 @@ impl<A: Application> Replica<A> {
     }
 
     fn adopt_promises(&mut self, meta: &Meta) -> Result<(), Unreadable> {
-        let seats = meta.members.seats() | meta.members.former();
-        let found = (Seats::BITS - seats.leading_zeros()) as usize;
-        let configured = usize::from(self.config.seats);
-        if found > configured {
+        let (found, configured) = (meta.vector.len(), self.n());
+        if found != configured {
             return Err(Unreadable::Size { found, configured });
         }
         let views = meta.last_normal <= meta.view && (meta.last_normal == meta.view) == meta.normal;
@@ -160,7 +157,7 @@ impl<A: Application> Replica<A> {
         (self.view, self.last_normal) = (meta.view, meta.last_normal);
         (self.session, self.nonce, self.session_base) =
             (meta.session, meta.nonce, meta.session_base);
-        self.members = meta.members;
+        self.vector.clone_from(&meta.vector);
         self.status = if meta.normal {
             Status::Normal
         } else {
@@ -185,7 +182,7 @@ impl<A: Application> Replica<A> {
             self.vote_again(now);
         } else if self.leads() {
             self.marks.hit(Mark::RecoveredLeader);
-            self.start_view_change(now, self.members.next_view(self.view));
+            self.start_view_change(now, self.view + 1);
         } else {
             self.marks.hit(Mark::RecoveredFollower);
             self.timers.silence = Some(now + self.config.timing.silence);

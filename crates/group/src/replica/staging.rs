@@ -2,7 +2,6 @@
 //! only when everything is there does the log change, at once. Until then our log
 //! remains that of the last normal view, so that a vote never understates it.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -18,7 +17,7 @@ use crate::{Alarm, Mark, Mutation, Peer};
 const ANNOUNCE: u64 = 2048;
 
 /// A view on its way in.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Staging {
     pub(super) target: StartView,
     /// We lead it: slots come from the voters, not from a leader.
@@ -112,7 +111,7 @@ impl Staging {
 }
 
 /// Where a slot of the new log comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Origin {
     Own,
     Staged,
@@ -317,7 +316,7 @@ impl<A: Application> Replica<A> {
         (self.session, self.nonce, self.session_base) =
             (target.session, target.nonce, target.session_base);
         (self.view, self.last_normal) = (target.view, target.view);
-        self.members = target.members;
+        self.vector.clone_from(&target.vector);
         self.enter_normal(now, target);
     }
 
@@ -343,13 +342,10 @@ impl<A: Application> Replica<A> {
     pub(super) fn enter_normal(&mut self, now: Time, start: StartView) {
         self.status = Status::Normal;
         self.votes.iter_mut().for_each(|v| *v = None);
-        for (seat, life) in (0..).zip(&mut self.joining) {
-            *life = if *life > self.members.life(seat) {
-                *life
-            } else {
-                0
-            };
-        }
+        self.joining
+            .iter_mut()
+            .zip(&self.vector)
+            .for_each(|(j, v)| *j = if *j > *v { *j } else { 0 });
         self.wanted_session = None;
         self.staging = None;
         self.download = None;
@@ -362,10 +358,12 @@ impl<A: Application> Replica<A> {
         let commit = start.summary.commit;
         if self.leads() {
             self.marks.hit(Mark::ViewStarted);
-            self.followers.fill(Follower {
-                acked: None,
-                heard: now,
-            });
+            self.followers = (0..self.config.n)
+                .map(|_| Follower {
+                    acked: None,
+                    heard: now,
+                })
+                .collect();
             self.commit = self.commit.max(commit);
             self.verified = self.log.len();
             if self.config.leader_orders() {
@@ -373,7 +371,7 @@ impl<A: Application> Replica<A> {
             } else {
                 self.execute_to(self.log.len());
             }
-            self.send(Peer::Replicas, Body::StartView(Box::new(start.clone())));
+            self.send(Peer::Replicas, Body::StartView(start.clone()));
             self.start = Some(start);
             self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
             self.grant_session();

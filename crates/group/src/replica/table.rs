@@ -15,7 +15,7 @@ use stateplane_wire::group::Slot;
 
 use crate::Limits;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Row {
     done_below: u64,
     last_seen: LogTime,
@@ -31,7 +31,7 @@ impl Row {
 }
 
 /// What to do with an operation.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Verdict<'a> {
     /// It is new.
     Execute,
@@ -44,7 +44,7 @@ pub(super) enum Verdict<'a> {
 }
 
 /// What became of a request's client.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Admission {
     Known,
     Added,
@@ -52,7 +52,7 @@ pub(super) enum Admission {
     Refused,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct ClientTable {
     rows: BTreeMap<ClientId, Row>,
 }

@@ -6,13 +6,12 @@
 //! count; the longest wins; a no-op wins over a value. A view that does not start
 //! in time is given up for the next, whose leader may be alive.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, leader_of, sequencer_of,
+    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, sequencer_of,
 };
 
 use super::log::SUMMARY_SPAN;
@@ -23,8 +22,14 @@ use crate::{Mark, Mutation, Peer};
 impl<A: Application> Replica<A> {
     /// The next view that we lead.
     pub(super) fn next_own_view(&self) -> View {
-        let (round, seat) = (self.view >> 4, leader_of(self.view));
-        (round + u64::from(self.me <= seat)) << 4 | u64::from(self.me)
+        let n = u64::from(self.config.n);
+        self.view - self.view % n
+            + u64::from(self.me)
+            + if self.view % n >= u64::from(self.me) {
+                n
+            } else {
+                0
+            }
     }
 
     pub(super) fn start_view_change(&mut self, now: Time, view: View) {
@@ -41,7 +46,7 @@ impl<A: Application> Replica<A> {
         let timing = &self.config.timing;
         self.timers.resend = Some(now + timing.resend);
         self.timers.patience = Some(now + timing.view_patience * (1 + self.attempts.min(7)));
-        self.send(Peer::Replicas, Body::ViewChange(Box::new(self.vote())));
+        self.send(Peer::Replicas, Body::ViewChange(self.vote()));
         self.try_merge(now);
     }
 
@@ -71,7 +76,7 @@ impl<A: Application> Replica<A> {
             session: self.session,
             nonce: self.nonce,
             session_base: self.session_base,
-            members: self.members,
+            vector: self.vector.clone(),
             summary: self.log.summary(self.commit),
         }
     }
@@ -84,7 +89,7 @@ impl<A: Application> Replica<A> {
         if self.staging.is_some() {
             self.stage_step(now, true);
         } else if self.status == Status::ViewChange {
-            self.send(Peer::Replicas, Body::ViewChange(Box::new(self.vote())));
+            self.send(Peer::Replicas, Body::ViewChange(self.vote()));
         }
     }
 
@@ -92,16 +97,16 @@ impl<A: Application> Replica<A> {
         if self.status == Status::ViewChange {
             self.marks.hit(Mark::ViewChangeEscalated);
             self.attempts = self.attempts.saturating_add(1);
-            self.start_view_change(now, self.members.next_view(self.view));
+            self.start_view_change(now, self.view + 1);
         }
     }
 
     pub(super) fn on_view_change(&mut self, now: Time, from: u8, m: ViewChange) {
         let j = usize::from(from);
-        if self.status == Status::Booting {
+        if m.vector.len() != self.n() || self.status == Status::Booting || m.view == View::MAX {
             return;
         }
-        if m.incarnation < self.members.life(from) {
+        if m.incarnation < self.vector[j] {
             self.marks.hit(Mark::StaleIncarnation);
             return self.hint(from);
         }
@@ -149,30 +154,27 @@ impl<A: Application> Replica<A> {
         }
         let votes = || self.votes.iter().flatten();
         let mut newest =
-            votes().max_by(|a, b| (a.last_normal, a.members).cmp(&(b.last_normal, b.members)))?;
+            votes().max_by(|a, b| (a.last_normal, &a.vector).cmp(&(b.last_normal, &b.vector)))?;
         if self.config.broken(Mutation::OwnLogWins) {
             newest = self.votes[usize::from(self.me)].as_ref()?;
         }
-        let (basis, members) = (newest.last_normal, newest.members);
-        for (j, vote) in (0..).zip(self.votes.iter_mut()) {
-            if vote
-                .as_ref()
-                .is_some_and(|v| !members.admits(j, v.incarnation))
-            {
+        let (basis, vector) = (newest.last_normal, newest.vector.clone());
+        for (vote, life) in self.votes.iter_mut().zip(&vector) {
+            if vote.as_ref().is_some_and(|v| v.incarnation != *life) {
                 *vote = None;
                 self.marks.hit(Mark::VoteRefused);
             }
         }
-        let short = self.config.short(Mutation::ViewChangeQuorum);
-        let voters = self.seats(|j| self.votes[j].is_some());
-        if !members.decides_with(voters, short) || !members.has(self.me) {
+        let votes = || self.votes.iter().flatten();
+        if votes().count() < self.config.quorum_unless(Mutation::ViewChangeQuorum)
+            || vector[usize::from(self.me)] != self.incarnation
+        {
             return None;
         }
-        let votes = || self.votes.iter().flatten();
         let any = self.config.broken(Mutation::MergeAnyView);
         let own = self.config.broken(Mutation::OwnLogWins);
         let logs: Vec<&ViewChange> = votes()
-            .filter(|v| any || v.last_normal == basis && v.members == members)
+            .filter(|v| any || v.last_normal == basis && v.vector == vector)
             .filter(|v| !own || v.incarnation == self.incarnation)
             .collect();
         let first = *logs.first()?;
@@ -183,14 +185,14 @@ impl<A: Application> Replica<A> {
             session: first.session,
             nonce: first.nonce,
             session_base: first.session_base,
-            members,
+            vector,
             summary,
         };
         if noop_won {
             self.marks.hit(Mark::MergeNoopWins);
         }
-        for (seat, life) in (0..).zip(self.joining) {
-            start.members.renew(seat, life);
+        for (life, joining) in start.vector.iter_mut().zip(&self.joining) {
+            *life = (*life).max(*joining);
         }
         if let Some(nonce) = self
             .wanted_session
@@ -206,10 +208,10 @@ impl<A: Application> Replica<A> {
     /// The start of a view, at a member.
     pub(super) fn on_start_view(&mut self, now: Time, from: u8, m: StartView) {
         let old = m.view < self.view && !self.config.broken(Mutation::OldStartView);
-        if leader_of(m.view) != from || old {
+        if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || old {
             return;
         }
-        if !m.members.admits(self.me, self.incarnation) {
+        if m.vector[usize::from(self.me)] != self.incarnation {
             self.marks.hit(Mark::NotAMember);
             return;
         }
@@ -250,7 +252,7 @@ impl<A: Application> Replica<A> {
 
     /// Grants the session once a majority knows it.
     pub(super) fn grant_session(&mut self) {
-        if self.session == 0 || self.granted || !self.in_office() {
+        if self.session == 0 || self.granted || self.present() < self.config.quorum() {
             return;
         }
         self.granted = true;
@@ -320,7 +322,7 @@ fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stateplane_wire::group::Membership;
+    use alloc::vec;
 
     fn vote(commit: Slot, len: Slot, noops: &[Slot]) -> ViewChange {
         let noops = NoopSet::from_rising(noops.iter().copied());
@@ -331,7 +333,7 @@ mod tests {
             session: 3,
             nonce: 9,
             session_base: 0,
-            members: Membership::of([1, 1, 1, 0, 0, 0, 0, 0, 0]),
+            vector: vec![1, 1, 1],
             summary: Summary {
                 commit,
                 len,

@@ -15,7 +15,7 @@ pub const MAX_PIECE: usize = PIECE_FLAG as usize - 1;
 const PIECE_FLAG: u16 = 1 << 15;
 
 /// An operation, or a piece of one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Piece<'a> {
     /// Length of the whole operation.
     pub whole: u32,
@@ -49,7 +49,7 @@ impl<'a> Piece<'a> {
 /// Operations of one client that share a slot, in their encoded form:
 /// per operation `id u64 | length u15 | piece u1 [whole u32 | offset u32] | bytes`,
 /// where the highest bit of the length field says that it is a piece.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
     count: u16,
@@ -161,7 +161,7 @@ fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, Piece<'a>), Malformed>
 }
 
 /// The leader's answer to one operation.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OpResult {
     /// The request id.
     pub id: u64,
@@ -170,7 +170,7 @@ pub struct OpResult {
 }
 
 /// What came of an operation.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     /// Not executed: there was no room in the client table.
     Refused,
@@ -187,7 +187,7 @@ pub enum Outcome {
 }
 
 /// A result, or a part of one that is longer than a datagram.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ResultPart {
     /// Length of the whole result.
     pub whole: u32,

@@ -4,13 +4,12 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 
-use super::Lives;
 use super::batch::Batch;
 use crate::codec::{Malformed, Reader, Writer};
 
 /// A place in the log, counted from 1 over the whole life of a group.
 pub type Slot = u64;
-/// The number of a view: a round, and in the lowest four bits its leader's seat.
+/// The number of a view; its leader is replica `view mod n`.
 pub type View = u64;
 /// The number of a session: the view that granted it, so it is never reused.
 /// 0 = no sequencer yet.
@@ -18,7 +17,7 @@ pub type Session = u64;
 /// One life of the whole group, from the day all its replicas started empty.
 pub type Formation = u64;
 
-/// Seats of a group: its replicas, and those that may become one.
+/// Replicas a group has at most.
 pub const MAX_REPLICAS: usize = 9;
 /// Groups one ordered message may be stamped for.
 pub const MAX_STAMPS: usize = 4;
@@ -43,7 +42,7 @@ pub struct Address {
 }
 
 /// What a client asks for; the value of a slot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Request {
     /// Who asks.
     pub client: ClientId,
@@ -86,7 +85,7 @@ impl Request {
 }
 
 /// What a slot of the log holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Entry {
     /// The group agreed that nothing happened here.
     Noop,
@@ -145,7 +144,7 @@ pub fn decode_entry(r: &mut Reader<'_>) -> Result<Option<Entry>, Malformed> {
 }
 
 /// A set of slots that hold no-ops: a bitmap that starts at the first.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NoopSet {
     first: Slot,
     bits: Vec<u8>,
@@ -210,7 +209,7 @@ impl NoopSet {
 /// What a log looks like without its values. Within one view two logs can
 /// differ only in length and in which slots are no-ops, so this is all that a
 /// view change and a synchronisation need.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Summary {
     /// The sync point: all slots up to here are final.
     pub commit: Slot,
@@ -250,7 +249,7 @@ impl Summary {
 }
 
 /// The sequence numbers of an ordered message, one for each group it is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Stamps {
     count: u8,
     items: [(u32, u64); MAX_STAMPS],
@@ -306,14 +305,18 @@ impl Stamps {
     }
 }
 
-pub(super) fn encode_lives(lives: &Lives, w: &mut Writer<'_>) {
-    lives.iter().for_each(|life| w.u64(*life));
+/// Incarnations by replica: who belongs to a view, as which life.
+/// One life per replica.
+pub fn encode_vector(vector: &[u64], w: &mut Writer<'_>) {
+    w.u8(u8::try_from(vector.len()).expect("a group has at most nine replicas"));
+    vector.iter().for_each(|v| w.u64(*v));
 }
 
-pub(super) fn decode_lives(r: &mut Reader<'_>) -> Result<Lives, Malformed> {
-    let mut lives = Lives::default();
-    for life in &mut lives {
-        *life = r.u64()?;
+/// Reads what [`encode_vector`] wrote.
+pub fn decode_vector(r: &mut Reader<'_>) -> Result<Vec<u64>, Malformed> {
+    let count = usize::from(r.u8()?);
+    if count > MAX_REPLICAS {
+        return Err(Malformed("vector"));
     }
-    Ok(lives)
+    (0..count).map(|_| r.u64()).collect()
 }

@@ -1,0 +1,159 @@
+//! What has happened and must never happen.
+//!
+//! `Linearizability` and `SyncSafety` are the invariants of the TLA+ model that the authors of
+//! NOPaxos published, by their names there:
+//! * **Linearizability**: no two different values are ever *committed* in one slot. A value is
+//!   committed when f+1 replicas, the leader of the view among them, have replied to a client
+//!   that it is in that slot, in one view. Whether a client heard of it does not matter.
+//! * **SyncSafety**: every slot up to a replica's sync point holds what is committed. Here: what
+//!   any other replica's sync point covers and what is committed by replies, wherever known.
+//!
+//! Ours:
+//! * **LeaderCompleteness**: a leader in office has what was committed in its view or before.
+//! * **OneLeader**: a view is led by one life of one replica.
+//! * **AtMostOnce**: no replica executes an operation twice.
+//! * **Monotone**: views, sync points and sessions of a life never go back.
+//! * **Answers**: a client is told only what a leader executed.
+//! * **Assertions**: the cores' own.
+use stateplane_wire::group::{Entry, Formation, Slot, View};
+use std::collections::BTreeMap;
+
+/// The names of the invariants.
+pub const INVARIANTS: &[&str] = &[
+    "Linearizability",
+    "SyncSafety",
+    "LeaderCompleteness",
+    "OneLeader",
+    "AtMostOnce",
+    "Monotone",
+    "Answers",
+    "Assertions",
+];
+
+/// What a slot holds, in short.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Value(u64);
+
+impl Value {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        match entry {
+            Entry::Noop => Self(0),
+            Entry::Value { request, .. } => Self(crate::state::fingerprint(request) | 1),
+        }
+    }
+}
+
+/// Who has replied that a value is in a slot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Vote {
+    pub(crate) formation: Formation,
+    pub(crate) view: View,
+    pub(crate) slot: Slot,
+    pub(crate) value: Value,
+}
+
+const LEADER: u16 = 1 << 15;
+
+/// What must be remembered of a run.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct History {
+    /// One bit per replica that replied, and the topmost if the leader did.
+    replies: BTreeMap<Vote, u16>,
+    /// What is committed by replies, and the first view it was committed in.
+    committed: BTreeMap<(Formation, Slot), (View, Value)>,
+    /// What some replica's sync point covers.
+    synced: BTreeMap<(Formation, Slot), Value>,
+    /// Who led which view: a replica and its life.
+    leaders: BTreeMap<(Formation, View), (u8, u64)>,
+    /// The first broken invariant, and how.
+    pub(crate) broken: Option<(&'static str, String)>,
+}
+
+impl History {
+    pub(crate) fn fail(&mut self, invariant: &'static str, how: String) {
+        self.broken.get_or_insert((invariant, how));
+    }
+
+    /// Whether something was committed by replies.
+    pub(crate) fn committed_any(&self) -> bool {
+        !self.committed.is_empty()
+    }
+
+    /// How many views were led.
+    pub(crate) fn views(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// A replica replied to a client.
+    pub(crate) fn reply(&mut self, vote: Vote, replica: u8, leads: bool, quorum: usize) {
+        let replied = self.replies.entry(vote).or_default();
+        *replied |= 1 << replica | if leads { LEADER } else { 0 };
+        let majority = (*replied & !LEADER).count_ones() as usize >= quorum;
+        if !majority || *replied & LEADER == 0 {
+            return;
+        }
+        let place = (vote.formation, vote.slot);
+        let (_, value) = *self
+            .committed
+            .entry(place)
+            .or_insert((vote.view, vote.value));
+        if value != vote.value {
+            self.fail(
+                "Linearizability",
+                format!("two values are committed in slot {}", vote.slot),
+            );
+        }
+        self.agree(place);
+    }
+
+    /// A replica's sync point covers a slot that holds `value`.
+    pub(crate) fn sync(&mut self, formation: Formation, slot: Slot, value: Value) {
+        let place = (formation, slot);
+        let known = *self.synced.entry(place).or_insert(value);
+        if known != value {
+            let how = format!("two values are synchronised in slot {slot}");
+            self.fail("SyncSafety", how);
+        }
+        self.agree(place);
+    }
+
+    fn agree(&mut self, place: (Formation, Slot)) {
+        let (committed, synced) = (self.committed.get(&place), self.synced.get(&place));
+        if let (Some((_, committed)), Some(synced)) = (committed, synced)
+            && committed != synced
+        {
+            let how = format!("slot {} is synchronised, not as committed", place.1);
+            self.fail("SyncSafety", how);
+        }
+    }
+
+    /// A life of a replica leads a view; `holds` answers what its log holds, if it is there
+    /// to be looked at.
+    pub(crate) fn lead(
+        &mut self,
+        formation: Formation,
+        view: View,
+        who: (u8, u64),
+        len: Slot,
+        holds: impl Fn(Slot) -> Option<Value>,
+    ) {
+        let leader = *self.leaders.entry((formation, view)).or_insert(who);
+        if leader != who {
+            self.fail("OneLeader", format!("{leader:?} and {who:?} lead {view}"));
+        }
+        let before = self
+            .committed
+            .iter()
+            .filter(|((f, _), (v, _))| *f == formation && *v <= view);
+        let lost = before
+            .filter(|((_, slot), (_, value))| {
+                *slot > len || holds(*slot).is_some_and(|v| v != *value)
+            })
+            .map(|((_, slot), _)| *slot)
+            .next();
+        if let Some(slot) = lost {
+            let how = format!("the leader of view {view} lacks what is committed in slot {slot}");
+            self.fail("LeaderCompleteness", how);
+        }
+    }
+}
