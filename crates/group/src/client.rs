@@ -13,7 +13,7 @@ use core::time::Duration;
 use stateplane_base::{ClientId, ReplicaId, Time};
 use stateplane_wire::group::{
     Address, Batch, Body, Formation, Message, OpResult, Outcome, Reply, Request, Session, Slot,
-    View,
+    View, leader_of,
 };
 
 use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer, Protocol};
@@ -241,12 +241,12 @@ impl Client {
         let (Peer::Replica(replica), Body::Reply(reply)) = (from, msg.body) else {
             return;
         };
-        if replica.0 != reply.replica || replica.0 >= self.config.n || reply.client != self.id {
+        if replica.0 != reply.replica || reply.quorum == 0 || reply.client != self.id {
             return;
         }
         if reply.view >= self.view {
             (self.view, self.sequencer) = (reply.view, reply.sequencer);
-            self.leader = ReplicaId(self.config.leader_of(reply.view));
+            self.leader = ReplicaId(leader_of(reply.view));
             self.heard = now;
         }
         self.count(now, msg.formation, reply);
@@ -259,21 +259,23 @@ impl Client {
             true => (formation, 0, 0, reply.slot),
             false => key,
         };
-        let leader = self.config.leader_of(reply.view);
+        let leader = leader_of(reply.view);
         let tally = self.tallies.entry(key).or_insert_with(|| {
             self.tallied.push_back(key);
             Tally::default()
         });
-        tally.replicas |= 1 << reply.replica;
+        tally.replicas |= 1 << (reply.replica & 15);
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
             tally.results.extend(reply.results);
         }
         let quorum = match self.config.protocol {
-            Protocol::Nopaxos => self.config.quorum_unless(Mutation::ClientQuorum),
+            Protocol::Nopaxos => usize::from(reply.quorum),
             // The leader answers what a majority has acknowledged.
             Protocol::Vr { .. } => 1,
         };
-        let majority = tally.replicas.count_ones() as usize >= quorum;
+        let counted =
+            tally.replicas.count_ones() as usize + self.config.short(Mutation::ClientQuorum);
+        let majority = counted >= quorum;
         if majority && tally.replicas & (1 << leader) != 0 {
             let (view, slot) = (reply.view, reply.slot);
             for result in core::mem::take(&mut tally.results) {
@@ -361,7 +363,7 @@ impl Client {
     fn try_another_leader(&mut self, now: Time) {
         if self.config.leader_orders() && now.since(self.heard) >= self.config.timing.retry {
             self.marks.hit(Mark::LeaderChanged);
-            self.leader = ReplicaId((self.leader.0 + 1) % self.config.n);
+            self.leader = ReplicaId((self.leader.0 + 1) % self.config.seats);
         }
     }
 
@@ -446,6 +448,7 @@ mod tests {
                 slot,
                 replica,
                 sequencer: 0,
+                quorum: 2,
                 client: client.id,
                 results: if replica == 0 { results } else { vec![] },
             };

@@ -21,10 +21,13 @@ pub enum Protocol {
 /// Everything a core needs to know about its group.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct GroupConfig {
-    /// Number of replicas, 2f+1 of them survive the loss of f.
+    /// Number of replicas the group forms with: those of the first seats. 2f+1 of them
+    /// survive the loss of f.
     pub n: u8,
     /// Number of sequencers: one in force, the others stand by.
     pub sequencers: u8,
+    /// Number of seats: replicas that are, or may become, members.
+    pub seats: u8,
     /// The group's number in ordered messages.
     pub group: u32,
     /// Who decides the order.
@@ -51,6 +54,7 @@ impl GroupConfig {
         Self {
             n,
             sequencers: 1,
+            seats: n,
             group: 0,
             protocol: Protocol::Nopaxos,
             timing: Timing::default(),
@@ -72,13 +76,19 @@ impl GroupConfig {
         matches!(self.protocol, Protocol::Vr { .. })
     }
 
-    /// Replicas that make a majority: f+1 of 2f+1.
-    pub const fn quorum(&self) -> usize {
-        self.n as usize / 2 + 1
-    }
-
-    pub(crate) const fn leader_of(&self, view: u64) -> u8 {
-        (view % self.n as u64) as u8
+    /// The same group with `spares` seats more, whose replicas become members only when
+    /// an operator adds them.
+    ///
+    /// # Panics
+    /// If there are more seats than a group may have.
+    #[must_use]
+    pub fn with_spares(self, spares: u8) -> Self {
+        let seats = self.n.saturating_add(spares);
+        assert!(
+            usize::from(seats) <= MAX_REPLICAS,
+            "a group has at most {MAX_REPLICAS} seats"
+        );
+        Self { seats, ..self }
     }
 }
 

@@ -11,10 +11,10 @@
 //! [`Limits`].
 //!
 //! What differs from the paper, and why:
-//! * **Views are numbered by one counter**, and everything a view means (session,
-//!   membership) is decided by its leader when it starts. The paper's pair
-//!   (leader number, session number) becomes a function of that counter, so that
-//!   "the same view" implies the same session and the same members.
+//! * **Views are numbered by one counter** whose lowest bits name the leader; the rest
+//!   of what a view means (session, membership) is decided by its leader when it starts.
+//!   The paper's pair (leader number, session number) becomes a function of that counter,
+//!   so that "the same view" implies the same session and the same members.
 //! * **Sessions are granted by the replicas** to a sequencer's nonce through a view
 //!   change, and named after the view; none is ever used twice.
 //! * **Replicas need no disk.** One that restarts without has forgotten its promises,

@@ -74,8 +74,8 @@ impl GroupConfig {
         false
     }
 
-    /// The quorum, short of one if `mutation` breaks it.
-    pub(crate) fn quorum_unless(&self, mutation: Mutation) -> usize {
-        self.quorum() - usize::from(self.broken(mutation))
+    /// By how many a quorum falls short: one if `mutation` breaks it.
+    pub(crate) fn short(&self, mutation: Mutation) -> usize {
+        usize::from(self.broken(mutation))
     }
 }

@@ -6,12 +6,13 @@
 //! when all others are booting and each has heard replica 0's present life; it
 //! leads only once a majority has accepted.
 
-use alloc::vec;
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 
 use stateplane_base::{LogTime, Time};
 use stateplane_state::Application;
-use stateplane_wire::group::{Body, Formation, StartView, Summary};
+use stateplane_wire::group::{
+    Body, Formation, Hint, Lives, MAX_REPLICAS, Membership, StartView, Summary, leader_of,
+};
 
 use super::log::Log;
 use super::staging::Staging;
@@ -25,7 +26,7 @@ pub(super) struct Boot {
     /// It may help to form a group: it does not know that there was one.
     pub(super) forms: bool,
     /// Per replica: its life, whether it heard ours, and when it said so.
-    heard: Vec<Option<(u64, bool, Time)>>,
+    heard: [Option<(u64, bool, Time)>; MAX_REPLICAS],
     /// A member told us that there is a group.
     hinted: Option<Time>,
     /// The formation we accepted, in force as soon as its leader acts.
@@ -36,11 +37,11 @@ pub(super) struct Boot {
     proposals: u64,
 }
 
-impl Boot {
-    pub(super) fn new(n: usize) -> Self {
+impl Default for Boot {
+    fn default() -> Self {
         Self {
             forms: true,
-            heard: vec![None; n],
+            heard: [None; MAX_REPLICAS],
             hinted: None,
             accepted: None,
             proposed: None,
@@ -51,7 +52,7 @@ impl Boot {
 
 impl<A: Application> Replica<A> {
     pub(super) fn leave_boot(&mut self) {
-        self.boot = Boot::new(self.n());
+        self.boot = Boot::default();
         self.timers.boot = None;
     }
 
@@ -65,14 +66,10 @@ impl<A: Application> Replica<A> {
         for heard in &mut self.boot.heard {
             heard.take_if(|(_, _, at)| !fresh(*at));
         }
-        let heard = self
-            .boot
-            .heard
-            .iter()
-            .map(|h| h.map_or(0, |(life, _, _)| life))
-            // Who has not heard of them cannot form a group with them.
-            .filter(|_| self.boot.forms)
-            .collect();
+        // Who has not heard of them cannot form a group with them.
+        let forms = self.boot.forms;
+        let heard = self.boot.heard;
+        let heard = heard.map(|h| h.filter(|_| forms).map_or(0, |(life, _, _)| life));
         let msg = stateplane_wire::group::Message {
             formation: 0,
             body: Body::Boot {
@@ -103,10 +100,16 @@ impl<A: Application> Replica<A> {
             return;
         }
         if self.boot.proposed.is_none() {
-            let mut vector = vec![self.incarnation];
-            for heard in &self.boot.heard[1..] {
-                let Some((life, true, _)) = heard else { return };
-                vector.push(*life);
+            let mut lives = Lives::default();
+            lives[0] = self.incarnation;
+            let seats = 1..usize::from(self.config.seats);
+            for (j, heard) in seats.zip(&self.boot.heard[1..]) {
+                let Some((life, true, _)) = *heard else {
+                    return;
+                };
+                if j < usize::from(self.config.n) {
+                    lives[j] = life;
+                }
             }
             self.formation = self.incarnation.saturating_add(self.boot.proposals);
             self.boot.proposals += 1;
@@ -116,22 +119,22 @@ impl<A: Application> Replica<A> {
                 session: 0,
                 nonce: 0,
                 session_base: 0,
-                vector,
+                members: Membership::of(lives),
                 summary: Summary::default(),
             };
             self.boot.proposed = Some((start, now, 1));
         }
         if let Some((start, _, _)) = &self.boot.proposed {
             let start = start.clone();
-            self.send(Peer::Replicas, Body::StartView(start));
+            self.send(Peer::Replicas, Body::StartView(Box::new(start)));
         }
         self.lead_formation(now);
     }
 
     /// Replica 0: a majority without memory has accepted.
     fn lead_formation(&mut self, now: Time) {
-        let enough = |acks: u16| acks.count_ones() as usize >= self.config.quorum();
-        if let Some((start, _, _)) = self.boot.proposed.take_if(|(_, _, acks)| enough(*acks)) {
+        let accepted = self.boot.proposed.take_if(|p| p.0.members.decides(p.2));
+        if let Some((start, _, _)) = accepted {
             self.form(now, self.formation, start);
         }
     }
@@ -142,7 +145,7 @@ impl<A: Application> Replica<A> {
         self.reset();
         self.formation = formation;
         self.leave_boot();
-        self.vector.clone_from(&start.vector);
+        self.members = start.members;
         self.granted = true;
         self.enter_normal(now, start);
     }
@@ -165,21 +168,21 @@ impl<A: Application> Replica<A> {
     }
 
     /// A replica without memory announces itself.
-    pub(super) fn on_boot(&mut self, now: Time, from: u8, incarnation: u64, heard: &[u64]) {
+    pub(super) fn on_boot(&mut self, now: Time, from: u8, incarnation: u64, heard: &Lives) {
         let j = usize::from(from);
         if self.status == Status::Booting {
-            let heard_us = heard.get(usize::from(self.me)) == Some(&self.incarnation);
+            let heard_us = heard[usize::from(self.me)] == self.incarnation;
             self.boot.heard[j] = Some((incarnation, heard_us, now));
             return;
         }
         self.hint(from);
-        if incarnation > self.vector[j] {
+        if incarnation > self.members.life(from) {
             self.joining[j] = self.joining[j].max(incarnation);
             if self.is_leader() {
                 self.marks.hit(Mark::JoinRequested);
                 self.start_view_change(now, self.next_own_view());
             }
-        } else if incarnation == self.vector[j] && self.is_leader() {
+        } else if incarnation == self.members.life(from) && self.is_leader() {
             // Admitted, but the view's start has not reached it.
             self.followers[j].acked = None;
         }
@@ -188,20 +191,22 @@ impl<A: Application> Replica<A> {
     /// Tells a replica that is not of our view that there is a group.
     pub(super) fn hint(&mut self, to: u8) {
         if self.status != Status::Booting {
-            let (view, vector) = (self.view, self.vector.clone());
-            self.send_to(to, Body::Hint { view, vector });
+            let hint = Hint {
+                view: self.last_normal,
+                members: self.members,
+                settled: self.is_leader() && !self.members.joint() && self.in_office(),
+            };
+            self.send_to(to, Body::Hint(hint));
         }
     }
 
-    pub(super) fn on_hint(&mut self, now: Time, _from: u8, vector: &[u64]) {
+    pub(super) fn on_hint(&mut self, now: Time, members: &Membership) {
         if self.status != Status::Booting {
             return;
         }
         self.boot.hinted = Some(now);
-        let Some(known) = vector.get(usize::from(self.me)) else {
-            return;
-        };
-        if *known > self.incarnation {
+        let known = members.life(self.me);
+        if known > self.incarnation {
             // A former life of ours, it seems, had a clock ahead of ours. Scatter, so that
             // the next life with the same clock does not choose the same.
             self.alarm(Alarm::IncarnationReused);
@@ -223,8 +228,8 @@ impl<A: Application> Replica<A> {
     ) -> bool {
         match body {
             Body::StartView(m) => {
-                let ours = m.vector.get(usize::from(self.me)) == Some(&self.incarnation);
-                if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || !ours {
+                let ours = m.members.admits(self.me, self.incarnation);
+                if leader_of(m.view) != from || !ours {
                     return false;
                 }
                 if m.view == 0 {

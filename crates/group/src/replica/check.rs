@@ -2,7 +2,7 @@
 
 use stateplane_base::LogTime;
 use stateplane_state::Application;
-use stateplane_wire::group::{Entry, Formation, Session, Slot, View};
+use stateplane_wire::group::{Entry, Formation, Membership, Session, Slot, View};
 
 use super::{Replica, Status};
 
@@ -94,7 +94,7 @@ impl<A: Application> Replica<A> {
             missing: self.known_tail.saturating_sub(self.log.len()),
             stashed: self.stash.len() + self.early.len(),
             followers: if role == Role::Leader {
-                self.present() - 1
+                self.present().count_ones() as usize - 1
             } else {
                 0
             },
@@ -110,8 +110,8 @@ impl<A: Application> Replica<A> {
     }
 
     /// The lives that make up the last normal view.
-    pub fn members(&self) -> &[u64] {
-        &self.vector
+    pub const fn members(&self) -> &Membership {
+        &self.members
     }
 
     /// Asserts what must always hold.
@@ -148,11 +148,6 @@ impl<A: Application> Replica<A> {
             self.table.len() <= limits.clients,
             "the client table is bounded"
         );
-        assert_eq!(
-            self.vector.len(),
-            self.n(),
-            "each replica has one incarnation"
-        );
         match self.status {
             Status::Normal => self.check_normal(),
             Status::ViewChange => {
@@ -171,9 +166,8 @@ impl<A: Application> Replica<A> {
             self.last_normal, self.view,
             "a normal replica's log is its view's"
         );
-        assert_eq!(
-            self.vector[usize::from(self.me)],
-            self.incarnation,
+        assert!(
+            self.members.admits(self.me, self.incarnation),
             "a member is in its view"
         );
         assert!(

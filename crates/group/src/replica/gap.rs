@@ -6,12 +6,11 @@
 //! GapAck). Slots are treated in runs. Fetches are answered at all times, also
 //! during a gap commit, or laggards and leader would wait for each other.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Body, Entries, Entry, Slot, View};
+use stateplane_wire::group::{Body, Entries, Entry, MAX_REPLICAS, Slot, View, leader_of};
 
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer};
@@ -22,7 +21,7 @@ pub(super) struct LeaderGap {
     from: Slot,
     tries: u32,
     /// Per replica: the last slot of the run's start that it lacks too.
-    lacking: Vec<Option<Slot>>,
+    lacking: [Option<Slot>; MAX_REPLICAS],
     /// Once decided: the run's end and who has acknowledged it.
     commit: Option<(Slot, u16)>,
 }
@@ -86,7 +85,7 @@ impl<A: Application> Replica<A> {
             LeaderGap {
                 from,
                 tries: 0,
-                lacking: vec![None; usize::from(self.config.n)],
+                lacking: [None; MAX_REPLICAS],
                 commit: None,
             }
         });
@@ -95,8 +94,9 @@ impl<A: Application> Replica<A> {
             return self.send(Peer::Replicas, Body::GapCommit { view, from, to });
         }
         gap.tries += 1;
-        let answered = gap.lacking.iter().flatten().count();
-        if gap.tries > 2 && answered + 1 >= self.config.quorum() {
+        let (tries, lacking) = (gap.tries, gap.lacking);
+        let answered = self.with_us(|j| lacking[j].is_some());
+        if tries > 2 && self.members.decides(answered) {
             return self.commit_gap(now);
         }
         self.send(
@@ -137,7 +137,8 @@ impl<A: Application> Replica<A> {
         else {
             return;
         };
-        if acks.count_ones() as usize + 1 < self.config.quorum_unless(Mutation::GapWithoutQuorum) {
+        let short = self.config.short(Mutation::GapWithoutQuorum);
+        if !self.members.decides_with(acks | 1 << self.me, short) {
             return;
         }
         self.gap = None;
@@ -166,7 +167,7 @@ impl<A: Application> Replica<A> {
 
     /// Follower: a no-op wins over a value we may have received.
     pub(super) fn on_gap_commit(&mut self, now: Time, from: u8, view: View, first: Slot, to: Slot) {
-        let foreign = self.config.leader_of(view) != from || view != self.view;
+        let foreign = leader_of(view) != from || view != self.view;
         let foreign = foreign || self.config.leader_orders();
         let absurd = to < first || to - first >= self.config.limits.fetch;
         if self.status != Status::Normal || foreign || absurd || first <= self.commit {
@@ -294,7 +295,7 @@ impl<A: Application> Replica<A> {
             // Nobody has what its leader lacks.
         } else if self.is_leader() {
             self.on_entries_as_leader(now, from, m);
-        } else if self.config.leader_of(self.view) == from {
+        } else if leader_of(self.view) == from {
             self.on_entries_as_follower(now, m);
             self.ordering.owes = true;
         }
@@ -338,9 +339,9 @@ impl<A: Application> Replica<A> {
         let lately = self.config.timing.silence;
         let answered = |j: usize| gap.lacking[j].is_some();
         let alive = |j: usize| now.since(self.followers[j].heard) < lately;
-        let others = || (0..self.n()).filter(|j| *j != usize::from(self.me));
-        others().filter(|j| answered(*j)).count() + 1 >= self.config.quorum()
-            && others().all(|j| answered(j) || !alive(j))
+        let all = || (0..self.config.seats).filter(|j| self.members.life(*j) != 0 && *j != self.me);
+        self.members.decides(self.with_us(answered))
+            && all().map(usize::from).all(|j| answered(j) || !alive(j))
     }
 
     /// What the leader's log holds is the truth of this view.

@@ -18,7 +18,7 @@
 //!              slots replaced one by one, then: the log ends before `first` and goes on so
 //! checkpoint = version 1 | commit 8 | 1 Meta | [ snapshot ] | first 8 | count 4 | n*Entry
 //! Meta       = formation 8 | incarnation 8 | normal 1 | view 8 | last normal 8
-//!              | session 8 | nonce 8 | session base 8 | Vector
+//!              | session 8 | nonce 8 | session base 8 | Members
 //! ```
 
 use alloc::collections::BTreeSet;
@@ -27,7 +27,7 @@ use alloc::vec::Vec;
 use stateplane_state::Application;
 use stateplane_wire::codec::{Malformed, Reader, Writer};
 use stateplane_wire::group::{
-    Entry, Formation, Session, Slot, View, decode_entry, decode_vector, encode_entry, encode_vector,
+    Entry, Formation, Membership, Session, Slot, View, decode_entry, encode_entry,
 };
 
 use super::log::Log;
@@ -118,7 +118,7 @@ pub(super) struct Meta {
     pub(super) session: Session,
     pub(super) nonce: u64,
     pub(super) session_base: Slot,
-    pub(super) vector: Vec<u64>,
+    pub(super) members: Membership,
 }
 
 impl Meta {
@@ -135,7 +135,7 @@ impl Meta {
         ] {
             w.u64(word);
         }
-        encode_vector(&self.vector, w);
+        self.members.encode(w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -148,7 +148,7 @@ impl Meta {
             session: r.u64()?,
             nonce: r.u64()?,
             session_base: r.u64()?,
-            vector: decode_vector(r)?,
+            members: Membership::decode(r)?,
         })
     }
 }
@@ -251,7 +251,7 @@ impl<A: Application> Replica<A> {
             session: self.session,
             nonce: self.nonce,
             session_base: self.session_base,
-            vector: self.vector.clone(),
+            members: self.members,
         }
     }
 
@@ -291,7 +291,7 @@ impl<A: Application> Replica<A> {
             present != (m.formation, m.incarnation, m.view, m.normal)
                 || self.last_normal != m.last_normal
                 || session != (m.session, m.nonce, m.session_base)
-                || self.vector != m.vector
+                || self.members != m.members
         })
     }
 

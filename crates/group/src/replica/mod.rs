@@ -58,7 +58,8 @@ use alloc::vec::Vec;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, Entry, Formation, Message, Ordered, Session, Slot, StartView, View, ViewChange,
+    Body, Entry, Formation, Lives, MAX_REPLICAS, Membership, Message, Ordered, Seats, Session,
+    Slot, StartView, View, ViewChange, leader_of,
 };
 
 use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
@@ -142,7 +143,7 @@ pub struct Replica<A> {
     /// The last view in which our log was that of the view.
     last_normal: View,
     /// Membership of `last_normal`.
-    vector: Vec<u64>,
+    members: Membership,
     session: Session,
     nonce: u64,
     session_base: Slot,
@@ -177,7 +178,7 @@ pub struct Replica<A> {
     votes: Vec<Option<ViewChange>>,
     attempts: u32,
     /// Lives of replicas that want to join.
-    joining: Vec<u64>,
+    joining: Lives,
     /// A sequencer that wants a session.
     wanted_session: Option<u64>,
 
@@ -198,15 +199,14 @@ impl<A: Application> Replica<A> {
     /// of every former life (drivers use the wall clock's nanoseconds); `app` is blank.
     ///
     /// # Panics
-    /// If `me` is not a replica of the group.
+    /// If `me` is not a seat of the group.
     pub fn new(config: GroupConfig, me: ReplicaId, incarnation: Incarnation, app: A) -> Self {
         assert!(
-            me.0 < config.n,
-            "replica {} of a group of {}",
+            me.0 < config.seats,
+            "seat {} of a group of {}",
             me.0,
-            config.n
+            config.seats
         );
-        let n = usize::from(config.n);
         Self {
             me: me.0,
             incarnation: incarnation.0.max(1),
@@ -216,7 +216,7 @@ impl<A: Application> Replica<A> {
             formation: 0,
             view: 0,
             last_normal: 0,
-            vector: vec![0; n],
+            members: Membership::default(),
             session: 0,
             nonce: 0,
             session_base: 0,
@@ -234,7 +234,7 @@ impl<A: Application> Replica<A> {
                     acked: None,
                     heard: Time::ZERO
                 };
-                n
+                MAX_REPLICAS
             ],
             gap: None,
             start: None,
@@ -242,14 +242,14 @@ impl<A: Application> Replica<A> {
             ordering: Ordering::default(),
             beats: 0,
             verified: 0,
-            votes: vec![None; n],
+            votes: vec![None; MAX_REPLICAS],
             attempts: 0,
-            joining: vec![0; n],
+            joining: Lives::default(),
             wanted_session: None,
             staging: None,
             download: None,
             serving: None,
-            boot: Boot::new(n),
+            boot: Boot::default(),
             journal: None,
             timers: Timers {
                 boot: Some(Time::ZERO),
@@ -261,12 +261,14 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    fn n(&self) -> usize {
-        usize::from(self.config.n)
+    fn leads(&self) -> bool {
+        leader_of(self.view) == self.me
     }
 
-    fn leads(&self) -> bool {
-        self.config.leader_of(self.view) == self.me
+    /// The seats of which `holds` is true.
+    fn seats(&self, holds: impl Fn(usize) -> bool) -> Seats {
+        let all = (0..MAX_REPLICAS).filter(|j| holds(*j));
+        all.fold(0, |set, j| set | 1 << j)
     }
 
     fn is_leader(&self) -> bool {
@@ -274,7 +276,7 @@ impl<A: Application> Replica<A> {
     }
 
     fn leader(&self) -> Peer {
-        Peer::Replica(ReplicaId(self.config.leader_of(self.view)))
+        Peer::Replica(ReplicaId(leader_of(self.view)))
     }
 
     fn send(&mut self, to: Peer, body: Body) {
@@ -315,7 +317,7 @@ impl<A: Application> Replica<A> {
                 self.on_session_request(now, nonce)
             }
             (Peer::Replica(j), body)
-                if j.0 < self.config.n && j.0 != self.me && sane::sane(&body) =>
+                if j.0 < self.config.seats && j.0 != self.me && sane::sane(&body) =>
             {
                 self.on_peer(now, j.0, formation, body);
             }
@@ -329,12 +331,10 @@ impl<A: Application> Replica<A> {
                 return self.on_boot(now, from, incarnation, &heard);
             }
             #[cfg(feature = "mutations")]
-            Body::Hint { view, vector }
-                if self.config.broken(crate::Mutation::VotesWithoutMemory) =>
-            {
-                return self.rejoin_blindly(now, formation, view, vector);
+            Body::Hint(m) if self.config.broken(crate::Mutation::VotesWithoutMemory) => {
+                return self.rejoin_blindly(now, formation, m.view, m.members);
             }
-            Body::Hint { view: _, vector } => return self.on_hint(now, from, &vector),
+            Body::Hint(m) => return self.on_hint(now, &m.members),
             _ => {}
         }
         if self.status == Status::Booting
@@ -366,8 +366,8 @@ impl<A: Application> Replica<A> {
             } => self.on_gap_ack(now, from, view, first, to),
             Body::Heartbeat { view, summary, .. } => self.on_heartbeat(now, from, view, &summary),
             Body::SyncAck { view, upto } => self.on_sync_ack(now, from, view, upto),
-            Body::ViewChange(m) => self.on_view_change(now, from, m),
-            Body::StartView(m) => self.on_start_view(now, from, m),
+            Body::ViewChange(m) => self.on_view_change(now, from, *m),
+            Body::StartView(m) => self.on_start_view(now, from, *m),
             Body::SnapshotRequest {
                 floor,
                 at,
@@ -397,7 +397,7 @@ impl<A: Application> Replica<A> {
         }
         if due(&mut self.timers.silence, now) {
             self.marks.hit(Mark::SilentLeader);
-            self.start_view_change(now, self.view + 1);
+            self.start_view_change(now, self.members.next_view(self.view));
         }
         if due(&mut self.timers.gap, now) {
             self.on_gap_timer(now);

@@ -1,10 +1,8 @@
 //! What [`Mutation::VotesWithoutMemory`](crate::Mutation) does.
 
-use alloc::vec::Vec;
-
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Formation, View};
+use stateplane_wire::group::{Formation, Membership, View};
 
 use super::{Replica, Status};
 
@@ -15,16 +13,16 @@ impl<A: Application> Replica<A> {
         now: Time,
         formation: Formation,
         view: View,
-        vector: Vec<u64>,
+        members: Membership,
     ) {
-        let me = usize::from(self.me);
-        if self.status != Status::Booting || vector.get(me).is_none_or(|life| *life == 0) {
+        let life = members.life(self.me);
+        if self.status != Status::Booting || life == 0 {
             return;
         }
-        (self.formation, self.incarnation) = (formation, vector[me]);
-        self.vector = vector;
+        (self.formation, self.incarnation) = (formation, life);
+        self.members = members;
         self.leave_boot();
         self.status = Status::ViewChange;
-        self.start_view_change(now, view + 1);
+        self.start_view_change(now, members.next_view(view));
     }
 }

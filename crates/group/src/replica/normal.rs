@@ -1,13 +1,14 @@
 //! The normal case: append, execute, reply; and synchronisation, which rides on
 //! the leader's heartbeats.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Address, Body, Entry, MAX_REPLICAS, OpResult, Outcome, Reply, Request, ResultPart, Slot,
-    Summary, View, sequencer_of,
+    Address, Body, Entry, MAX_REPLICAS, OpResult, Outcome, Reply, Request, ResultPart, Seats, Slot,
+    Summary, View, leader_of, sequencer_of,
 };
 
 use super::table::{Admission, Verdict};
@@ -69,6 +70,7 @@ impl<A: Application> Replica<A> {
             slot,
             replica: self.me,
             sequencer: sequencer_of(self.nonce),
+            quorum: u8::try_from(self.members.quorum()).expect("a group is small"),
             client,
             results,
         };
@@ -172,15 +174,10 @@ impl<A: Application> Replica<A> {
         }
         self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
         let patience = self.config.timing.silence * 4;
-        let heard = self
-            .followers
-            .iter()
-            .filter(|f| now.since(f.heard) < patience)
-            .count();
-        // Our own entry is never heard; a majority needs quorum - 1 others.
-        if heard < self.config.quorum() - 1 {
+        let heard = |j: usize| now.since(self.followers[j].heard) < patience;
+        if !self.members.decides(self.with_us(heard)) {
             self.marks.hit(Mark::Abdicated);
-            return self.start_view_change(now, self.view + 1);
+            return self.start_view_change(now, self.members.next_view(self.view));
         }
         self.advance_commit(now);
         self.beats += 1;
@@ -204,16 +201,18 @@ impl<A: Application> Replica<A> {
         let Some(start) = self.start.clone() else {
             return;
         };
-        for j in 0..self.config.n {
-            if j != self.me && self.followers[usize::from(j)].acked.is_none() {
-                self.send_to(j, Body::StartView(start.clone()));
+        for j in 0..self.config.seats {
+            if j != self.me
+                && self.members.life(j) != 0
+                && self.followers[usize::from(j)].acked.is_none()
+            {
+                self.send_to(j, Body::StartView(Box::new(start.clone())));
             }
         }
     }
 
     pub(super) fn on_heartbeat(&mut self, now: Time, from: u8, view: View, summary: &Summary) {
-        if self.status != Status::Normal || view < self.view || self.config.leader_of(view) != from
-        {
+        if self.status != Status::Normal || view < self.view || leader_of(view) != from {
             return;
         }
         // Also the life sign of a view whose start is on its way to us.
@@ -295,20 +294,30 @@ impl<A: Application> Replica<A> {
         self.grant_session();
     }
 
-    /// Replicas that entered this view, us included.
-    pub(super) fn present(&self) -> usize {
-        1 + self.followers.iter().filter(|f| f.acked.is_some()).count()
+    /// We, and the seats of which `holds` is true.
+    pub(super) fn with_us(&self, holds: impl Fn(usize) -> bool) -> Seats {
+        self.seats(|j| j == usize::from(self.me) || holds(j))
+    }
+
+    /// Leader: the replicas that entered this view.
+    pub(super) fn present(&self) -> Seats {
+        self.with_us(|j| self.followers[j].acked.is_some())
+    }
+
+    /// Leader: whether those that decide have entered this view.
+    pub(super) fn in_office(&self) -> bool {
+        self.members.decides(self.present())
     }
 
     /// Leader: the sync point is what a majority has.
     pub(super) fn advance_commit(&mut self, now: Time) {
-        let mut acked = [0; MAX_REPLICAS];
-        for (at, follower) in acked.iter_mut().zip(&self.followers) {
-            *at = follower.acked.unwrap_or(0);
-        }
-        acked[usize::from(self.me)] = self.log.len();
-        acked.sort_unstable_by(|a, b| b.cmp(a));
-        let commit = acked[self.config.quorum_unless(Mutation::CommitWithoutQuorum) - 1];
+        let short = self.config.short(Mutation::CommitWithoutQuorum);
+        let acked = |j: usize| self.followers[j].acked.unwrap_or(0);
+        let has = |slot: Slot| self.with_us(|j| acked(j) >= slot);
+        let decided = |slot: &Slot| self.members.decides_with(has(*slot), short);
+        let ours = core::iter::once(self.log.len());
+        let known = ours.chain((0..MAX_REPLICAS).map(acked));
+        let commit = known.filter(decided).max().unwrap_or(0);
         if commit > self.commit {
             self.commit = commit;
             if self.config.leader_orders() {

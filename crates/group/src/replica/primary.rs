@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use stateplane_base::{LogTime, ReplicaId, Time};
 use stateplane_state::Application;
-use stateplane_wire::group::{Address, Body, Entry, Prepare, Request, Slot};
+use stateplane_wire::group::{Address, Body, Entry, Prepare, Request, Slot, leader_of};
 
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer, Protocol};
@@ -76,7 +76,7 @@ impl<A: Application> Replica<A> {
             };
             self.send(self.leader(), Body::SyncAck { view, upto });
         }
-        if !self.is_leader() || self.config.n == 1 {
+        if !self.is_leader() || self.config.seats == 1 {
             return;
         }
         let batch = u64::from(batch.max(1));
@@ -137,7 +137,7 @@ impl<A: Application> Replica<A> {
         if core::mem::replace(&mut self.ordering.seen, self.commit) < self.commit {
             return;
         }
-        for j in 0..self.config.n {
+        for j in 0..self.config.seats {
             let Some(acked) = self.followers[usize::from(j)].acked else {
                 continue;
             };
@@ -152,7 +152,7 @@ impl<A: Application> Replica<A> {
     /// Follower: what the leader of this view has put into the log.
     pub(super) fn on_prepare(&mut self, now: Time, from: u8, m: Prepare) {
         let any = self.config.broken(Mutation::PrepareAcrossViews);
-        let foreign = self.config.leader_of(m.view) != from || (m.view != self.view && !any);
+        let foreign = leader_of(m.view) != from || (m.view != self.view && !any);
         if !self.config.leader_orders() || self.status != Status::Normal || foreign {
             return self.marks.hit(Mark::PrepareStale);
         }

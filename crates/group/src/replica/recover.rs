@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 use stateplane_base::{Incarnation, ReplicaId, Time};
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::codec::Malformed;
+use stateplane_wire::group::Seats;
 
 use super::journal::{Change, Journal, Meta};
 use super::log::Log;
@@ -61,12 +62,12 @@ pub enum Unreadable {
     /// The application refuses its state.
     #[error("its state: {0}")]
     State(#[from] SnapshotError),
-    /// It is that of a group of another size.
-    #[error("it belongs to a group of {found} replicas, and this one has {configured}")]
+    /// It is that of a group with more seats.
+    #[error("it belongs to a group of {found} seats, and this one has {configured}")]
     Size {
-        /// Replicas then.
+        /// Seats then, at least.
         found: usize,
-        /// Replicas now.
+        /// Seats now.
         configured: usize,
     },
 }
@@ -144,8 +145,10 @@ impl<A: Application> Replica<A> {
     }
 
     fn adopt_promises(&mut self, meta: &Meta) -> Result<(), Unreadable> {
-        let (found, configured) = (meta.vector.len(), self.n());
-        if found != configured {
+        let seats = meta.members.seats() | meta.members.former();
+        let found = (Seats::BITS - seats.leading_zeros()) as usize;
+        let configured = usize::from(self.config.seats);
+        if found > configured {
             return Err(Unreadable::Size { found, configured });
         }
         let views = meta.last_normal <= meta.view && (meta.last_normal == meta.view) == meta.normal;
@@ -157,7 +160,7 @@ impl<A: Application> Replica<A> {
         (self.view, self.last_normal) = (meta.view, meta.last_normal);
         (self.session, self.nonce, self.session_base) =
             (meta.session, meta.nonce, meta.session_base);
-        self.vector.clone_from(&meta.vector);
+        self.members = meta.members;
         self.status = if meta.normal {
             Status::Normal
         } else {
@@ -182,7 +185,7 @@ impl<A: Application> Replica<A> {
             self.vote_again(now);
         } else if self.leads() {
             self.marks.hit(Mark::RecoveredLeader);
-            self.start_view_change(now, self.view + 1);
+            self.start_view_change(now, self.members.next_view(self.view));
         } else {
             self.marks.hit(Mark::RecoveredFollower);
             self.timers.silence = Some(now + self.config.timing.silence);

@@ -36,7 +36,7 @@ pub(super) fn sane(body: &Body) -> bool {
             floor, at, offset, ..
         } => below(&[*floor, *at, *offset]),
         Body::SnapshotChunk(m) => below(&[m.at, m.total, m.offset]),
-        Body::Hint { view, .. } => below(&[*view]),
+        Body::Hint(m) => below(&[m.view]),
         _ => true,
     }
 }

@@ -2,6 +2,7 @@
 //! only when everything is there does the log change, at once. Until then our log
 //! remains that of the last normal view, so that a vote never understates it.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -316,7 +317,7 @@ impl<A: Application> Replica<A> {
         (self.session, self.nonce, self.session_base) =
             (target.session, target.nonce, target.session_base);
         (self.view, self.last_normal) = (target.view, target.view);
-        self.vector.clone_from(&target.vector);
+        self.members = target.members;
         self.enter_normal(now, target);
     }
 
@@ -342,10 +343,13 @@ impl<A: Application> Replica<A> {
     pub(super) fn enter_normal(&mut self, now: Time, start: StartView) {
         self.status = Status::Normal;
         self.votes.iter_mut().for_each(|v| *v = None);
-        self.joining
-            .iter_mut()
-            .zip(&self.vector)
-            .for_each(|(j, v)| *j = if *j > *v { *j } else { 0 });
+        for (seat, life) in (0..).zip(&mut self.joining) {
+            *life = if *life > self.members.life(seat) {
+                *life
+            } else {
+                0
+            };
+        }
         self.wanted_session = None;
         self.staging = None;
         self.download = None;
@@ -358,12 +362,10 @@ impl<A: Application> Replica<A> {
         let commit = start.summary.commit;
         if self.leads() {
             self.marks.hit(Mark::ViewStarted);
-            self.followers = (0..self.config.n)
-                .map(|_| Follower {
-                    acked: None,
-                    heard: now,
-                })
-                .collect();
+            self.followers.fill(Follower {
+                acked: None,
+                heard: now,
+            });
             self.commit = self.commit.max(commit);
             self.verified = self.log.len();
             if self.config.leader_orders() {
@@ -371,7 +373,7 @@ impl<A: Application> Replica<A> {
             } else {
                 self.execute_to(self.log.len());
             }
-            self.send(Peer::Replicas, Body::StartView(start.clone()));
+            self.send(Peer::Replicas, Body::StartView(Box::new(start.clone())));
             self.start = Some(start);
             self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
             self.grant_session();

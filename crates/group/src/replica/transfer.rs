@@ -15,7 +15,9 @@ use core::time::Duration;
 use stateplane_base::{LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::codec::{Malformed, Reader, Writer};
-use stateplane_wire::group::{Body, Entry, Slot, SnapshotChunk, View, decode_entry, encode_entry};
+use stateplane_wire::group::{
+    Body, Entry, Slot, SnapshotChunk, View, decode_entry, encode_entry, leader_of,
+};
 
 use super::staging::Staging;
 use super::table::ClientTable;
@@ -196,7 +198,7 @@ impl<A: Application> Replica<A> {
             None => {
                 // Who voted with the log wanted has it; else anybody, the busy leader last.
                 let voter = self.staging.as_ref().and_then(Staging::voter);
-                let first = voter.or_else(|| self.peer_after(self.config.leader_of(self.view)));
+                let first = voter.or_else(|| self.peer_after(leader_of(self.view)));
                 let Some(first) = first else { return };
                 self.download = Some(Download::new(floor, first));
             }
@@ -205,8 +207,13 @@ impl<A: Application> Replica<A> {
     }
 
     fn peer_after(&self, j: u8) -> Option<u8> {
-        let n = self.config.n;
-        (1..=n).map(|step| (j + step) % n).find(|k| *k != self.me)
+        let n = self.config.seats;
+        let mut others = (1..=n).map(|step| (j + step) % n);
+        let members = self
+            .staging
+            .as_ref()
+            .map_or(self.members, |s| s.target.members);
+        others.find(|k| *k != self.me && members.life(*k) != 0)
     }
 
     fn request_pieces(&mut self, now: Time) {

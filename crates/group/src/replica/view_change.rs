@@ -6,12 +6,13 @@
 //! count; the longest wins; a no-op wins over a value. A view that does not start
 //! in time is given up for the next, whose leader may be alive.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, sequencer_of,
+    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, leader_of, sequencer_of,
 };
 
 use super::log::SUMMARY_SPAN;
@@ -22,14 +23,8 @@ use crate::{Mark, Mutation, Peer};
 impl<A: Application> Replica<A> {
     /// The next view that we lead.
     pub(super) fn next_own_view(&self) -> View {
-        let n = u64::from(self.config.n);
-        self.view - self.view % n
-            + u64::from(self.me)
-            + if self.view % n >= u64::from(self.me) {
-                n
-            } else {
-                0
-            }
+        let (round, seat) = (self.view >> 4, leader_of(self.view));
+        (round + u64::from(self.me <= seat)) << 4 | u64::from(self.me)
     }
 
     pub(super) fn start_view_change(&mut self, now: Time, view: View) {
@@ -46,7 +41,7 @@ impl<A: Application> Replica<A> {
         let timing = &self.config.timing;
         self.timers.resend = Some(now + timing.resend);
         self.timers.patience = Some(now + timing.view_patience * (1 + self.attempts.min(7)));
-        self.send(Peer::Replicas, Body::ViewChange(self.vote()));
+        self.send(Peer::Replicas, Body::ViewChange(Box::new(self.vote())));
         self.try_merge(now);
     }
 
@@ -76,7 +71,7 @@ impl<A: Application> Replica<A> {
             session: self.session,
             nonce: self.nonce,
             session_base: self.session_base,
-            vector: self.vector.clone(),
+            members: self.members,
             summary: self.log.summary(self.commit),
         }
     }
@@ -89,7 +84,7 @@ impl<A: Application> Replica<A> {
         if self.staging.is_some() {
             self.stage_step(now, true);
         } else if self.status == Status::ViewChange {
-            self.send(Peer::Replicas, Body::ViewChange(self.vote()));
+            self.send(Peer::Replicas, Body::ViewChange(Box::new(self.vote())));
         }
     }
 
@@ -97,16 +92,16 @@ impl<A: Application> Replica<A> {
         if self.status == Status::ViewChange {
             self.marks.hit(Mark::ViewChangeEscalated);
             self.attempts = self.attempts.saturating_add(1);
-            self.start_view_change(now, self.view + 1);
+            self.start_view_change(now, self.members.next_view(self.view));
         }
     }
 
     pub(super) fn on_view_change(&mut self, now: Time, from: u8, m: ViewChange) {
         let j = usize::from(from);
-        if m.vector.len() != self.n() || self.status == Status::Booting || m.view == View::MAX {
+        if self.status == Status::Booting {
             return;
         }
-        if m.incarnation < self.vector[j] {
+        if m.incarnation < self.members.life(from) {
             self.marks.hit(Mark::StaleIncarnation);
             return self.hint(from);
         }
@@ -154,27 +149,30 @@ impl<A: Application> Replica<A> {
         }
         let votes = || self.votes.iter().flatten();
         let mut newest =
-            votes().max_by(|a, b| (a.last_normal, &a.vector).cmp(&(b.last_normal, &b.vector)))?;
+            votes().max_by(|a, b| (a.last_normal, a.members).cmp(&(b.last_normal, b.members)))?;
         if self.config.broken(Mutation::OwnLogWins) {
             newest = self.votes[usize::from(self.me)].as_ref()?;
         }
-        let (basis, vector) = (newest.last_normal, newest.vector.clone());
-        for (vote, life) in self.votes.iter_mut().zip(&vector) {
-            if vote.as_ref().is_some_and(|v| v.incarnation != *life) {
+        let (basis, members) = (newest.last_normal, newest.members);
+        for (j, vote) in (0..).zip(self.votes.iter_mut()) {
+            if vote
+                .as_ref()
+                .is_some_and(|v| !members.admits(j, v.incarnation))
+            {
                 *vote = None;
                 self.marks.hit(Mark::VoteRefused);
             }
         }
-        let votes = || self.votes.iter().flatten();
-        if votes().count() < self.config.quorum_unless(Mutation::ViewChangeQuorum)
-            || vector[usize::from(self.me)] != self.incarnation
-        {
+        let short = self.config.short(Mutation::ViewChangeQuorum);
+        let voters = self.seats(|j| self.votes[j].is_some());
+        if !members.decides_with(voters, short) || !members.has(self.me) {
             return None;
         }
+        let votes = || self.votes.iter().flatten();
         let any = self.config.broken(Mutation::MergeAnyView);
         let own = self.config.broken(Mutation::OwnLogWins);
         let logs: Vec<&ViewChange> = votes()
-            .filter(|v| any || v.last_normal == basis && v.vector == vector)
+            .filter(|v| any || v.last_normal == basis && v.members == members)
             .filter(|v| !own || v.incarnation == self.incarnation)
             .collect();
         let first = *logs.first()?;
@@ -185,14 +183,14 @@ impl<A: Application> Replica<A> {
             session: first.session,
             nonce: first.nonce,
             session_base: first.session_base,
-            vector,
+            members,
             summary,
         };
         if noop_won {
             self.marks.hit(Mark::MergeNoopWins);
         }
-        for (life, joining) in start.vector.iter_mut().zip(&self.joining) {
-            *life = (*life).max(*joining);
+        for (seat, life) in (0..).zip(self.joining) {
+            start.members.renew(seat, life);
         }
         if let Some(nonce) = self
             .wanted_session
@@ -208,10 +206,10 @@ impl<A: Application> Replica<A> {
     /// The start of a view, at a member.
     pub(super) fn on_start_view(&mut self, now: Time, from: u8, m: StartView) {
         let old = m.view < self.view && !self.config.broken(Mutation::OldStartView);
-        if self.config.leader_of(m.view) != from || m.vector.len() != self.n() || old {
+        if leader_of(m.view) != from || old {
             return;
         }
-        if m.vector[usize::from(self.me)] != self.incarnation {
+        if !m.members.admits(self.me, self.incarnation) {
             self.marks.hit(Mark::NotAMember);
             return;
         }
@@ -252,7 +250,7 @@ impl<A: Application> Replica<A> {
 
     /// Grants the session once a majority knows it.
     pub(super) fn grant_session(&mut self) {
-        if self.session == 0 || self.granted || self.present() < self.config.quorum() {
+        if self.session == 0 || self.granted || !self.in_office() {
             return;
         }
         self.granted = true;
@@ -322,7 +320,7 @@ fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
+    use stateplane_wire::group::Membership;
 
     fn vote(commit: Slot, len: Slot, noops: &[Slot]) -> ViewChange {
         let noops = NoopSet::from_rising(noops.iter().copied());
@@ -333,7 +331,7 @@ mod tests {
             session: 3,
             nonce: 9,
             session_base: 0,
-            vector: vec![1, 1, 1],
+            members: Membership::of([1, 1, 1, 0, 0, 0, 0, 0, 0]),
             summary: Summary {
                 commit,
                 len,

@@ -98,7 +98,7 @@ impl World {
     pub fn with(config: GroupConfig) -> Self {
         let mut world = Self {
             now: Time::from_millis(1),
-            replicas: (0..config.n).map(|_| None).collect(),
+            replicas: (0..config.seats).map(|_| None).collect(),
             sequencer: None,
             client: Client::new(config.clone(), CLIENT, 5),
             done: BTreeMap::new(),
@@ -113,7 +113,7 @@ impl World {
             lives: 100,
             config,
         };
-        (0..world.config.n).for_each(|i| world.start_replica(i));
+        (0..world.config.seats).for_each(|i| world.start_replica(i));
         if world.config.protocol == Protocol::Nopaxos {
             world.start_sequencer();
         }
@@ -154,8 +154,8 @@ impl World {
     /// A formed group with a session, all of whose replicas have disks.
     pub fn ready_with_disks(config: GroupConfig) -> Self {
         let mut world = Self::with(config);
-        world.disks = Some(vec![None; usize::from(world.config.n)]);
-        (0..world.config.n).for_each(|i| world.start_replica(i));
+        world.disks = Some(vec![None; usize::from(world.config.seats)]);
+        (0..world.config.seats).for_each(|i| world.start_replica(i));
         world.run(200);
         assert!(world.leader().is_some(), "the group forms");
         world
@@ -164,7 +164,7 @@ impl World {
     /// All replicas and the sequencer stop at once, and start again.
     pub fn lose_power(&mut self) {
         self.wire.clear();
-        (0..self.config.n).for_each(|i| self.start_replica(i));
+        (0..self.config.seats).for_each(|i| self.start_replica(i));
         if self.config.protocol == Protocol::Nopaxos {
             self.start_sequencer();
         }
@@ -204,7 +204,7 @@ impl World {
     pub fn leader(&self) -> Option<u8> {
         let leaders = self.alive().filter(|r| r.inspect().role == Role::Leader);
         let newest = leaders.max_by_key(|r| r.inspect().view)?;
-        Some((newest.inspect().view % u64::from(self.config.n)) as u8)
+        Some(stateplane_wire::group::leader_of(newest.inspect().view))
     }
 
     pub fn mark(&self, mark: Mark) -> u64 {
@@ -305,7 +305,7 @@ impl World {
     }
 
     fn flush(&mut self) {
-        for i in 0..self.config.n {
+        for i in 0..self.config.seats {
             while let Some(effect) = self.replicas[usize::from(i)]
                 .as_mut()
                 .and_then(Replica::poll_effect)
@@ -336,7 +336,7 @@ impl World {
         };
         let targets = match to {
             Peer::Replica(j) => vec![Node::Replica(j.0)],
-            Peer::Replicas => (0..self.config.n)
+            Peer::Replicas => (0..self.config.seats)
                 .map(Node::Replica)
                 .filter(|t| *t != from)
                 .collect(),

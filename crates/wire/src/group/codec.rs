@@ -1,15 +1,16 @@
 //! Messages to bytes and back. The decoder is total and accepts exactly what
 //! the encoder writes.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 
 use super::batch::{decode_results, encode_results};
-use super::parts::{decode_entry, decode_vector, encode_entry, encode_vector};
+use super::parts::{decode_entry, decode_lives, encode_entry, encode_lives};
 use super::{
-    Batch, Body, Entries, MAX_BATCH, Message, Ordered, Prepare, Read, ReadReply, Reply, Request,
-    SnapshotChunk, Stamps, StartView, Summary, VERSION, ViewChange,
+    Batch, Body, Entries, Hint, MAX_BATCH, Membership, Message, Ordered, Prepare, Read, ReadReply,
+    Reply, Request, SnapshotChunk, Stamps, StartView, Summary, VERSION, ViewChange,
 };
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -57,7 +58,7 @@ impl Body {
             Self::ViewChange(_) => 14,
             Self::StartView(_) => 15,
             Self::Boot { .. } => 16,
-            Self::Hint { .. } => 17,
+            Self::Hint(_) => 17,
             Self::SnapshotRequest { .. } => 18,
             Self::SnapshotChunk(_) => 19,
             Self::Read(_) => 20,
@@ -87,7 +88,7 @@ impl Body {
             Self::ViewChange(_) => "view-change",
             Self::StartView(_) => "start-view",
             Self::Boot { .. } => "boot",
-            Self::Hint { .. } => "hint",
+            Self::Hint(_) => "hint",
             Self::SnapshotRequest { .. } => "snapshot-request",
             Self::SnapshotChunk(_) => "snapshot-chunk",
             Self::Read(_) => "read",
@@ -146,12 +147,9 @@ impl Body {
             Self::StartView(m) => m.encode(w),
             Self::Boot { incarnation, heard } => {
                 w.u64(*incarnation);
-                encode_vector(heard, w);
+                encode_lives(heard, w);
             }
-            Self::Hint { view, vector } => {
-                w.u64(*view);
-                encode_vector(vector, w);
-            }
+            Self::Hint(m) => m.encode(w),
             Self::SnapshotRequest {
                 floor,
                 at,
@@ -257,16 +255,13 @@ impl Body {
                 view: r.u64()?,
                 upto: r.u64()?,
             },
-            14 => Self::ViewChange(ViewChange::decode(r)?),
-            15 => Self::StartView(StartView::decode(r)?),
+            14 => Self::ViewChange(Box::new(ViewChange::decode(r)?)),
+            15 => Self::StartView(Box::new(StartView::decode(r)?)),
             16 => Self::Boot {
                 incarnation: r.u64()?,
-                heard: decode_vector(r)?,
+                heard: decode_lives(r)?,
             },
-            17 => Self::Hint {
-                view: r.u64()?,
-                vector: decode_vector(r)?,
-            },
+            17 => Self::Hint(Hint::decode(r)?),
             18 => Self::SnapshotRequest {
                 floor: r.u64()?,
                 at: r.u64()?,
@@ -277,6 +272,14 @@ impl Body {
             23 => Self::Prepare(Prepare::decode(r)?),
             _ => return Err(Malformed("kind")),
         })
+    }
+}
+
+fn decode_flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed("flag")),
     }
 }
 
@@ -308,13 +311,14 @@ impl Reply {
         words(w, &[self.view, self.session, self.slot]);
         w.u8(self.replica);
         w.u8(self.sequencer);
+        w.u8(self.quorum);
         w.u64(self.client.0);
         encode_results(&self.results, w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (view, session, slot) = (r.u64()?, r.u64()?, r.u64()?);
-        let (replica, sequencer) = (r.u8()?, r.u8()?);
+        let (replica, sequencer, quorum) = (r.u8()?, r.u8()?, r.u8()?);
         let client = ClientId(r.u64()?);
         Ok(Self {
             view,
@@ -322,6 +326,7 @@ impl Reply {
             slot,
             replica,
             sequencer,
+            quorum,
             client,
             results: decode_results(r)?,
         })
@@ -343,23 +348,41 @@ impl Read {
     }
 }
 
+impl Hint {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.view);
+        self.members.encode(w);
+        w.u8(u8::from(self.settled));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            view: r.u64()?,
+            members: Membership::decode(r)?,
+            settled: decode_flag(r)?,
+        })
+    }
+}
+
 impl ReadReply {
     fn encode(&self, w: &mut Writer<'_>) {
         words(w, &[self.view, self.session, self.slot]);
         w.u8(self.replica);
+        w.u8(self.quorum);
         words(w, &[self.client.0, self.serial]);
         encode_results(&self.results, w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (view, session, slot) = (r.u64()?, r.u64()?, r.u64()?);
-        let replica = r.u8()?;
+        let (replica, quorum) = (r.u8()?, r.u8()?);
         let (client, serial) = (ClientId(r.u64()?), r.u64()?);
         Ok(Self {
             view,
             session,
             slot,
             replica,
+            quorum,
             client,
             serial,
             results: decode_results(r)?,
@@ -428,14 +451,14 @@ impl ViewChange {
     fn encode(&self, w: &mut Writer<'_>) {
         words(w, &[self.view, self.last_normal, self.incarnation]);
         words(w, &[self.session, self.nonce, self.session_base]);
-        encode_vector(&self.vector, w);
+        self.members.encode(w);
         self.summary.encode(w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (view, last_normal, incarnation) = (r.u64()?, r.u64()?, r.u64()?);
         let (session, nonce, session_base) = (r.u64()?, r.u64()?, r.u64()?);
-        let vector = decode_vector(r)?;
+        let members = Membership::decode(r)?;
         let summary = Summary::decode(r)?;
         Ok(Self {
             view,
@@ -444,7 +467,7 @@ impl ViewChange {
             session,
             nonce,
             session_base,
-            vector,
+            members,
             summary,
         })
     }
@@ -462,21 +485,21 @@ impl StartView {
                 self.session_base,
             ],
         );
-        encode_vector(&self.vector, w);
+        self.members.encode(w);
         self.summary.encode(w);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (view, basis, session, nonce, session_base) =
             (r.u64()?, r.u64()?, r.u64()?, r.u64()?, r.u64()?);
-        let vector = decode_vector(r)?;
+        let members = Membership::decode(r)?;
         Ok(Self {
             view,
             basis,
             session,
             nonce,
             session_base,
-            vector,
+            members,
             summary: Summary::decode(r)?,
         })
     }

@@ -8,7 +8,7 @@
 //! ```text
 //!  1 Request         client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
 //!  2 Ordered         session 8 | log time 8 | groups 1 | n*(group 4 | sequence 8) | Request
-//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | sequencer 1 | client 8 | count 2 | n*Result
+//!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | sequencer 1 | f+1 1 | client 8 | count 2 | n*Result
 //!  4 SessionRequest  nonce 8                                                                     +
 //!  5 SessionGrant    session 8 | nonce 8 | log time 8 | clock runs 1                             +
 //!  6 SessionInfo     session 8 | nonce 8                                                         +
@@ -19,14 +19,14 @@
 //! 11 GapAck          view 8 | from 8 | to 8
 //! 12 Heartbeat       view 8 | clock 8 (0 = does not run) | Summary
 //! 13 SyncAck         view 8 | upto 8
-//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
-//! 15 StartView       view 8 | basis 8 | session 8 | nonce 8 | session base 8 | Vector | Summary
-//! 16 Boot            incarnation 8 | Vector heard                                               +
-//! 17 Hint            view 8 | Vector                                                            +
+//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | session 8 | nonce 8 | session base 8 | Members | Summary
+//! 15 StartView       view 8 | basis 8 | session 8 | nonce 8 | session base 8 | Members | Summary
+//! 16 Boot            incarnation 8 | 9*(heard 8)                                                +
+//! 17 Hint            view 8 | Members | settled 1                                               +
 //! 18 SnapshotRequest floor 8 | at 8 | offset 8 | chunks 2                                       +
 //! 19 SnapshotChunk   at 8 | total 8 | offset 8 | [bytes]                                        +
 //! 20 Read            client 8 | serial 8 | count 2 | [ n*(as in Request) ]                        +
-//! 21 ReadReply       view 8 | session 8 | slot 8 | replica 1 | client 8 | serial 8 | count 2 | n*Result  +
+//! 21 ReadReply       view 8 | session 8 | slot 8 | replica 1 | f+1 1 | client 8 | serial 8 | count 2 | n*Result  +
 //! 22 Invite          session 8                                                                 +
 //! 27 ResultRequest   client 8 | id 8 | offset 4 | parts 2                                      +
 //! 23 Prepare         view 8 | commit 8 | from 8 | count 2 | n*(1 | 2 time 8 Request)
@@ -34,26 +34,28 @@
 //! Result  = id 8 | 0                             refused
 //!                | 1 offset 4                    the piece at this offset is kept
 //!                | 2 [result]                    executed; + 4: slot 8 before it, + 8: whole 4 | offset 4
-//! Vector  = count 1 | n*(incarnation 8)          who belongs to the view, as which life
+//! Members = seats 2 | former seats 2 | n*(incarnation 8)    by seat: who belongs to the view, as which life
 //! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
 //! ```
 
 mod batch;
 mod codec;
+mod membership;
 mod parts;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 
 pub use crate::codec::Malformed;
 pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, MAX_PIECE, OpResult, Outcome, Piece, ResultPart};
+pub use membership::{Lives, Membership, Seats, leader_of};
 pub use parts::{
     Address, Entry, Formation, MAX_NOOP_BYTES, MAX_REPLICAS, MAX_SEQUENCERS, MAX_STAMPS, NoopSet,
-    Request, Session, Slot, Stamps, Summary, View, decode_entry, decode_vector, encode_entry,
-    encode_vector, sequencer_of,
+    Request, Session, Slot, Stamps, Summary, View, decode_entry, encode_entry, sequencer_of,
 };
 
 /// The version of these layouts.
@@ -159,23 +161,18 @@ pub enum Body {
         upto: Slot,
     },
     /// A vote for a new view, to all replicas.
-    ViewChange(ViewChange),
+    ViewChange(Box<ViewChange>),
     /// The new leader's log and membership.
-    StartView(StartView),
+    StartView(Box<StartView>),
     /// A replica without memory: "I started".
     Boot {
         /// Its life.
         incarnation: u64,
         /// The lives of booting replicas it heard lately (0 = none).
-        heard: Vec<u64>,
+        heard: Lives,
     },
     /// A member's answer to a replica that is not: "there is a group".
-    Hint {
-        /// The member's view.
-        view: View,
-        /// The lives it knows.
-        vector: Vec<u64>,
-    },
+    Hint(Hint),
     /// "Send me a piece of a snapshot."
     SnapshotRequest {
         /// A snapshot below this slot is of no use.
@@ -239,6 +236,8 @@ pub struct Reply {
     pub replica: u8,
     /// The sequencer in force: the one to send to.
     pub sequencer: u8,
+    /// How many replicas of its view make a majority.
+    pub quorum: u8,
     /// To whom.
     pub client: ClientId,
     /// Filled by the view's leader only.
@@ -267,6 +266,8 @@ pub struct ReadReply {
     pub slot: Slot,
     /// Which replica.
     pub replica: u8,
+    /// How many replicas of its view make a majority.
+    pub quorum: u8,
     /// To whom.
     pub client: ClientId,
     /// What this answers.
@@ -319,7 +320,7 @@ pub struct ViewChange {
     /// Slot of the session's (missing) sequence number 0.
     pub session_base: Slot,
     /// Membership of `last_normal`.
-    pub vector: Vec<u64>,
+    pub members: Membership,
     /// The voter's log.
     pub summary: Summary,
 }
@@ -338,9 +339,20 @@ pub struct StartView {
     /// Slot of the session's (missing) sequence number 0.
     pub session_base: Slot,
     /// Membership.
-    pub vector: Vec<u64>,
+    pub members: Membership,
     /// The log.
     pub summary: Summary,
+}
+
+/// What a member knows, for one that may not be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Hint {
+    /// The last view whose log it had.
+    pub view: View,
+    /// The membership of that view.
+    pub members: Membership,
+    /// That view is in office: who does not belong to it is out of the group.
+    pub settled: bool,
 }
 
 /// A piece of a snapshot.

@@ -4,12 +4,13 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 
+use super::Lives;
 use super::batch::Batch;
 use crate::codec::{Malformed, Reader, Writer};
 
 /// A place in the log, counted from 1 over the whole life of a group.
 pub type Slot = u64;
-/// The number of a view; its leader is replica `view mod n`.
+/// The number of a view: a round, and in the lowest four bits its leader's seat.
 pub type View = u64;
 /// The number of a session: the view that granted it, so it is never reused.
 /// 0 = no sequencer yet.
@@ -17,7 +18,7 @@ pub type Session = u64;
 /// One life of the whole group, from the day all its replicas started empty.
 pub type Formation = u64;
 
-/// Replicas a group has at most.
+/// Seats of a group: its replicas, and those that may become one.
 pub const MAX_REPLICAS: usize = 9;
 /// Groups one ordered message may be stamped for.
 pub const MAX_STAMPS: usize = 4;
@@ -305,18 +306,14 @@ impl Stamps {
     }
 }
 
-/// Incarnations by replica: who belongs to a view, as which life.
-/// One life per replica.
-pub fn encode_vector(vector: &[u64], w: &mut Writer<'_>) {
-    w.u8(u8::try_from(vector.len()).expect("a group has at most nine replicas"));
-    vector.iter().for_each(|v| w.u64(*v));
+pub(super) fn encode_lives(lives: &Lives, w: &mut Writer<'_>) {
+    lives.iter().for_each(|life| w.u64(*life));
 }
 
-/// Reads what [`encode_vector`] wrote.
-pub fn decode_vector(r: &mut Reader<'_>) -> Result<Vec<u64>, Malformed> {
-    let count = usize::from(r.u8()?);
-    if count > MAX_REPLICAS {
-        return Err(Malformed("vector"));
+pub(super) fn decode_lives(r: &mut Reader<'_>) -> Result<Lives, Malformed> {
+    let mut lives = Lives::default();
+    for life in &mut lives {
+        *life = r.u64()?;
     }
-    (0..count).map(|_| r.u64()).collect()
+    Ok(lives)
 }

@@ -99,8 +99,16 @@ fn entries() -> impl Strategy<Value = Option<Entry>> {
     ]
 }
 
-fn vectors() -> impl Strategy<Value = Vec<u64>> {
-    list(any::<u64>(), 0..=MAX_REPLICAS)
+fn lives() -> impl Strategy<Value = Lives> {
+    proptest::array::uniform9(prop_oneof![Just(0), 1..u64::MAX])
+}
+
+fn memberships() -> impl Strategy<Value = Membership> {
+    let seats = proptest::option::of((0..MAX_REPLICAS as u8, 1..u64::MAX));
+    (lives(), seats, proptest::option::of(0..9u8)).prop_map(|(lives, into, out)| {
+        let members = Membership::of(lives);
+        members.changed(out, into).unwrap_or(members)
+    })
 }
 
 fn ordered_path() -> impl Strategy<Value = Body> {
@@ -123,14 +131,15 @@ fn ordered_path() -> impl Strategy<Value = Body> {
                 })
             }
         ),
-        (any::<[u64; 4]>(), any::<[u8; 2]>(), results()).prop_map(
-            |([view, session, slot, client], [replica, sequencer], results)| {
+        (any::<[u64; 4]>(), any::<[u8; 3]>(), results()).prop_map(
+            |([view, session, slot, client], [replica, sequencer, quorum], results)| {
                 Body::Reply(Reply {
                     view,
                     session,
                     slot,
                     replica,
                     sequencer,
+                    quorum,
                     client: ClientId(client),
                     results,
                 })
@@ -174,13 +183,14 @@ fn read_path() -> impl Strategy<Value = Body> {
             serial,
             batch
         })),
-        (any::<[u64; 5]>(), any::<u8>(), results()).prop_map(
-            |([view, session, slot, client, serial], replica, results)| {
+        (any::<[u64; 5]>(), any::<[u8; 2]>(), results()).prop_map(
+            |([view, session, slot, client, serial], [replica, quorum], results)| {
                 Body::ReadReply(ReadReply {
                     view,
                     session,
                     slot,
                     replica,
+                    quorum,
                     client: ClientId(client),
                     serial,
                     results,
@@ -195,6 +205,47 @@ fn read_path() -> impl Strategy<Value = Body> {
                 parts
             }
         ),
+    ]
+}
+
+fn view_path() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        (any::<[u64; 6]>(), memberships(), summaries()).prop_map(
+            |([view, last_normal, incarnation, session, nonce, session_base], members, summary)| {
+                let vote = ViewChange {
+                    view,
+                    last_normal,
+                    incarnation,
+                    session,
+                    nonce,
+                    session_base,
+                    members,
+                    summary,
+                };
+                Body::ViewChange(Box::new(vote))
+            }
+        ),
+        (any::<[u64; 5]>(), memberships(), summaries()).prop_map(
+            |([view, basis, session, nonce, session_base], members, summary)| {
+                Body::StartView(Box::new(StartView {
+                    view,
+                    basis,
+                    session,
+                    nonce,
+                    session_base,
+                    members,
+                    summary,
+                }))
+            }
+        ),
+        (any::<u64>(), lives()).prop_map(|(incarnation, heard)| Body::Boot { incarnation, heard }),
+        (any::<u64>(), memberships(), any::<bool>()).prop_map(|(view, members, settled)| {
+            Body::Hint(Hint {
+                view,
+                members,
+                settled,
+            })
+        }),
     ]
 }
 
@@ -224,37 +275,6 @@ fn replica_path() -> impl Strategy<Value = Body> {
             summary
         }),
         any::<[u64; 2]>().prop_map(|[view, upto]| Body::SyncAck { view, upto }),
-        (any::<[u64; 6]>(), vectors(), summaries()).prop_map(
-            |([view, last_normal, incarnation, session, nonce, session_base], vector, summary)| {
-                let vote = ViewChange {
-                    view,
-                    last_normal,
-                    incarnation,
-                    session,
-                    nonce,
-                    session_base,
-                    vector,
-                    summary,
-                };
-                Body::ViewChange(vote)
-            }
-        ),
-        (any::<[u64; 5]>(), vectors(), summaries()).prop_map(
-            |([view, basis, session, nonce, session_base], vector, summary)| {
-                Body::StartView(StartView {
-                    view,
-                    basis,
-                    session,
-                    nonce,
-                    session_base,
-                    vector,
-                    summary,
-                })
-            }
-        ),
-        (any::<u64>(), vectors())
-            .prop_map(|(incarnation, heard)| Body::Boot { incarnation, heard }),
-        (any::<u64>(), vectors()).prop_map(|(view, vector)| Body::Hint { view, vector }),
         (any::<[u64; 3]>(), any::<u16>()).prop_map(|([floor, at, offset], chunks)| {
             Body::SnapshotRequest {
                 floor,
@@ -283,7 +303,7 @@ fn replica_path() -> impl Strategy<Value = Body> {
 
 proptest! {
     #[test]
-    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), replica_path()], cut: u16) {
+    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), view_path(), replica_path()], cut: u16) {
         let message = Message { formation, body };
         let mut bytes = vec![];
         message.encode(&mut bytes);
