@@ -10,6 +10,8 @@
 //! * [`envelope`]: authentication and replay protection around every datagram
 //! * [`group`]: the messages of a store group
 //! * [`codec`]: fixed-layout fields, read totally
+//!
+//! What a node writes on its disk: [`wal`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -28,3 +30,4 @@ pub mod ipv4;
 pub mod packet;
 pub mod tcp;
 pub mod udp;
+pub mod wal;
