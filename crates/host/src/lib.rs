@@ -5,7 +5,7 @@
 //! * XDP programs: [`bpf`]
 //! * interfaces: [`ethtool`], [`ifreq`], [`guard`] (settings to restore)
 //! * routes and neighbours: [`neigh`]
-//! * nodes: [`udp`]
+//! * nodes: [`udp`]; what replicas keep on disk: [`wal`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
 //! * time and processors: [`clock`], [`poll`], [`priority`], [`napi`]
 
@@ -27,4 +27,5 @@ pub mod port;
 pub mod priority;
 pub mod spawn;
 pub mod udp;
+pub mod wal;
 pub mod xsk;
