@@ -16,6 +16,7 @@ pub mod channel;
 pub mod client;
 pub mod config;
 pub mod detect;
+mod disk;
 pub mod failure;
 pub mod function;
 pub mod heartbeat;

@@ -42,6 +42,7 @@ impl Peers {
             protocol,
             sequencers,
             replicas,
+            ..
         } = &config.state
         else {
             panic!("a checked configuration with members has a group");

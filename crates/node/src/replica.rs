@@ -13,11 +13,11 @@ use tracing::{info, warn};
 
 use crate::channel::{self, Channel};
 use crate::config::{Config, Io};
+use crate::disk::{self, Disk, DiskStatus};
 use crate::failure::Failure;
 use crate::peers::Peers;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
-use crate::store;
 use crate::turn::{self, Turn};
 
 /// Datagrams handled before answers are sent.
@@ -74,6 +74,8 @@ pub struct ReplicaStatus {
     pub alarms: BTreeMap<&'static str, u64>,
     /// Authentic datagrams that are not the group's business.
     pub ignored: u64,
+    /// Its journal, if it keeps one.
+    pub disk: Option<DiskStatus>,
     /// Datagrams.
     pub datagrams: channel::Counters,
 }
@@ -105,6 +107,7 @@ pub struct Replica {
     core: stateplane_group::Replica<Store>,
     peers: Peers,
     channel: Channel,
+    disk: Option<Disk>,
     told: (&'static str, u64),
     ignored: u64,
     alarms: BTreeMap<&'static str, u64>,
@@ -112,7 +115,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica of the configured group, without memory.
+    /// A replica of the configured group: without memory, or with that of its disk.
     ///
     /// # Panics
     /// If the (checked) configuration does not name `node` as a replica.
@@ -125,17 +128,17 @@ impl Replica {
     ) -> Result<Self, Failure> {
         let peers = Peers::new(config, node);
         let me = peers.me().expect("a checked replica is listed");
-        let store = store::new(config)?;
         // Where the leader orders, its operations bear the time of day of its start plus
         // what our own clock counts, which nobody sets.
-        let core = stateplane_group::Replica::new(peers.group_config(), me, life, store)
-            .with_day(clock::now(), clock::wall());
+        let (core, disk) = disk::replica(config, node, peers.group_config(), me, life)?;
+        let core = core.with_day(clock::now(), clock::wall());
         let alarms = BTreeMap::new();
         Ok(Self {
             id: me.0,
             core,
             peers,
             channel,
+            disk,
             told: ("", 0),
             ignored: 0,
             alarms,
@@ -148,11 +151,17 @@ impl Replica {
         turn::serve(&mut self, io, stop)
     }
 
-    fn carry_out(&mut self) {
+    /// All inputs of the turn were taken: what they changed goes to disk at once, then
+    /// everything leaves. After an error nothing leaves any more.
+    fn carry_out(&mut self) -> io::Result<()> {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
                 Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
-                Effect::Persist(_) => unreachable!("only replicas with disks ask for it"),
+                Effect::Persist(what) => {
+                    let disk = self.disk.as_mut();
+                    disk.expect("only replicas with disks ask for it")
+                        .persist(what)?;
+                }
                 Effect::Alarm(alarm) => {
                     let name = alarm_name(alarm);
                     warn!(alarm = name, "replica");
@@ -161,6 +170,7 @@ impl Replica {
             }
         }
         self.channel.flush();
+        Ok(())
     }
 
     fn publish(&mut self) {
@@ -213,6 +223,7 @@ impl Replica {
             marks,
             alarms: self.alarms.clone(),
             ignored: self.ignored,
+            disk: self.disk.as_ref().map(Disk::status),
             datagrams: self.channel.counters(),
         };
         self.status.update(|s| *s = status);
@@ -246,14 +257,15 @@ impl Turn for Replica {
         })
     }
 
-    fn act(&mut self, now: Time) {
+    fn act(&mut self, now: Time) -> io::Result<()> {
         if self.core.next_timer().is_some_and(|due| due <= now) {
             self.core.on_timer(now);
         }
-        self.carry_out();
+        self.carry_out()?;
         if self.status.due(now) {
             self.publish();
         }
+        Ok(())
     }
 }
 

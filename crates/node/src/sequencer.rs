@@ -155,7 +155,7 @@ impl Turn for Sequencer {
         })
     }
 
-    fn act(&mut self, now: Time) {
+    fn act(&mut self, now: Time) -> io::Result<()> {
         if self.core.next_timer().is_some_and(|due| due <= now) {
             self.core.on_timer(now);
         }
@@ -163,6 +163,7 @@ impl Turn for Sequencer {
         if self.status.due(now) {
             self.publish();
         }
+        Ok(())
     }
 }
 

@@ -241,7 +241,7 @@ impl Turn for Switch {
         })
     }
 
-    fn act(&mut self, now: Time) {
+    fn act(&mut self, now: Time) -> io::Result<()> {
         self.detector.on_timer(now);
         if self.detector.serving(self.serving) != self.serving
             && now >= self.retry
@@ -254,6 +254,7 @@ impl Turn for Switch {
         if self.status.due(now) {
             self.publish(now);
         }
+        Ok(())
     }
 }
 

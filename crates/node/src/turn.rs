@@ -36,7 +36,7 @@ pub(crate) trait Turn {
 
     /// Does what was due at `now`, when the turn began. Comes after everything that waited
     /// then was heard: silence is judged by what arrived, not by when this thread ran.
-    fn act(&mut self, now: Time);
+    fn act(&mut self, now: Time) -> io::Result<()>;
 }
 
 /// Turns a role until asked to stop.
@@ -57,7 +57,7 @@ pub(crate) fn serve<T: Turn>(role: &mut T, io: Io, stop: &Stop) -> Result<(), Fa
 fn turn<T: Turn>(role: &mut T, io: Io, awake: Time) -> io::Result<Time> {
     let now = clock::now();
     let heard = role.hear(now)?;
-    role.act(now);
+    role.act(now)?;
     if heard > 0 {
         return Ok(now);
     }

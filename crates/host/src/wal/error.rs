@@ -54,7 +54,7 @@ impl WalError {
                     "stop the other process, or give each replica a directory of its own"
                 }
                 Self::Foreign { .. } => {
-                    "give each replica of each cluster a directory of its own (`state-dir`)"
+                    "give each replica of each cluster a directory of its own (`dir` under `[state]`)"
                 }
                 _ => "start the replica again: it goes on from what is on disk",
             };
@@ -64,10 +64,10 @@ impl WalError {
                 "the disk is full: make room and start the replica again"
             }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                "make the directory writable for the user the node runs as, or change `state-dir`"
+                "make the directory writable for the user the node runs as, or change `dir` under `[state]`"
             }
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                "change `state-dir` to a directory"
+                "change `dir` under `[state]` to a directory"
             }
             _ => {
                 "look at the disk (`dmesg`); the group goes on without this replica, and takes \

@@ -185,7 +185,7 @@ fn what_is_wrong_with_a_directory_is_said() {
     fs::write(&file, b"").expect("write");
     let error = Wal::open(&file.join("wal"), "edge/r1").expect_err("not a directory");
     assert!(error.to_string().contains("cannot create"), "{error}");
-    assert!(error.help().contains("state-dir"), "{}", error.help());
+    assert!(error.help().contains("`dir`"), "{}", error.help());
 }
 
 #[test]

@@ -83,6 +83,9 @@ pub enum State {
         sequencers: Vec<String>,
         /// The replicas in the order of their ids; an odd number.
         replicas: Vec<String>,
+        /// If the replicas have disks: each keeps its journal in the directory of its
+        /// node's name below this one.
+        disk: Option<PathBuf>,
     },
 }
 

@@ -1,5 +1,7 @@
 //! `[state]`: where state is kept, and who orders what a group does.
 
+use std::path::PathBuf;
+
 use stateplane_group::Protocol;
 
 use super::problem::Collector;
@@ -22,6 +24,8 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
         "sequencer",
         "sequencers",
         "replicas",
+        "durable",
+        "dir",
     ];
     section.only(&keys, out);
     let words = [("embedded", false), ("group", true)];
@@ -43,12 +47,35 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
     let example = "[\"r1\", \"r2\", \"r3\"]";
     section.required("replicas", example, out, |_| Ok(()));
     let replicas = section.values("replicas", out, values::name);
+    let disk = disk(&section, out);
     group?;
     Some(State::Group {
+        disk,
         protocol: protocol?,
         sequencers: sequencers?,
         replicas: replicas?,
     })
+}
+
+/// Where the replicas keep their journals, if they do.
+fn disk(section: &Section<'_, '_>, out: &mut Collector) -> Option<PathBuf> {
+    let durable = match section.value("durable") {
+        Some(_) => section.optional("durable", out, values::boolean)?,
+        None => false,
+    };
+    if !durable {
+        let message = "without `durable = true` nothing is kept on disk";
+        refuse(
+            section,
+            &["dir"],
+            message,
+            "remove this key, or add `durable = true`",
+            out,
+        );
+        return None;
+    }
+    let dir = section.optional("dir", out, values::string);
+    Some(dir.map_or_else(|| "/var/lib/stateplane".into(), PathBuf::from))
 }
 
 /// Who orders; the keys of the other protocol have no business here.

@@ -98,7 +98,8 @@ fn a_good_file_is_read_as_written() {
         State::Group {
             protocol: Protocol::Nopaxos,
             sequencers: vec!["seq".into()],
-            replicas
+            replicas,
+            disk: None,
         }
     );
     assert_eq!(config.detect.dead, Duration::from_millis(20));
@@ -429,6 +430,38 @@ fn a_group_whose_leader_orders_has_no_sequencer() {
         config.state,
         State::Group { protocol: Protocol::Vr { batch: 64 }, ref sequencers, .. } if sequencers.is_empty()
     ));
+}
+
+#[test]
+fn a_durable_group_has_a_directory() {
+    let said = |keys: &str| {
+        let text = GOOD.replace(
+            "sequencer = \"seq\"\n",
+            &format!("sequencer = \"seq\"\n{keys}"),
+        );
+        parse(&text).map(|(config, _)| match config.state {
+            State::Group { disk, .. } => disk,
+            State::Embedded => None,
+        })
+    };
+    let dir = |path: &str| Some(Path::new(path).to_owned());
+    assert_eq!(
+        said("durable = true\n").expect("right"),
+        dir("/var/lib/stateplane")
+    );
+    assert_eq!(
+        said("durable = true\ndir = \"/d\"\n").expect("right"),
+        dir("/d")
+    );
+    assert_eq!(said("durable = false\n").expect("right"), None);
+    for wrong in [
+        "dir = \"/d\"\n",
+        "durable = 1\n",
+        "durable = true\ndir = 1\n",
+    ] {
+        let problems = said(wrong).expect_err("wrong").to_string();
+        assert!(problems.contains("state.d"), "{problems}");
+    }
 }
 
 #[test]

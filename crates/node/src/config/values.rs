@@ -22,6 +22,17 @@ pub(super) fn string(value: &DeValue<'_>) -> Parsed<String> {
     }
 }
 
+/// Yes or no.
+pub(super) fn boolean(value: &DeValue<'_>) -> Parsed<bool> {
+    match value {
+        DeValue::Boolean(answer) => Ok(*answer),
+        other => Err(Wrong::new(
+            format!("expected true or false, found {}", kind(other)),
+            "write it without quotes",
+        )),
+    }
+}
+
 /// An integer in `range`.
 pub(super) fn integer(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Parsed<u64> {
     move |value| {

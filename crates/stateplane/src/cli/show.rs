@@ -228,6 +228,13 @@ fn detail(status: &Value) -> String {
             replica["log"],
             replica["commit"]
         ));
+        let disk = &replica["disk"];
+        if disk.is_object() {
+            parts.push(format!(
+                "journal {} bytes, {} syncs, checkpoint at record {}",
+                disk["bytes"], disk["syncs"], disk["checkpoint"]
+            ));
+        }
     }
     let sequencer = &status["sequencer"];
     if sequencer.is_object() {
@@ -294,6 +301,11 @@ fn store(answers: &Answers) -> String {
         ];
         let mut row = vec![name.clone()];
         row.extend(keys.map(field));
+        let disk = &replica["disk"];
+        row.push(match disk.is_object() {
+            true => format!("{} bytes", text(&disk["bytes"])),
+            false => "in memory".to_owned(),
+        });
         rows.push(row);
         // Followers execute a little later: the leader's tables are the newest.
         if replica["leader"] == true || tables.is_empty() {
@@ -310,7 +322,7 @@ fn store(answers: &Answers) -> String {
         }
     }
     let header = [
-        "NODE", "ROLE", "VIEW", "SESSION", "LOG", "COMMIT", "EXECUTED", "CLIENTS",
+        "NODE", "ROLE", "VIEW", "SESSION", "LOG", "COMMIT", "EXECUTED", "CLIENTS", "JOURNAL",
     ];
     let replicas = table(&header, rows);
     let tables = table(&["TABLE", "ROWS", "MAX"], tables);
