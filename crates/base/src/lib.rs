@@ -2,14 +2,19 @@
 //!
 //! * [`Time`] and [`LogTime`]: the two clocks, kept apart by type
 //! * [`ids`]: who is who: nodes, replicas, clients, instances, incarnations
+//! * [`Blob`]: short byte strings
 //! * [`reason`]: why a packet did not pass
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+mod blob;
 pub mod ids;
 pub mod reason;
 mod time;
 
+pub use blob::Blob;
 pub use ids::{ClientId, Incarnation, ReplicaId};
 pub use reason::Reason;
 pub use time::{LogTime, Time};

@@ -29,7 +29,6 @@
 extern crate alloc;
 
 pub mod application;
-mod blob;
 pub mod builtin;
 mod counter;
 mod hash;

@@ -3,11 +3,10 @@
 use zerocopy::byteorder::network_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::blob::Key;
 use crate::queue::Queues;
 use crate::refusal::Refusal;
 use crate::registry::{RegisterError, Registry};
-use crate::table::{Record, Table, TableSpec};
+use crate::table::{Key, Record, Table, TableSpec};
 use crate::tx::Tx;
 
 /// A pool's numbers are `first .. first + count`; those from `first + fresh` on were never taken.

@@ -3,10 +3,9 @@
 use zerocopy::byteorder::network_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::blob::Key;
 use crate::refusal::Refusal;
 use crate::registry::{RegisterError, Registry};
-use crate::table::{Record, Table, TableSpec};
+use crate::table::{Key, Record, Table, TableSpec};
 use crate::tx::Tx;
 
 /// Where a queue begins and ends: its items are numbered `head..tail`.

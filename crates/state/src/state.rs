@@ -5,11 +5,10 @@ use core::mem;
 
 use stateplane_base::LogTime;
 
-use crate::blob::{Key, Value};
 use crate::hash::{Fingerprint, Seed};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::table::{Rows, Slot};
+use crate::table::{Key, Rows, Slot, Value};
 use crate::timers::{Alarm, TimerId, Timers};
 
 /// One table's rows and sizes.

@@ -8,10 +8,15 @@ use core::ops::Bound;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table;
+use stateplane_base::Blob;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::blob::{Key, Value};
 use crate::hash::Seed;
+
+/// A row's key: most of network state fit in place.
+pub(crate) type Key = Blob<22>;
+/// A row's value.
+pub(crate) type Value = Blob<46>;
 
 /// What may be a key or a value: a fixed layout without padding, or plain bytes (`[u8]`).
 pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {}

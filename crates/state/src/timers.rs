@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 
 use stateplane_base::LogTime;
 
-use crate::blob::Key;
+use crate::table::Key;
 
 /// One armed timer. Timers fire in the order of their ids: by deadline, then by age.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -10,11 +10,10 @@ use core::time::Duration;
 
 use stateplane_base::LogTime;
 
-use crate::blob::{Key, Value};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::state::{Cleared, State};
-use crate::table::{Ordered, Record, Table};
+use crate::table::{Key, Ordered, Record, Table, Value};
 use crate::timers::{Alarm, TimerId, TimerKind};
 
 /// How to undo one change.

@@ -110,7 +110,7 @@ impl<A: Application> Replica<A> {
                     let mut reply = Vec::new();
                     self.app.execute(at, piece.bytes, &mut reply);
                     if !self.config.broken(Mutation::NoClientTable) {
-                        self.table.store(request.client, id, slot, reply.clone());
+                        self.table.store(request.client, id, slot, &reply);
                     }
                     done(None, reply)
                 }

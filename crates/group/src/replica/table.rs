@@ -6,27 +6,72 @@
 //! been answered. A client that would need more room is refused, and so is a
 //! new client while no old one has been idle long enough to be forgotten.
 
-use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 
-use stateplane_base::{ClientId, LogTime};
+use stateplane_base::{Blob, ClientId, LogTime};
 use stateplane_wire::codec::{Malformed, Reader, Writer};
 use stateplane_wire::group::Slot;
 
 use crate::Limits;
+
+/// In which slot an operation was executed, and what came of it. Most results fit in place.
+type Outcome = (Slot, Blob<22>);
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Row {
     done_below: u64,
     last_seen: LogTime,
     bytes: usize,
-    /// By id: in which slot it was executed, and what came of it.
-    results: BTreeMap<u64, (Slot, Vec<u8>)>,
+    /// For the ids from `done_below` on. Ids come almost in order, so a ring holds them with
+    /// few gaps, and no allocation for each.
+    results: VecDeque<Option<Outcome>>,
 }
 
 impl Row {
-    fn size(results: &BTreeMap<u64, (Slot, Vec<u8>)>) -> usize {
-        results.values().map(|(_, result)| result.len()).sum()
+    const fn new(done_below: u64, last_seen: LogTime) -> Self {
+        Self {
+            done_below,
+            last_seen,
+            bytes: 0,
+            results: VecDeque::new(),
+        }
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        usize::try_from(id.checked_sub(self.done_below)?).ok()
+    }
+
+    fn get(&self, id: u64) -> Option<&Outcome> {
+        self.results.get(self.place(id)?)?.as_ref()
+    }
+
+    /// Remembers an outcome; the one it had before. The id is within the window.
+    fn set(&mut self, id: u64, slot: Slot, result: &[u8]) -> Option<Outcome> {
+        let place = self.place(id).expect("what is done is not executed");
+        if place >= self.results.len() {
+            self.results.resize(place + 1, None);
+        }
+        self.bytes += result.len();
+        self.results[place].replace((slot, result.into()))
+    }
+
+    /// Forgets the outcomes that its client has.
+    fn forget_below(&mut self, id: u64) {
+        while self.done_below < id {
+            let Some(gone) = self.results.pop_front() else {
+                self.done_below = id;
+                break;
+            };
+            self.bytes -= gone.map_or(0, |(_, result)| result.len());
+            self.done_below += 1;
+        }
+    }
+
+    /// All outcomes by id.
+    fn outcomes(&self) -> impl Iterator<Item = (u64, &Outcome)> {
+        let numbered = (self.done_below..).zip(&self.results);
+        numbered.filter_map(|(id, outcome)| Some((id, outcome.as_ref()?)))
     }
 }
 
@@ -52,9 +97,10 @@ pub(super) enum Admission {
     Refused,
 }
 
+/// All clients. A copy is cheap and shares the rows until they change.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct ClientTable {
-    rows: BTreeMap<ClientId, Row>,
+    rows: BTreeMap<ClientId, Arc<Row>>,
 }
 
 impl ClientTable {
@@ -72,13 +118,9 @@ impl ClientTable {
         limits: &Limits,
     ) -> Admission {
         if let Some(row) = self.rows.get_mut(&client) {
+            let row = Arc::make_mut(row);
             row.last_seen = now;
-            if done_below > row.done_below {
-                row.done_below = done_below;
-                let keep = row.results.split_off(&done_below);
-                row.results = keep;
-                row.bytes = Row::size(&row.results);
-            }
+            row.forget_below(done_below);
             return Admission::Known;
         }
         let mut admission = Admission::Added;
@@ -90,15 +132,8 @@ impl ClientTable {
             };
             admission = Admission::AddedByEviction;
         }
-        self.rows.insert(
-            client,
-            Row {
-                done_below,
-                last_seen: now,
-                bytes: 0,
-                results: BTreeMap::new(),
-            },
-        );
+        self.rows
+            .insert(client, Arc::new(Row::new(done_below, now)));
         admission
     }
 
@@ -107,7 +142,7 @@ impl ClientTable {
         let Some(row) = self.rows.get(&client) else {
             return Verdict::Refused;
         };
-        if let Some((slot, result)) = row.results.get(&id) {
+        if let Some((slot, result)) = row.get(id) {
             return Verdict::Cached(*slot, result);
         }
         if id < row.done_below {
@@ -123,18 +158,17 @@ impl ClientTable {
 
     /// The cached result, without judging.
     pub(super) fn cached(&self, client: ClientId, id: u64) -> Option<(Slot, &[u8])> {
-        let (slot, result) = self.rows.get(&client)?.results.get(&id)?;
+        let (slot, result) = self.rows.get(&client)?.get(id)?;
         Some((*slot, result))
     }
 
     /// Remembers the result of an operation executed in `slot`.
-    pub(super) fn store(&mut self, client: ClientId, id: u64, slot: Slot, result: Vec<u8>) {
+    pub(super) fn store(&mut self, client: ClientId, id: u64, slot: Slot, result: &[u8]) {
         let row = self
             .rows
             .get_mut(&client)
             .expect("results are stored for admitted clients");
-        row.bytes += result.len();
-        let before = row.results.insert(id, (slot, result));
+        let before = Arc::make_mut(row).set(id, slot, result);
         assert!(before.is_none(), "an operation is executed once");
     }
 
@@ -145,9 +179,9 @@ impl ClientTable {
             w.u64(client.0);
             w.u64(row.done_below);
             w.u64(row.last_seen.as_nanos());
-            w.u64(row.results.len() as u64);
-            for (id, (slot, result)) in &row.results {
-                w.u64(*id);
+            w.u64(row.outcomes().count() as u64);
+            for (id, (slot, result)) in row.outcomes() {
+                w.u64(id);
                 w.u64(*slot);
                 w.string(result);
             }
@@ -169,20 +203,15 @@ impl ClientTable {
             if count > limits.window {
                 return Err(Malformed("client window too large"));
             }
-            let mut results = BTreeMap::new();
+            let mut row = Row::new(done_below, last_seen);
             for _ in 0..count {
-                results.insert(r.u64()?, (r.u64()?, r.string()?.to_vec()));
+                let (id, slot, result) = (r.u64()?, r.u64()?, r.string()?);
+                let known = id >= done_below && id - done_below < limits.window;
+                if !known || row.set(id, slot, result).is_some() {
+                    return Err(Malformed("client window"));
+                }
             }
-            let bytes = Row::size(&results);
-            table.rows.insert(
-                client,
-                Row {
-                    done_below,
-                    last_seen,
-                    bytes,
-                    results,
-                },
-            );
+            table.rows.insert(client, Arc::new(row));
         }
         Ok(table)
     }
@@ -208,7 +237,7 @@ mod tests {
         let (mut table, limits, c) = (ClientTable::default(), limits(), ClientId(7));
         assert_eq!(table.admit(c, 1, LogTime::ZERO, &limits), Admission::Added);
         assert_eq!(table.look(c, 1, &limits), Verdict::Execute);
-        table.store(c, 1, 5, vec![9]);
+        table.store(c, 1, 5, &[9]);
         assert_eq!(table.look(c, 1, &limits), Verdict::Cached(5, &[9]));
         assert_eq!(
             table.look(c, 5, &limits),
@@ -246,7 +275,8 @@ mod tests {
     fn a_table_survives_a_snapshot() {
         let (mut table, limits) = (ClientTable::default(), limits());
         table.admit(ClientId(1), 3, LogTime::from_millis(5), &limits);
-        table.store(ClientId(1), 4, 8, vec![1, 2, 3]);
+        table.store(ClientId(1), 4, 8, &[1, 2, 3]);
+        table.store(ClientId(1), 6, 9, &[4; 100]);
         let mut bytes = vec![];
         table.encode(&mut Writer::new(&mut bytes));
         let mut r = Reader::new(&bytes);

@@ -9,8 +9,8 @@ use super::keys::optional_count;
 use super::number::{integer, range};
 use super::space::{Ends, Kind, Place};
 use super::{Call, Command, Fault};
-use crate::blob::Value;
 use crate::refusal::Refusal;
+use crate::table::Value;
 
 /// Items one command may touch besides those it names.
 const MOVED: u64 = 1 << 16;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::keys::optional_count;
 use super::space::Kind;
 use super::{Call, Command, Fault};
-use crate::blob::Key;
+use crate::table::Key;
 
 impl Call<'_, '_> {
     pub(super) fn sadd(&mut self) -> Result<(), Fault> {

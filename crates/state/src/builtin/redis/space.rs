@@ -21,10 +21,10 @@ use zerocopy::byteorder::network_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Fault;
-use crate::blob::Key;
 use crate::hash::Fingerprint;
 use crate::refusal::Refusal;
 use crate::registry::{RegisterError, Registry};
+use crate::table::Key;
 use crate::table::{Ordered, Table, TableSpec};
 use crate::timers::{TimerId, TimerKind};
 use crate::tx::Tx;
