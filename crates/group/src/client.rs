@@ -356,7 +356,28 @@ impl Client {
         if !again.is_empty() {
             self.try_another_leader(now);
         }
+        #[cfg(feature = "mutations")]
+        if self.config.broken(Mutation::RetryRenamed) {
+            self.send_renamed(&again);
+        }
         self.send(&again);
+    }
+
+    /// [`Mutation::RetryRenamed`]: the same operations, as if they were others.
+    #[cfg(feature = "mutations")]
+    fn send_renamed(&mut self, ids: &[u64]) {
+        let ops: Vec<_> = ids
+            .iter()
+            .map(|id| pending_op(&self.pending, *id))
+            .collect();
+        for op in ops {
+            let mut batch = Batch::default();
+            let done_below = self.done_below();
+            if self.next - done_below < self.config.limits.window && batch.push(self.next, &op) {
+                self.next += 1;
+                self.request(done_below, batch);
+            }
+        }
     }
 
     /// VR: whoever is silent is perhaps not the leader any more.

@@ -36,6 +36,8 @@ pub struct GroupConfig {
     pub timing: Timing,
     /// Bounds.
     pub limits: Limits,
+    /// Where the counters of a new group start.
+    pub origin: Origin,
     /// The rule broken on purpose, if any.
     #[cfg(feature = "mutations")]
     pub(crate) broken: Option<crate::Mutation>,
@@ -59,6 +61,7 @@ impl GroupConfig {
             protocol: Protocol::Nopaxos,
             timing: Timing::default(),
             limits: Limits::default(),
+            origin: Origin::default(),
             #[cfg(feature = "mutations")]
             broken: None,
         }
@@ -90,6 +93,18 @@ impl GroupConfig {
         );
         Self { seats, ..self }
     }
+}
+
+/// Where the counters of a new group start: at zero, but tests start them near the ends of
+/// their ranges. Slots and views end at 2^62 ([`crate::Replica`] refuses messages beyond),
+/// which takes a century at a billion a second; a group that got there would stand still
+/// rather than begin anew.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Origin {
+    /// The slot before the first one, and the number before each session's first.
+    pub slot: u64,
+    /// The view before the first with a session.
+    pub view: u64,
 }
 
 /// Time spans; the defaults suit a local network.

@@ -36,7 +36,7 @@ mod replica;
 mod sequencer;
 
 pub use client::{Busy, Client, ClientStatus, Committed, Place, RequestId, Unknown};
-pub use config::{GroupConfig, Limits, Protocol, Timing};
+pub use config::{GroupConfig, Limits, Origin, Protocol, Timing};
 pub use effect::{Alarm, Effect, Mark, Marks, Peer, Persist};
 pub use mutation::Mutation;
 pub use replica::{Disk, Memory, Replica, ReplicaStatus, Role, Unreadable};

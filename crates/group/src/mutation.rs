@@ -39,6 +39,12 @@ mutations! {
     CommitWithoutQuorum = "commit-without-quorum", "A leader takes for final what f replicas have.";
     PrepareAcrossViews = "prepare-across-views", "A follower takes Prepares of views that are over.";
     PrepareOkAhead = "prepare-ok-ahead", "A follower acknowledges slots behind one that it lacks.";
+    FormerLifeVotes = "former-life-votes", "Votes of a replica's former life count.";
+    JoinInPlace = "join-in-place", "A restarted replica joins the present view instead of a new one, so replies of its former life count for the new.";
+    CounterWraps = "counter-wraps", "Sequence numbers are those of a 16-bit counter.";
+    LookupRefused = "lookup-refused", "A leader in a gap commit answers nobody, as in the published specification.";
+    FutureSession = "future-session-trusted", "A stamp of a later session starts it, without a view change.";
+    RetryRenamed = "retry-renamed", "A client repeats an operation under a new id.";
     OldStartView = "old-start-view", "A replica enters any view it is told of, also an older one.";
     SendBeforeSync = "send-before-sync", "A replica with a disk answers before its journal is on it.";
     VoteNotPersisted = "vote-not-persisted", "A replica with a disk forgets in a crash what it voted for.";

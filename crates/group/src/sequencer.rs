@@ -13,7 +13,7 @@ use stateplane_wire::group::{
     Body, Formation, MAX_SEQUENCERS, Message, Ordered, Request, Session, Stamps,
 };
 
-use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer};
 
 /// What a sequencer tells about itself.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -94,7 +94,7 @@ impl Sequencer {
                 }
                 self.formation = formation;
                 self.session = session;
-                self.sequence = 0;
+                self.sequence = self.config.origin.slot;
                 self.time = self.time.max(time);
                 self.due = now + self.config.timing.tail_idle;
             }
@@ -118,6 +118,9 @@ impl Sequencer {
             return;
         }
         self.sequence += 1;
+        if self.config.broken(Mutation::CounterWraps) {
+            self.sequence &= 0xffff;
+        }
         self.time = self.time.max(wall);
         let stamps = Stamps::one(self.config.group, self.sequence);
         let ordered = Ordered {

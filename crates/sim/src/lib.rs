@@ -26,6 +26,7 @@ mod clients;
 mod clock;
 mod dice;
 mod guard;
+pub mod hunts;
 mod layout;
 mod mail;
 mod network;

@@ -25,6 +25,10 @@ pub(crate) enum Role {
     Client(Box<Client>),
 }
 
+/// A common time of day, and one just before 64 bits of nanoseconds end.
+const TODAY: u64 = 1_700_000_000_000 * MS;
+const LATE: u64 = u64::MAX - 10_000 * MS;
+
 /// A machine.
 pub(crate) struct Node {
     /// What runs there; `None` while it is down.
@@ -33,6 +37,8 @@ pub(crate) struct Node {
     /// By how much the machine's idea of the time of day is off, which only
     /// the sequencer uses.
     day_skew: u64,
+    /// The time of day when the run begins.
+    day: u64,
     /// The life of the process: higher at every start.
     pub incarnation: u64,
     /// Datagrams sent in this life.
@@ -61,11 +67,18 @@ impl Node {
         } else {
             1.0
         };
+        let life = dice.between(1, 1 << 40);
+        let near = plan.near.is_some();
         Self {
             role: None,
             clock: NodeClock::new(dice.between(1, 1_000_000 * MS), rate),
+            day: if near { LATE } else { TODAY },
             day_skew: dice.between(0, 100 * MS),
-            incarnation: dice.between(1, 1 << 40),
+            incarnation: if near {
+                u64::MAX - (1 << 41) + life
+            } else {
+                life
+            },
             counter: 0,
             wake: None,
             paused: false,
@@ -108,7 +121,7 @@ impl Node {
 
     /// What the machine takes for the time of day.
     pub(crate) fn day(&self, now: u64) -> LogTime {
-        LogTime::from_nanos(1_700_000_000_000 * MS + now + self.day_skew)
+        LogTime::from_nanos(self.day + now + self.day_skew)
     }
 
     /// When the process wants to be woken, on its own clock.
@@ -228,6 +241,7 @@ pub(crate) fn role(kind: Kind, config: GroupConfig, node: &Node, dice: &mut Dice
 pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
     let mut config = GroupConfig::new(plan.replicas);
     config.timing.deadline = Duration::from_millis(1_000);
+    config.origin = plan.near.unwrap_or_default();
     if plan.small_limits {
         let limits = &mut config.limits;
         (limits.unsynced, limits.retain) = (48, 12);

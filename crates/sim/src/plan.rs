@@ -6,6 +6,7 @@ use crate::dice::{Dice, Stream};
 use crate::network::LinkPlan;
 use core::fmt;
 use core::str::FromStr;
+use stateplane_group::Origin;
 
 /// Nanoseconds in a microsecond and a millisecond.
 pub(crate) const US: u64 = 1_000;
@@ -65,6 +66,8 @@ named! {
         Sequencer = "sequencer",
         /// Nodes stop and go on: one that slept must not trust what it knew.
         Pause = "pause",
+        /// Counters, lives and clocks start near the ends of their ranges.
+        NearWrap = "near-wrap",
         /// No faults at all.
         Calm = "calm",
     }
@@ -170,6 +173,8 @@ pub(crate) struct Plan {
     pub replay_window: bool,
     /// Small logs and snapshots, so that truncation and transfer happen.
     pub small_limits: bool,
+    /// Where counters start, if they start near the ends of their ranges.
+    pub near: Option<Origin>,
 }
 
 impl Plan {
@@ -195,6 +200,7 @@ impl Plan {
         // Faults that strike an idle group show little: clients ask for most
         // of the time, some evenly, some all at once.
         let even = faulty_until / ops_per_client as u64;
+        let near = near(dice);
         Self {
             profile,
             faults,
@@ -211,6 +217,7 @@ impl Plan {
             links,
             replay_window: dice.chance(0.5),
             small_limits: dice.chance(0.6),
+            near: (profile == Profile::NearWrap).then_some(near),
         }
     }
 
@@ -221,13 +228,14 @@ impl Plan {
 }
 
 fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
-    const TARGETED: [Profile; 6] = [
+    const TARGETED: [Profile; 7] = [
         Profile::Stray,
         Profile::FailoverStorm,
         Profile::Gaps,
         Profile::Restart,
         Profile::Sequencer,
         Profile::Pause,
+        Profile::NearWrap,
     ];
     let swarm = dice.chance(0.5);
     let target = TARGETED[dice.below(TARGETED.len())];
@@ -235,6 +243,17 @@ fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
         Profile::Mixed if swarm => Profile::Swarm,
         Profile::Mixed => target,
         other => other,
+    }
+}
+
+/// Counters that are about to outgrow 16, 32 or 48 bits, or to reach the end at 2^62. That
+/// leaves room for a run: no counter ever gets there.
+fn near(dice: &mut Dice) -> Origin {
+    let ends = [1 << 16, 1 << 32, 1 << 48, (1 << 62) - (1 << 20)];
+    let mut below = || ends[dice.below(ends.len())] - dice.between(1, 200);
+    Origin {
+        slot: below(),
+        view: below() & !15,
     }
 }
 
@@ -248,7 +267,7 @@ fn classes(profile: Profile, dice: &mut Dice) -> Faults {
         .collect();
     let extra: Faults = swarm.iter().filter(|_| dice.chance(0.5)).collect();
     let aimed: &[Fault] = match profile {
-        Profile::Mixed | Profile::Swarm => return swarm,
+        Profile::Mixed | Profile::Swarm | Profile::NearWrap => return swarm,
         Profile::Calm => return Faults::default(),
         Profile::Stray => &[Fault::Stray, Fault::Duplicate, Fault::Crash, Fault::Leader],
         Profile::FailoverStorm => &[Fault::Leader, Fault::Partition, Fault::Pause, Fault::Crash],

@@ -134,7 +134,7 @@ impl Sequential for Model {
                 (Self::Timed(value, now), Outcome::Found(value.map(|v| v.0)))
             }
             (Self::Timed(value, now), Action::Hold(_, new, ms)) => {
-                let end = now + ms * 1_000_000;
+                let end = now.saturating_add(ms * 1_000_000);
                 let next = Self::Timed(Some((new, end)), now);
                 (next, Outcome::Took(value.is_some()))
             }

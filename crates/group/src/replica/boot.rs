@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use stateplane_base::{LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, Formation, Hint, Lives, MAX_REPLICAS, Membership, StartView, Summary, leader_of,
+    Body, Formation, Hint, Lives, MAX_REPLICAS, Membership, NoopSet, StartView, Summary, leader_of,
 };
 
 use super::log::Log;
@@ -120,7 +120,12 @@ impl<A: Application> Replica<A> {
                 nonce: 0,
                 session_base: 0,
                 members: Membership::of(lives),
-                summary: Summary::default(),
+                summary: Summary {
+                    commit: self.config.origin.slot,
+                    len: self.config.origin.slot,
+                    known_from: self.config.origin.slot,
+                    noops: NoopSet::default(),
+                },
             };
             self.boot.proposed = Some((start, now, 1));
         }
@@ -155,8 +160,9 @@ impl<A: Application> Replica<A> {
         self.app
             .restore(&self.blank)
             .expect("the application takes back its own first snapshot");
-        self.log = Log::after(0, self.journal.is_some());
-        (self.commit, self.executed, self.verified, self.known_tail) = (0, 0, 0, 0);
+        let slot = self.config.origin.slot;
+        self.log = Log::after(slot, self.journal.is_some());
+        (self.commit, self.executed, self.verified, self.known_tail) = (slot, slot, slot, slot);
         (self.view, self.last_normal) = (0, 0);
         (self.session, self.nonce, self.session_base) = (0, 0, 0);
         self.log_time = LogTime::ZERO;
@@ -180,6 +186,10 @@ impl<A: Application> Replica<A> {
             self.joining[j] = self.joining[j].max(incarnation);
             if self.is_leader() {
                 self.marks.hit(Mark::JoinRequested);
+                #[cfg(feature = "mutations")]
+                if self.config.broken(crate::Mutation::JoinInPlace) {
+                    return self.join_in_place(from, incarnation);
+                }
                 self.start_view_change(now, self.next_own_view());
             }
         } else if incarnation == self.members.life(from) && self.is_leader() {

@@ -233,6 +233,9 @@ impl<A: Application> Replica<A> {
                 ..
             }) = self.gap
             {
+                if self.config.broken(Mutation::LookupRefused) {
+                    return;
+                }
                 self.marks.hit(Mark::LookupDuringCommit);
                 self.send_to(
                     from,

@@ -1,13 +1,30 @@
-//! What [`Mutation::VotesWithoutMemory`](crate::Mutation) does.
+//! What breaking a rule takes that has no place in the right code.
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Formation, Membership, View};
+use stateplane_wire::group::{Formation, Membership, Session, View};
 
 use super::{Replica, Status};
 
 impl<A: Application> Replica<A> {
-    /// A replica without memory takes its former life's place, with an empty log.
+    /// [`Mutation::JoinInPlace`](crate::Mutation): the new life takes the former's place in
+    /// the view as it is.
+    pub(super) fn join_in_place(&mut self, seat: u8, life: u64) {
+        self.members.renew(seat, life);
+        if let Some(start) = self.start.as_mut() {
+            start.members.renew(seat, life);
+        }
+        self.followers[usize::from(seat)].acked = None;
+        self.repeat_start();
+    }
+
+    /// [`Mutation::FutureSession`](crate::Mutation): what is stamped is in force.
+    pub(super) fn trust_session(&mut self, session: Session) {
+        self.session = session;
+        self.session_base = self.log.len() - self.config.origin.slot;
+    }
+
+    /// [`Mutation::VotesWithoutMemory`](crate::Mutation): a replica without memory takes its former life's place, with an empty log.
     pub(super) fn rejoin_blindly(
         &mut self,
         now: Time,

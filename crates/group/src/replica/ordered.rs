@@ -21,6 +21,11 @@ impl<A: Application> Replica<A> {
             // Granted by a view that we have not entered yet, or by none:
             // it counts only once a view has said so.
             self.marks.hit(Mark::FutureSession);
+            #[cfg(feature = "mutations")]
+            if self.config.broken(crate::Mutation::FutureSession) {
+                self.trust_session(m.session);
+                return self.on_ordered(now, from, formation, m);
+            }
             return self.keep_early(from, formation, m);
         }
         let sequence = m.stamps.sequence(self.config.group);

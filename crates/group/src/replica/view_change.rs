@@ -23,7 +23,8 @@ use crate::{Mark, Mutation, Peer};
 impl<A: Application> Replica<A> {
     /// The next view that we lead.
     pub(super) fn next_own_view(&self) -> View {
-        let (round, seat) = (self.view >> 4, leader_of(self.view));
+        let view = self.view.max(self.config.origin.view);
+        let (round, seat) = (view >> 4, leader_of(view));
         (round + u64::from(self.me <= seat)) << 4 | u64::from(self.me)
     }
 
@@ -101,7 +102,8 @@ impl<A: Application> Replica<A> {
         if self.status == Status::Booting {
             return;
         }
-        if m.incarnation < self.members.life(from) {
+        let trusts = self.config.broken(Mutation::FormerLifeVotes);
+        if m.incarnation < self.members.life(from) && !trusts {
             self.marks.hit(Mark::StaleIncarnation);
             return self.hint(from);
         }
@@ -142,7 +144,8 @@ impl<A: Application> Replica<A> {
     /// not of lives about to be replaced.
     fn merge(&mut self) -> Option<StartView> {
         for (vote, joining) in self.votes.iter_mut().zip(&self.joining) {
-            if vote.as_ref().is_some_and(|v| v.incarnation < *joining) {
+            let trusts = self.config.broken(Mutation::FormerLifeVotes);
+            if vote.as_ref().is_some_and(|v| v.incarnation < *joining) && !trusts {
                 *vote = None;
                 self.marks.hit(Mark::VoteRefused);
             }
@@ -155,9 +158,10 @@ impl<A: Application> Replica<A> {
         }
         let (basis, members) = (newest.last_normal, newest.members);
         for (j, vote) in (0..).zip(self.votes.iter_mut()) {
+            let trusts = self.config.broken(Mutation::FormerLifeVotes);
             if vote
                 .as_ref()
-                .is_some_and(|v| !members.admits(j, v.incarnation))
+                .is_some_and(|v| !members.admits(j, v.incarnation) && !trusts)
             {
                 *vote = None;
                 self.marks.hit(Mark::VoteRefused);
@@ -197,8 +201,11 @@ impl<A: Application> Replica<A> {
             .filter(|n| start.session == 0 || *n != start.nonce)
         {
             // Named after the view: no other session ever has this number.
-            (start.session, start.nonce, start.session_base) =
-                (self.view, nonce, start.summary.len);
+            (start.session, start.nonce, start.session_base) = (
+                self.view,
+                nonce,
+                start.summary.len - self.config.origin.slot,
+            );
         }
         Some(start)
     }
