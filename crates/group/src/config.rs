@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use stateplane_wire::group::MAX_REPLICAS;
+use stateplane_wire::group::{GroupId, MAX_REPLICAS};
 
 /// Who decides the order of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,7 +29,7 @@ pub struct GroupConfig {
     /// Number of seats: replicas that are, or may become, members.
     pub seats: u8,
     /// The group's number in ordered messages.
-    pub group: u32,
+    pub group: GroupId,
     /// Who decides the order.
     pub protocol: Protocol,
     /// Time spans.

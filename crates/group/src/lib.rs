@@ -40,5 +40,5 @@ pub use config::{GroupConfig, Limits, Origin, Protocol, Timing};
 pub use effect::{Alarm, Effect, Mark, Marks, Peer, Persist};
 pub use mutation::Mutation;
 pub use replica::{Disk, Memory, Replica, ReplicaStatus, Role, Unreadable};
-pub use sequencer::{Sequencer, SequencerStatus};
+pub use sequencer::{MAX_GROUPS, Sequencer, SequencerStatus};
 pub use stateplane_wire::group::Message;

@@ -9,11 +9,13 @@
 use alloc::collections::VecDeque;
 
 use stateplane_base::{LogTime, Time};
-use stateplane_wire::group::{
-    Body, Formation, MAX_SEQUENCERS, Message, Ordered, Request, Session, Stamps,
-};
+use stateplane_wire::group::{Body, Formation, MAX_SEQUENCERS, Message, Session, sequencer_of};
+use stateplane_wire::oum::{GroupId, Groups, Stamp, Stamps};
 
 use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer};
+
+/// Groups a sequencer numbers at most: those below this one.
+pub const MAX_GROUPS: usize = 16;
 
 /// What a sequencer tells about itself.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -22,7 +24,7 @@ pub struct SequencerStatus {
     pub formation: Formation,
     /// Its session (0 = waiting for one).
     pub session: Session,
-    /// The last number given in it.
+    /// The last number given in it to the configured group.
     pub sequence: u64,
     /// The last time stamped.
     pub log_time: LogTime,
@@ -37,7 +39,8 @@ pub struct Sequencer {
     formation: Formation,
     /// 0 while asking for one.
     session: Session,
-    sequence: u64,
+    /// The last number given to each group.
+    sequences: [u64; MAX_GROUPS],
     time: LogTime,
     /// When to ask again, or to tell the tail.
     due: Time,
@@ -63,7 +66,7 @@ impl Sequencer {
             nonce: nonce - nonce % step + u64::from(me),
             formation: 0,
             session: 0,
-            sequence: 0,
+            sequences: [0; MAX_GROUPS],
             time: LogTime::ZERO,
             due: Time::ZERO,
             effects: VecDeque::new(),
@@ -71,14 +74,10 @@ impl Sequencer {
         }
     }
 
-    /// Handles a message; `wall` is the clock that drives the log's time.
-    pub fn on_message(&mut self, now: Time, wall: LogTime, from: Peer, msg: Message) {
+    /// Handles a message.
+    pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
         let formation = msg.formation;
         match (from, msg.body) {
-            (Peer::Client(_, address), Body::Request(mut request)) => {
-                request.reply_to = address;
-                self.stamp(now, wall, request);
-            }
             (
                 Peer::Replica(_),
                 Body::SessionGrant {
@@ -94,7 +93,7 @@ impl Sequencer {
                 }
                 self.formation = formation;
                 self.session = session;
-                self.sequence = self.config.origin.slot;
+                self.sequences = [self.config.origin.slot; MAX_GROUPS];
                 self.time = self.time.max(time);
                 self.due = now + self.config.timing.tail_idle;
             }
@@ -111,26 +110,37 @@ impl Sequencer {
         }
     }
 
-    fn stamp(&mut self, now: Time, wall: LogTime, request: Request) {
-        // The last number is never given, so that "the next" always exists.
-        if self.session == 0 || self.sequence >= u64::MAX - 1 {
+    /// Numbers a request for these groups; `wall` is the clock that drives the log's time.
+    /// The driver stamps the packet and sends it to all replicas. `None`: not now.
+    pub fn stamp(&mut self, now: Time, wall: LogTime, groups: &Groups) -> Option<Stamp> {
+        if self.session == 0 || !groups.iter().all(|group| self.can_number(group)) {
             self.marks.hit(Mark::Unstamped);
-            return;
+            return None;
         }
-        self.sequence += 1;
-        if self.config.broken(Mutation::CounterWraps) {
-            self.sequence &= 0xffff;
-        }
+        let wraps = self.config.broken(Mutation::CounterWraps);
+        let stamps = Stamps::new(*groups, |group| {
+            let last = &mut self.sequences[usize::from(group)];
+            *last += 1;
+            if wraps {
+                *last &= 0xffff;
+            }
+            *last
+        });
         self.time = self.time.max(wall);
-        let stamps = Stamps::one(self.config.group, self.sequence);
-        let ordered = Ordered {
+        self.due = now + self.config.timing.tail;
+        Some(Stamp {
+            sequencer: sequencer_of(self.nonce),
+            formation: self.formation,
             session: self.session,
             time: self.time,
             stamps,
-            request,
-        };
-        self.send(Body::Ordered(ordered));
-        self.due = now + self.config.timing.tail;
+        })
+    }
+
+    /// The last number is never given, so that "the next" always exists.
+    fn can_number(&self, group: GroupId) -> bool {
+        let last = self.sequences.get(usize::from(group));
+        last.is_some_and(|last| *last < u64::MAX - 1)
     }
 
     fn send(&mut self, body: Body) {
@@ -164,12 +174,16 @@ impl Sequencer {
             self.ask(now);
             return;
         }
-        let (session, group, sequence) = (self.session, self.config.group, self.sequence);
-        self.send(Body::Tail {
-            session,
-            group,
-            sequence,
-        });
+        let session = self.session;
+        for (group, sequence) in (0..).zip(self.sequences) {
+            if sequence > self.config.origin.slot || group == self.config.group {
+                self.send(Body::Tail {
+                    session,
+                    group,
+                    sequence,
+                });
+            }
+        }
         self.due = now + self.config.timing.tail_idle;
     }
 
@@ -190,12 +204,17 @@ impl Sequencer {
         &self.marks
     }
 
+    fn sequence(&self) -> u64 {
+        let last = self.sequences.get(usize::from(self.config.group));
+        last.copied().unwrap_or(0)
+    }
+
     /// A view of its state.
-    pub const fn inspect(&self) -> SequencerStatus {
+    pub fn inspect(&self) -> SequencerStatus {
         SequencerStatus {
             formation: self.formation,
             session: self.session,
-            sequence: self.sequence,
+            sequence: self.sequence(),
             log_time: self.time,
         }
     }

@@ -7,7 +7,8 @@ use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
     Client, Effect, GroupConfig, Message, Peer, Replica, ReplicaStatus, Role, Sequencer,
 };
-use stateplane_wire::group::{Address, Batch, Body, Request};
+use stateplane_wire::group::{Address, Batch, Body, Ordered, Request};
+use stateplane_wire::oum::Groups;
 use stateright::{Model, Property};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -356,7 +357,7 @@ fn act(core: &mut Core, input: Input, effects: &mut Vec<Effect>) -> Vec<Vec<u8>>
         }
         Core::Sequencer(core) => {
             match input {
-                Input::Message(from, message) => core.on_message(NOW, LogTime::ZERO, from, message),
+                Input::Message(from, message) => sequence(core, from, message, effects),
                 Input::Timer("sequencer") => core.fire(NOW),
                 Input::Timer(_) | Input::Ask(_) => {}
             }
@@ -379,6 +380,30 @@ fn act(core: &mut Core, input: Input, effects: &mut Vec<Effect>) -> Vec<Vec<u8>>
         }
     }
     answers
+}
+
+/// A sequencer and its driver, which stamps requests as they lie and multicasts them.
+fn sequence(core: &mut Sequencer, from: Peer, message: Message, effects: &mut Vec<Effect>) {
+    let Body::Request(mut request) = message.body else {
+        return core.on_message(NOW, from, message);
+    };
+    let stamp = core.stamp(NOW, LogTime::ZERO, &Groups::one(0));
+    let (Some(stamp), Peer::Client(_, reply_to)) = (stamp, from) else {
+        return;
+    };
+    request.reply_to = reply_to;
+    let ordered = Ordered {
+        session: stamp.session,
+        time: stamp.time,
+        stamps: stamp.stamps,
+        request,
+    };
+    let msg = Message {
+        formation: stamp.formation,
+        body: Body::Ordered(ordered),
+    };
+    let to = Peer::Replicas;
+    effects.push(Effect::Send { to, msg });
 }
 
 fn text(payload: &(dyn Any + Send)) -> String {

@@ -1,26 +1,29 @@
-//! Authenticated datagrams between nodes.
+//! Authenticated datagrams between nodes: envelopes, and the packets of the ordered
+//! multicast.
 //!
-//! Everything a node hears passes [`Channel::receive`]: the envelope's tag is
-//! verified and the replay window consulted; what fails is counted and nothing
-//! else. Nothing here blocks.
+//! Everything a node hears passes [`Channel::receive`]: the tags are verified and the
+//! replay window consulted; what fails is counted and nothing else. Nothing here blocks.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use serde::Serialize;
 use stateplane_base::{ClientId, Incarnation};
 use stateplane_host::udp::BatchSocket;
-use stateplane_wire::envelope::{self, Header, Kind, OpenError, ReplayGuard, cluster_id};
-use tracing::warn;
+use stateplane_wire::envelope::{self, Header, Kind, cluster_id};
+use stateplane_wire::group::{GroupId, Request};
+use stateplane_wire::oum::{self, Groups, Keys, client_id};
 
 use crate::config::{Config, Role, sender_id};
+use crate::heard::Ear;
+pub use crate::heard::{Asked, Counters, Heard};
 
 /// Who a channel speaks as.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    key: envelope::Key,
-    cluster: u32,
+    pub(crate) key: envelope::Key,
+    pub(crate) keys: Keys,
+    pub(crate) cluster: u32,
     sender: u16,
     incarnation: Incarnation,
 }
@@ -28,10 +31,20 @@ pub struct Identity {
 impl Identity {
     /// The identity of one role of a node in this life.
     pub fn new(config: &Config, node: &str, role: Role, incarnation: Incarnation) -> Self {
+        Self::from_parts(
+            envelope::Key::new(config.cluster.key.0),
+            cluster_id(&config.cluster.name),
+            sender_id(node, role),
+            incarnation,
+        )
+    }
+
+    fn from_parts(key: envelope::Key, cluster: u32, sender: u16, incarnation: Incarnation) -> Self {
         Self {
-            key: envelope::Key::new(config.cluster.key.0),
-            cluster: cluster_id(&config.cluster.name),
-            sender: sender_id(node, role),
+            keys: Keys::derive(&key, cluster),
+            key,
+            cluster,
+            sender,
             incarnation,
         }
     }
@@ -58,74 +71,13 @@ pub fn new_incarnation() -> Incarnation {
     Incarnation(stateplane_host::clock::wall().as_nanos() / 1_000)
 }
 
-/// A store client is one life of one sender. Both ends derive its id from the
-/// authenticated header, so nobody can speak for another; and from the id a
-/// replica finds the sender's address although it has never heard from it.
-/// (48 bits of microseconds repeat after nine years.)
-pub fn client_id(sender: u16, life: Incarnation) -> ClientId {
-    ClientId(life.0 << 16 | u64::from(sender))
-}
-
-/// The sender whose life `client` is.
-pub fn sender_of(client: ClientId) -> u16 {
-    client.0 as u16
-}
-
-/// What became of datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
-    /// Datagrams sent.
-    pub sent: u64,
-    /// Datagrams the kernel refused to send.
-    pub send_failed: u64,
-    /// Good datagrams received.
-    pub received: u64,
-    /// Not an envelope, or of an unknown version or kind.
-    pub malformed: u64,
-    /// Failed authentication, or of another cluster.
-    pub unauthentic: u64,
-    /// Seen before, too old, or of a former life.
-    pub replayed: u64,
-    /// Of these, those of a former life. When they go on, the sender was restarted
-    /// with its clock behind: nobody hears it until the clock is right.
-    pub former: u64,
-}
-
-/// More datagrams of a former life than can have been late.
-const STILL_COMING: u32 = 100;
-
-/// The former life that was heard last, and how often.
-#[derive(Clone, Copy, Debug, Default)]
-struct Former {
-    sender: u16,
-    incarnation: u64,
-    heard: u32,
-}
-
-impl Former {
-    /// Counts a datagram; true once, when they are too many to have been late.
-    fn persists(&mut self, header: &Header) -> bool {
-        if (self.sender, self.incarnation) != (header.sender, header.incarnation) {
-            *self = Self {
-                sender: header.sender,
-                incarnation: header.incarnation,
-                heard: 0,
-            };
-        }
-        self.heard = self.heard.saturating_add(1);
-        self.heard == STILL_COMING
-    }
-}
-
-/// A socket that speaks and hears envelopes.
+/// A socket that speaks and hears envelopes and ordered multicast.
 #[derive(Debug)]
 pub struct Channel {
     socket: BatchSocket,
     me: Identity,
     counter: u64,
-    guard: ReplayGuard,
-    former: Former,
-    counters: Counters,
+    ear: Ear,
 }
 
 impl Channel {
@@ -135,9 +87,7 @@ impl Channel {
             socket: BatchSocket::bind(SocketAddr::V4(address))?,
             me,
             counter: 0,
-            guard: ReplayGuard::default(),
-            former: Former::default(),
-            counters: Counters::default(),
+            ear: Ear::default(),
         })
     }
 
@@ -169,6 +119,20 @@ impl Channel {
             .compose(to, |out| envelope::append(key, header, out, write));
     }
 
+    /// Seals a request for one group to its sequencer or leader, and queues it.
+    pub fn request(&mut self, to: SocketAddr, group: GroupId, request: &Request) {
+        self.counter += 1;
+        let (keys, counter) = (&self.me.keys, self.counter);
+        self.socket.compose(&[to], |out| {
+            oum::seal_request(keys, counter, Groups::one(group), request, out);
+        });
+    }
+
+    /// Queues an ordered message, as [`Asked::stamp`] made it, for all its replicas.
+    pub fn relay(&mut self, to: &[SocketAddr], packet: &[u8]) {
+        self.socket.compose(to, |out| out.extend_from_slice(packet));
+    }
+
     /// Sends what is queued.
     pub fn flush(&mut self) {
         self.socket.flush();
@@ -176,35 +140,13 @@ impl Channel {
 
     /// Takes waiting datagrams, about `enough` of them, and hands the good ones to `each`;
     /// how many it took, good or not. Never waits.
-    pub fn receive(
-        &mut self,
-        enough: usize,
-        mut each: impl FnMut(&Header, &[u8]),
-    ) -> io::Result<usize> {
+    pub fn receive(&mut self, enough: usize, mut each: impl FnMut(Heard<'_>)) -> io::Result<usize> {
         let Self {
-            socket,
-            me,
-            guard,
-            former,
-            counters,
-            ..
+            socket, me, ear, ..
         } = self;
         socket.receive(enough, |from, datagram| {
-            match envelope::open(&me.key, me.cluster, datagram) {
-                Ok((header, body)) if guard.accept(&header) => {
-                    counters.received += 1;
-                    each(&header, body);
-                }
-                Ok((header, _)) => {
-                    counters.replayed += 1;
-                    counters.former += u64::from(guard.is_former(&header));
-                    if guard.is_former(&header) && former.persists(&header) {
-                        warn!(%from, "a node started with its clock behind that of its former \
-                               life, so nobody hears it: set its clock and restart it");
-                    }
-                }
-                Err(OpenError::Tag | OpenError::Cluster) => counters.unauthentic += 1,
-                Err(_) => counters.malformed += 1,
+            if let Some(heard) = ear.open(me, from, datagram) {
+                each(heard);
             }
         })
     }
@@ -225,7 +167,7 @@ impl Channel {
         Counters {
             sent: socket.sent,
             send_failed: socket.refused,
-            ..self.counters
+            ..self.ear.counters
         }
     }
 }
@@ -233,17 +175,16 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stateplane_base::LogTime;
+    use stateplane_wire::group::{Address, Batch};
+    use stateplane_wire::oum::{Stamp, Stamps};
     use std::net::UdpSocket;
 
     const HERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
     fn identity(key: u8, sender: u16, life: u64) -> Identity {
-        Identity {
-            key: envelope::Key::new([key; 16]),
-            cluster: cluster_id("test"),
-            sender,
-            incarnation: Incarnation(life),
-        }
+        let key = envelope::Key::new([key; 16]);
+        Identity::from_parts(key, cluster_id("test"), sender, Incarnation(life))
     }
 
     fn address(channel: &Channel) -> SocketAddrV4 {
@@ -263,7 +204,11 @@ mod tests {
         let mut heard = Vec::new();
         for _ in 0..500 {
             channel
-                .receive(8, |header, body| heard.push((header.sender, body.to_vec())))
+                .receive(8, |said| {
+                    if let Heard::Body(header, body) = said {
+                        heard.push((header.sender, body.to_vec()));
+                    }
+                })
                 .unwrap();
             if heard.last().is_some_and(|(_, body)| body == until) {
                 break;
@@ -315,6 +260,66 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_stamped_where_it_lies_and_once() {
+        let mut sequencer = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
+        let mut replica = Channel::bind(HERE, identity(1, 2, 1)).unwrap();
+        let mut client = Channel::bind(HERE, identity(1, 3, 1)).unwrap();
+        let mut batch = Batch::default();
+        assert!(batch.push(9, b"work"));
+        let request = Request {
+            client: client_id(3, Incarnation(1)),
+            done_below: 9,
+            reply_to: Address::default(),
+            batch,
+        };
+        let spy = UdpSocket::bind(HERE).unwrap();
+        for to in [address(&sequencer).into(), spy.local_addr().unwrap()] {
+            client.counter = 0;
+            client.request(to, 0, &request);
+        }
+        client.flush();
+        let mut copy = [0; 500];
+        let len = spy.recv(&mut copy).unwrap();
+        spy.send_to(&copy[..len], address(&sequencer)).unwrap();
+
+        let stamp = Stamp {
+            sequencer: 7,
+            formation: 1,
+            session: 2,
+            time: LogTime::from_nanos(3),
+            stamps: Stamps::one(0, 4),
+        };
+        let mut stamped = Vec::new();
+        while sequencer.counters().received + sequencer.counters().replayed < 2 {
+            sequencer
+                .receive(8, |heard| match heard {
+                    Heard::Request(asked) => {
+                        assert_eq!(asked.ask.client, request.client);
+                        stamped.push(asked.stamp(&stamp, Address::default()).to_vec());
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .unwrap();
+        }
+        assert_eq!((stamped.len(), sequencer.counters().replayed), (1, 1));
+
+        sequencer.relay(&[address(&replica).into()], &stamped[0]);
+        sequencer.flush();
+        let mut read = None;
+        while read.is_none() {
+            replica
+                .receive(8, |heard| match heard {
+                    Heard::Ordered(7, formation, ordered) => read = Some((formation, ordered)),
+                    other => panic!("{other:?}"),
+                })
+                .unwrap();
+        }
+        let (formation, ordered) = read.unwrap();
+        assert_eq!((formation, ordered.session), (1, 2));
+        assert_eq!((ordered.stamps, ordered.request), (stamp.stamps, request));
+    }
+
+    #[test]
     fn a_sender_whose_clock_went_back_is_noticed() {
         let mut hears = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
         let to = address(&hears);
@@ -326,25 +331,5 @@ mod tests {
         assert_eq!(hear(&mut hears, b"end").len(), 2);
         let counters = hears.counters();
         assert_eq!((counters.replayed, counters.former), (1, 1));
-
-        let header = |incarnation| Header {
-            kind: Kind::Group,
-            cluster: 0,
-            sender: 2,
-            incarnation,
-            counter: 1,
-        };
-        let mut former = Former::default();
-        let warnings = (0..1_000).filter(|_| former.persists(&header(6))).count();
-        assert_eq!(warnings, 1, "said once, and not for what was only late");
-        assert!(!former.persists(&header(5)));
-    }
-
-    #[test]
-    fn a_client_id_names_its_sender_and_its_life() {
-        let now = new_incarnation();
-        let id = client_id(0xabcd, now);
-        assert_eq!(sender_of(id), 0xabcd);
-        assert_ne!(id, client_id(0xabcd, Incarnation(now.0 + 1)));
     }
 }

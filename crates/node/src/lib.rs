@@ -19,6 +19,7 @@ pub mod detect;
 mod disk;
 pub mod failure;
 pub mod function;
+mod heard;
 pub mod heartbeat;
 mod logclock;
 mod nat;

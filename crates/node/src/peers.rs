@@ -8,13 +8,17 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use stateplane_base::{Incarnation, ReplicaId};
+use stateplane_base::{ClientId, Incarnation, ReplicaId};
 use stateplane_group::{GroupConfig, Peer, Protocol};
 use stateplane_wire::envelope::{Header, Kind};
-use stateplane_wire::group::{Address, Body, Message};
+use stateplane_wire::group::{Address, Body, GroupId, Message};
+use stateplane_wire::oum::{client_id, sender_of};
 
-use crate::channel::{Channel, client_id};
+use crate::channel::{Channel, Heard};
 use crate::config::{Config, Role, State, sender_id};
+
+/// The number of the one group a configuration has.
+pub const GROUP: GroupId = 0;
 
 /// The members and clients of the group.
 #[derive(Clone, Debug)]
@@ -77,12 +81,18 @@ impl Peers {
         }
     }
 
+    /// The replicas that this node is not.
+    pub fn others(&self) -> &[SocketAddr] {
+        &self.others
+    }
+
     /// The group's size, its protocol and limits.
     pub fn group_config(&self) -> GroupConfig {
         let count = |len| u8::try_from(len).expect("a checked group is small");
         let mut config = GroupConfig::new(count(self.replicas.len()));
         config.sequencers = count(self.sequencers.len());
         config.protocol = self.protocol;
+        config.group = GROUP;
         config
     }
 
@@ -96,20 +106,35 @@ impl Peers {
         self.my_sequencer
     }
 
-    /// The message and its sender; `None` if it is not the group's business, or
-    /// if somebody speaks for a client that it is not.
-    pub fn hear(&self, header: &Header, body: &[u8]) -> Option<(Peer, Message)> {
-        if header.kind != Kind::Group {
-            return None;
+    /// The message and its sender; `None` if it is not the group's business.
+    pub fn hear(&self, heard: Heard<'_>) -> Option<(Peer, Message)> {
+        match heard {
+            Heard::Body(header, body) if header.kind == Kind::Group => {
+                let message = Message::decode(body).ok()?;
+                Some((self.who(&header)?, message))
+            }
+            Heard::Body(..) => None,
+            Heard::Request(asked) => {
+                let peer = self.client(asked.ask.client)?;
+                let body = Body::Request(asked.read()?);
+                Some((peer, Message { formation: 0, body }))
+            }
+            Heard::Ordered(sequencer, formation, ordered) => {
+                let body = Body::Ordered(ordered);
+                Some((Peer::Sequencer(sequencer), Message { formation, body }))
+            }
         }
-        let message = Message::decode(body).ok()?;
-        let peer = self.who(header)?;
-        if let (Peer::Client(client, _), Body::Request(request)) = (peer, &message.body)
-            && request.client != client
-        {
-            return None;
-        }
-        Some((peer, message))
+    }
+
+    /// A client of this group, and where answers to it go.
+    fn client(&self, client: ClientId) -> Option<Peer> {
+        Some(Peer::Client(client, self.reply_address(client)?))
+    }
+
+    /// Where answers to a client go, if it is one of this group.
+    pub fn reply_address(&self, client: ClientId) -> Option<Address> {
+        let address = self.clients.get(&sender_of(client))?;
+        Some(to_wire(*address))
     }
 
     fn who(&self, header: &Header) -> Option<Peer> {
@@ -122,15 +147,18 @@ impl Peers {
         if let Some((_, n)) = replicas.into_iter().find(|((s, _), _)| *s == sender) {
             return Some(Peer::Replica(ReplicaId(n)));
         }
-        let address = self.clients.get(&sender)?;
-        let client = client_id(sender, Incarnation(header.incarnation));
-        Some(Peer::Client(client, to_wire(*address)))
+        self.client(client_id(sender, Incarnation(header.incarnation)))
     }
 
     /// Sends a message to one or all of its peers.
     pub fn send(&self, channel: &mut Channel, to: Peer, message: &Message) {
         let mut say = |to: &[SocketAddr]| {
-            channel.multicast(to, Kind::Group, |out| message.encode(out));
+            if let Body::Request(request) = &message.body {
+                to.iter()
+                    .for_each(|to| channel.request(*to, GROUP, request));
+            } else {
+                channel.multicast(to, Kind::Group, |out| message.encode(out));
+            }
         };
         match to {
             Peer::Sequencer(n) => {

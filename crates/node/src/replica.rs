@@ -251,7 +251,7 @@ impl Turn for Replica {
             ignored,
             ..
         } = self;
-        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
+        channel.receive(BATCH, |heard| match peers.hear(heard) {
             Some((peer, message)) => core.on_message(now, peer, message),
             None => *ignored += 1,
         })

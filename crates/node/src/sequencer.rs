@@ -10,7 +10,7 @@ use stateplane_base::Time;
 use stateplane_group::Effect;
 use tracing::{info, warn};
 
-use crate::channel::{self, Channel};
+use crate::channel::{self, Channel, Heard};
 use crate::config::{Config, Io};
 use crate::failure::Failure;
 use crate::logclock::LogClock;
@@ -51,12 +51,39 @@ impl RoleStatus for SequencerStatus {
     }
 }
 
+/// Packets stamped in the socket's buffer, kept until the socket sends again.
+#[derive(Debug, Default)]
+struct Stamped {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Stamped {
+    fn push(&mut self, packet: &[u8]) {
+        self.bytes.extend_from_slice(packet);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
 /// A sequencer ready to run.
 pub struct Sequencer {
     core: stateplane_group::Sequencer,
     peers: Peers,
     channel: Channel,
     log_clock: LogClock,
+    stamped: Stamped,
     session: u64,
     ignored: u64,
     status: Publisher<SequencerStatus>,
@@ -79,6 +106,7 @@ impl Sequencer {
             peers,
             channel,
             log_clock,
+            stamped: Stamped::default(),
             session: 0,
             ignored: 0,
             status,
@@ -145,14 +173,30 @@ impl Turn for Sequencer {
             peers,
             channel,
             log_clock,
+            stamped,
             ignored,
             ..
         } = self;
         let wall = log_clock.now();
-        channel.receive(BATCH, |header, body| match peers.hear(header, body) {
-            Some((peer, message)) => core.on_message(now, wall, peer, message),
-            None => *ignored += 1,
-        })
+        let heard = channel.receive(BATCH, |heard| match heard {
+            Heard::Request(asked) => match peers.reply_address(asked.ask.client) {
+                Some(reply_to) => {
+                    if let Some(stamp) = core.stamp(now, wall, &asked.ask.groups) {
+                        stamped.push(asked.stamp(&stamp, reply_to));
+                    }
+                }
+                None => *ignored += 1,
+            },
+            heard => match peers.hear(heard) {
+                Some((peer, message)) => core.on_message(now, peer, message),
+                None => *ignored += 1,
+            },
+        })?;
+        for packet in stamped.iter() {
+            channel.relay(peers.others(), packet);
+        }
+        stamped.clear();
+        Ok(heard)
     }
 
     fn act(&mut self, now: Time) -> io::Result<()> {

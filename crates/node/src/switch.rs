@@ -16,7 +16,7 @@ use stateplane_wire::envelope::Kind;
 use stateplane_wire::heartbeat::Beat;
 use tracing::{error, info};
 
-use crate::channel::{self, Channel};
+use crate::channel::{self, Channel, Heard};
 use crate::config::{self, Config, Io, Pin, Role, sender_id};
 use crate::detect::{Detector, Instances};
 use crate::failure::Failure;
@@ -225,7 +225,10 @@ impl Turn for Switch {
             misconfigured,
             ..
         } = self;
-        channel.receive(BATCH, |header, body| {
+        channel.receive(BATCH, |heard| {
+            let Heard::Body(header, body) = heard else {
+                return;
+            };
             let instance = senders.get(&header.sender).copied();
             let (Kind::Heartbeat, Some(instance), Some(beat)) =
                 (header.kind, instance, Beat::decode(body))

@@ -4,13 +4,18 @@ use crate::dice::{fold, fold_word};
 use crate::layout;
 use crate::network::Copy;
 use crate::world::{Event, World};
-use stateplane_base::{ClientId, ReplicaId};
+use core::fmt::Debug;
+use stateplane_base::{Incarnation, ReplicaId};
 use stateplane_group::Peer;
 use stateplane_wire::envelope::{Header, Kind, OpenError, open, seal};
-use stateplane_wire::group::{Address, Message};
+use stateplane_wire::group::{Address, Body, GroupId, Message, Request};
+use stateplane_wire::oum::{self, Groups};
 
 /// The cluster all nodes belong to.
-const CLUSTER: u32 = 0x5349_4d00;
+pub(crate) const CLUSTER: u32 = 0x5349_4d00;
+
+/// The group's number, as a default configuration has it.
+const GROUP: GroupId = 0;
 
 /// Datagrams a paused node's socket holds.
 const SOCKET: usize = 256;
@@ -18,12 +23,29 @@ const SOCKET: usize = 256;
 /// The longest datagram a node may send over UDP.
 const LONGEST: usize = 65_507;
 
+/// What a datagram is made of.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// The body of an envelope.
+    Body(&'a [u8]),
+    /// A request, to be sealed.
+    Request(&'a Request),
+    /// A packet as it is.
+    Packet(&'a [u8]),
+}
+
 impl World<'_> {
     /// Sends `message` from node `from` to `to`.
     pub(crate) fn send(&mut self, from: usize, to: Peer, message: &Message) -> Result<(), String> {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
-        message.encode(&mut body);
+        let content = match &message.body {
+            Body::Request(request) => Content::Request(request),
+            _ => {
+                message.encode(&mut body);
+                Content::Body(&body)
+            }
+        };
         let sent = match to {
             Peer::Replicas => {
                 if self.layout.sequences(from) {
@@ -31,13 +53,20 @@ impl World<'_> {
                 }
                 (0..self.layout.replicas)
                     .filter(|replica| *replica != from)
-                    .try_for_each(|replica| self.post(from, replica, &body, message))
+                    .try_for_each(|replica| self.post(from, replica, content, message))
             }
-            Peer::Replica(ReplicaId(index)) => self.post(from, usize::from(index), &body, message),
-            Peer::Sequencer(i) => {
-                self.post(from, self.layout.sequencer(usize::from(i)), &body, message)
+            Peer::Replica(ReplicaId(index)) => {
+                self.post(from, usize::from(index), content, message)
             }
-            Peer::Client(_, address) => self.post(from, usize::from(address.port), &body, message),
+            Peer::Sequencer(i) => self.post(
+                from,
+                self.layout.sequencer(usize::from(i)),
+                content,
+                message,
+            ),
+            Peer::Client(_, address) => {
+                self.post(from, usize::from(address.port), content, message)
+            }
         };
         self.body = body;
         sent
@@ -48,18 +77,10 @@ impl World<'_> {
         &mut self,
         from: usize,
         target: usize,
-        body: &[u8],
-        message: &Message,
+        content: Content<'_>,
+        what: &impl Debug,
     ) -> Result<(), String> {
-        let node = &mut self.nodes[from];
-        node.counter += 1;
-        let header = Header {
-            kind: Kind::Group,
-            cluster: CLUSTER,
-            sender: u16::try_from(from).expect("nodes are few"),
-            incarnation: node.incarnation,
-            counter: node.counter,
-        };
+        self.nodes[from].counter += 1;
         let choice = self.network.choice(from, target);
         let kept = self.tape.keeps(choice);
         let fate = self.network.route(self.now, from, target, kept);
@@ -69,12 +90,12 @@ impl World<'_> {
         let [Some(first), second] = fate.copies else {
             self.say(|| {
                 let (from, target) = (self.layout.name(from), self.layout.name(target));
-                format!("{from} -> {target} LOST {message:?}")
+                format!("{from} -> {target} LOST {what:?}")
             });
             return Ok(());
         };
         let mut bytes = self.buffers.pop().unwrap_or_default();
-        seal(&self.key, header, body, &mut bytes);
+        self.seal(from, content, &mut bytes);
         if bytes.len() > LONGEST {
             return Err(format!("size: a datagram of {} bytes", bytes.len()));
         }
@@ -86,6 +107,28 @@ impl World<'_> {
         }
         self.travel(target, first, bytes);
         Ok(())
+    }
+
+    /// Replaces `bytes` by the datagram that node `from` makes of `content`.
+    fn seal(&self, from: usize, content: Content<'_>, bytes: &mut Vec<u8>) {
+        bytes.clear();
+        let node = &self.nodes[from];
+        match content {
+            Content::Body(body) => {
+                let header = Header {
+                    kind: Kind::Group,
+                    cluster: CLUSTER,
+                    sender: u16::try_from(from).expect("nodes are few"),
+                    incarnation: node.incarnation,
+                    counter: node.counter,
+                };
+                seal(&self.key, header, body, bytes);
+            }
+            Content::Request(request) => {
+                oum::seal_request(&self.oum, node.counter, Groups::one(GROUP), request, bytes);
+            }
+            Content::Packet(packet) => bytes.extend_from_slice(packet),
+        }
     }
 
     /// One copy is on its way.
@@ -125,6 +168,9 @@ impl World<'_> {
 
     /// A node reads a datagram from its socket.
     pub(crate) fn read(&mut self, to: usize, bytes: &[u8], flipped: bool) -> Result<(), String> {
+        if let Some(kind) = oum::kind(bytes) {
+            return self.read_packet(to, kind, bytes, flipped);
+        }
         let (header, body) = match open(&self.key, CLUSTER, bytes) {
             Ok(opened) if flipped => {
                 return Err(format!(
@@ -154,6 +200,86 @@ impl World<'_> {
         self.step(to, Some((peer, message)))
     }
 
+    /// A node reads a packet of the ordered multicast.
+    fn read_packet(
+        &mut self,
+        to: usize,
+        kind: oum::Kind,
+        bytes: &[u8],
+        flipped: bool,
+    ) -> Result<(), String> {
+        let opened = match kind {
+            oum::Kind::Request if self.layout.sequences(to) => {
+                return self.read_request(to, bytes, flipped);
+            }
+            oum::Kind::Request => oum::read_request(&self.oum, bytes).map(|(ask, request)| {
+                let sender = usize::from(oum::sender_of(ask.client));
+                let peer = self.peer(sender, oum::life_of(ask.client));
+                (peer, 0, Body::Request(request))
+            }),
+            oum::Kind::Ordered => {
+                oum::open_ordered(&self.oum, bytes).map(|(number, formation, m)| {
+                    (Peer::Sequencer(number), formation, Body::Ordered(m))
+                })
+            }
+        };
+        match opened {
+            Ok((_, _, body)) if flipped && matches!(body, Body::Ordered(_)) => {
+                Err(format!("tag: a damaged packet was accepted: {body:?}"))
+            }
+            Ok((peer, formation, body)) => {
+                let message = Message { formation, body };
+                self.say(|| format!("{peer:?} -> {} {message:?}", self.layout.name(to)));
+                self.step(to, Some((peer, message)))
+            }
+            // Damaged on its way to the sequencer, which looks at the outer tag only.
+            Err(oum::OpenError::Inner) if self.plan.links.corrupt > 0.0 => {
+                self.mark("inner-tag-refused");
+                Ok(())
+            }
+            Err(_) if flipped => {
+                self.mark("damaged-datagram-refused");
+                Ok(())
+            }
+            Err(error) => Err(format!("codec: an intact packet was refused: {error}")),
+        }
+    }
+
+    /// The sequencer reads a request, stamps it in place and sends it to all replicas.
+    fn read_request(&mut self, to: usize, bytes: &[u8], flipped: bool) -> Result<(), String> {
+        let ask = match oum::open_request(&self.oum, bytes) {
+            Ok(ask) => ask,
+            Err(_) if flipped => {
+                self.mark("damaged-datagram-refused");
+                return Ok(());
+            }
+            Err(error) => return Err(format!("codec: an intact request was refused: {error}")),
+        };
+        let (sender, life) = (oum::sender_of(ask.client), oum::life_of(ask.client));
+        let guard = &mut self.nodes[to].requests;
+        if self.plan.replay_window && !guard.accept_from(sender, life, ask.counter) {
+            self.mark("repeated-datagram-refused");
+            return Ok(());
+        }
+        self.say(|| {
+            let (from, to) = (self.layout.name(sender.into()), self.layout.name(to));
+            format!("{from} -> {to} {ask:?}")
+        });
+        if let Some(stamp) = self.nodes[to].stamp(self.now, &ask.groups) {
+            let address = Address {
+                ip: [0; 16],
+                port: sender,
+            };
+            let mut bytes = bytes.to_vec();
+            oum::stamp(&self.oum, &stamp, address, &mut bytes);
+            self.network.multicast();
+            for replica in 0..self.layout.replicas {
+                self.post(to, replica, Content::Packet(&bytes), &stamp)?;
+            }
+        }
+        self.settle_accounts(to)
+    }
+
     /// The sender of a datagram, as a driver would name it.
     fn peer(&self, node: usize, incarnation: u64) -> Peer {
         match self.layout.kind(node) {
@@ -164,7 +290,8 @@ impl World<'_> {
             layout::Kind::Client(_) => {
                 let port = u16::try_from(node).expect("nodes are few");
                 let address = Address { ip: [0; 16], port };
-                Peer::Client(ClientId(incarnation), address)
+                let client = oum::client_id(port, Incarnation(incarnation));
+                Peer::Client(client, address)
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::plan::{Fault, MS, Plan};
 use crate::recorder::{Recorder, Story};
 use crate::store;
 use core::time::Duration;
-use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
+use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
     self as group, Client, Effect, GroupConfig, Marks, Mutation, Peer, Replica, ReplicaStatus,
     RequestId, Sequencer,
@@ -15,6 +15,7 @@ use stateplane_group::{
 use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
 use stateplane_wire::group::Message;
+use stateplane_wire::oum::{Groups, Stamp, client_id};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -49,6 +50,8 @@ pub(crate) struct Node {
     /// What the socket holds while the process is paused.
     pub backlog: Vec<(Vec<u8>, bool)>,
     pub guard: ReplayGuard,
+    /// Which requests it saw.
+    pub requests: ReplayGuard,
     /// What a replica has executed.
     pub story: Rc<RefCell<Story>>,
     /// A client's operations without an outcome, with their records.
@@ -84,6 +87,7 @@ impl Node {
             paused: false,
             backlog: Vec::new(),
             guard: ReplayGuard::default(),
+            requests: ReplayGuard::default(),
             story: Rc::default(),
             asked: Vec::new(),
             looked: 0,
@@ -107,6 +111,7 @@ impl Node {
         self.counter = 0;
         self.backlog.clear();
         self.guard = ReplayGuard::default();
+        self.requests = ReplayGuard::default();
         self.story = Rc::default();
         self.looked = 0;
     }
@@ -139,14 +144,14 @@ impl Node {
     /// Lets the process handle a message or, with none, its timers, and asserts
     /// its invariants.
     pub(crate) fn handle(&mut self, now: u64, input: Option<(Peer, Message)>) {
-        let (local, day) = (self.clock.local(now), self.day(now));
+        let local = self.clock.local(now);
         match (self.role.as_mut(), input) {
             (Some(Role::Replica(core)), Some((from, message))) => {
                 core.on_message(local, from, message);
             }
             (Some(Role::Replica(core)), None) => core.on_timer(local),
             (Some(Role::Sequencer(core)), Some((from, message))) => {
-                core.on_message(local, day, from, message);
+                core.on_message(local, from, message);
             }
             (Some(Role::Sequencer(core)), None) => core.on_timer(local),
             (Some(Role::Client(core)), Some((from, message))) => {
@@ -156,6 +161,15 @@ impl Node {
             (None, _) => {}
         }
         self.check();
+    }
+
+    /// Lets a sequencer number a request for these groups.
+    pub(crate) fn stamp(&mut self, now: u64, groups: &Groups) -> Option<Stamp> {
+        let (local, day) = (self.clock.local(now), self.day(now));
+        match self.role.as_mut() {
+            Some(Role::Sequencer(core)) => core.stamp(local, day, groups),
+            _ => None,
+        }
     }
 
     fn check(&self) {
@@ -219,8 +233,14 @@ impl Node {
     }
 }
 
-/// What runs on a machine when it starts.
-pub(crate) fn role(kind: Kind, config: GroupConfig, node: &Node, dice: &mut Dice) -> Role {
+/// What runs on machine `index` when it starts.
+pub(crate) fn role(
+    index: usize,
+    kind: Kind,
+    config: GroupConfig,
+    node: &Node,
+    dice: &mut Dice,
+) -> Role {
     let (secret, life) = ([dice.word(), dice.word()], node.incarnation);
     match kind {
         Kind::Replica(number) => {
@@ -232,7 +252,11 @@ pub(crate) fn role(kind: Kind, config: GroupConfig, node: &Node, dice: &mut Dice
             let me = u8::try_from(i).expect("sequencers are few");
             Role::Sequencer(Box::new(Sequencer::new(config, me, secret[0])))
         }
-        Kind::Client(_) => Role::Client(Box::new(Client::new(config, ClientId(life), secret[0]))),
+        Kind::Client(_) => {
+            let sender = u16::try_from(index).expect("nodes are few");
+            let id = client_id(sender, Incarnation(life));
+            Role::Client(Box::new(Client::new(config, id, secret[0])))
+        }
     }
 }
 

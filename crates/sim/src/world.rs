@@ -5,6 +5,7 @@ use crate::chaos::{Chaos, Strike};
 use crate::check::{Record, audit, wgl};
 use crate::dice::{Dice, Stream};
 use crate::layout::Layout;
+use crate::mail::CLUSTER;
 use crate::network::Network;
 use crate::node::{self, Node};
 use crate::plan::{Faults, MS, Plan, Profile};
@@ -15,6 +16,7 @@ use crate::watch::Watch;
 use crate::workload::Workload;
 use stateplane_group::{Effect, Message, Mutation, Peer};
 use stateplane_wire::envelope::Key;
+use stateplane_wire::oum::Keys;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -86,6 +88,8 @@ pub(crate) struct World<'a> {
     pub(crate) healed: u64,
     pub(crate) watch: Watch,
     pub(crate) key: Key,
+    /// The keys of the ordered multicast.
+    pub(crate) oum: Keys,
     mutation: Option<Mutation>,
     pub(crate) dice: Dice,
     pub(crate) run: Run,
@@ -124,6 +128,7 @@ impl<'a> World<'a> {
     fn new(setup: &'a Setup, lines: Option<&'a RefCell<Vec<String>>>) -> Self {
         let plan = plan(setup);
         let mut dice = Dice::new(setup.seed, Stream::Nodes);
+        let key = Key::new([7; 16]);
         let layout = Layout {
             replicas: usize::from(plan.replicas),
             sequencers: 1,
@@ -146,7 +151,8 @@ impl<'a> World<'a> {
             open: 0,
             healed: 0,
             watch: Watch::default(),
-            key: Key::new([7; 16]),
+            oum: Keys::derive(&key, CLUSTER),
+            key,
             mutation: setup.mutation,
             dice,
             run: Run::default(),
@@ -260,7 +266,13 @@ impl World<'_> {
         let (plan, dice) = (&self.plan, &mut self.dice);
         self.nodes[index].rise(dice);
         let config = node::config(plan, self.mutation);
-        let role = node::role(self.layout.kind(index), config, &self.nodes[index], dice);
+        let role = node::role(
+            index,
+            self.layout.kind(index),
+            config,
+            &self.nodes[index],
+            dice,
+        );
         self.nodes[index].role = Some(role);
         self.say(|| {
             format!(

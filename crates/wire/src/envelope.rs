@@ -49,8 +49,27 @@ impl Key {
         Self(bytes)
     }
 
-    fn tag(&self, bytes: &[u8]) -> u64 {
+    /// The key's bytes, for a program outside this process that must know it.
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    pub(crate) fn tag(&self, bytes: &[u8]) -> u64 {
         SipHasher24::new_with_key(&self.0).hash(bytes)
+    }
+
+    /// A key for one purpose in one cluster, from which this one cannot be told. What is
+    /// hashed for it is never hashed for anything else: envelopes begin differently.
+    pub(crate) fn derive(&self, purpose: &str, cluster: u32) -> Self {
+        let mut derived = [0; 16];
+        for (half, number) in derived.chunks_exact_mut(8).zip(0u8..) {
+            let mut text = Vec::from(&b"key for "[..]);
+            text.extend_from_slice(purpose.as_bytes());
+            text.extend_from_slice(&cluster.to_be_bytes());
+            text.push(number);
+            half.copy_from_slice(&self.tag(&text).to_le_bytes());
+        }
+        Self(derived)
     }
 }
 
@@ -262,24 +281,29 @@ impl ReplayGuard {
     /// Whether this datagram was not seen before and is not of a former life.
     /// Call it only for datagrams that [`open`] found authentic.
     pub fn accept(&mut self, header: &Header) -> bool {
-        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&header.sender) {
+        self.accept_from(header.sender, header.incarnation, header.counter)
+    }
+
+    /// The same for what is no envelope: `life` is higher in every life of the sender.
+    pub fn accept_from(&mut self, sender: u16, life: u64, counter: u64) -> bool {
+        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
             return false;
         }
-        let (incarnation, window) = self.senders.entry(header.sender).or_default();
-        if header.incarnation < *incarnation {
+        let (newest, window) = self.senders.entry(sender).or_default();
+        if life < *newest {
             return false;
         }
-        if header.incarnation > *incarnation {
-            *incarnation = header.incarnation;
+        if life > *newest {
+            *newest = life;
             *window = ReplayWindow::default();
         }
-        window.accept(header.counter)
+        window.accept(counter)
     }
 
     /// Whether the sender has been heard in a later life.
-    pub fn is_former(&self, header: &Header) -> bool {
-        let life = self.senders.get(&header.sender).map(|(life, _)| *life);
-        life.is_some_and(|life| header.incarnation < life)
+    pub fn is_former(&self, sender: u16, life: u64) -> bool {
+        let newest = self.senders.get(&sender).map(|(life, _)| *life);
+        newest.is_some_and(|newest| life < newest)
     }
 }
 
@@ -341,12 +365,8 @@ mod tests {
             incarnation: 10,
             ..header(1)
         }));
-        assert!(!guard.accept(&header(2)) && guard.is_former(&header(2)));
-        let strange = Header {
-            sender: 4,
-            ..header(2)
-        };
-        assert!(!guard.is_former(&strange), "never heard before");
+        assert!(!guard.accept(&header(2)) && guard.is_former(3, 9));
+        assert!(!guard.is_former(4, 9), "never heard before");
     }
 
     proptest! {

@@ -8,7 +8,8 @@
 //!
 //! What nodes say to each other:
 //! * [`envelope`]: authentication and replay protection around every datagram
-//! * [`group`]: the messages of a store group
+//! * [`oum`]: requests and the ordered messages a sequencer makes of them
+//! * [`group`]: all other messages of a store group
 //! * [`codec`]: fixed-layout fields, read totally
 //!
 //! What a node writes on its disk: [`wal`].
@@ -27,6 +28,7 @@ pub mod heartbeat;
 pub mod icmp;
 pub mod icmp_error;
 pub mod ipv4;
+pub mod oum;
 pub mod packet;
 pub mod tcp;
 pub mod udp;

@@ -3,7 +3,7 @@
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Body, Entry, Formation, Ordered, Session, Slot};
+use stateplane_wire::group::{Body, Entry, Formation, GroupId, Ordered, Session, Slot};
 
 use super::{Replica, Status};
 use crate::{Mark, Peer};
@@ -80,7 +80,7 @@ impl<A: Application> Replica<A> {
         from: u8,
         formation: Formation,
         session: Session,
-        group: u32,
+        group: GroupId,
         sequence: u64,
     ) {
         if self.status != Status::Normal || group != self.config.group {

@@ -11,7 +11,9 @@ use stateplane_group::{
     Replica, RequestId, Role, Sequencer, Unknown,
 };
 use stateplane_state::{Application, SnapshotError};
-use stateplane_wire::group::{Address, Body};
+use stateplane_wire::envelope::Key;
+use stateplane_wire::group::{Address, Body, Request};
+use stateplane_wire::oum::{self, Groups, Keys};
 
 /// Remembers every operation it executed, in order.
 #[derive(Default)]
@@ -84,6 +86,9 @@ pub struct World {
     pub disks: Option<Vec<Option<Memory>>>,
     wire: BTreeMap<(Time, u64), (Node, Node, Vec<u8>)>,
     serial: u64,
+    /// Requests sealed.
+    sealed: u64,
+    keys: Keys,
     pub lives: u64,
 }
 
@@ -110,6 +115,8 @@ impl World {
             disks: None,
             wire: BTreeMap::new(),
             serial: 0,
+            sealed: 0,
+            keys: Keys::derive(&Key::new([1; 16]), 1),
             lives: 100,
             config,
         };
@@ -272,8 +279,19 @@ impl World {
     }
 
     fn deliver(&mut self, from: Node, to: Node, bytes: &[u8]) {
-        let msg = Message::decode(bytes).expect("what is sent can be read");
         let now = self.now;
+        let msg = match oum::kind(bytes) {
+            Some(oum::Kind::Request) if to == Node::Sequencer => {
+                return self.stamp(bytes.to_vec());
+            }
+            Some(oum::Kind::Request) => {
+                let (_, request) = oum::read_request(&self.keys, bytes).expect("well sealed");
+                let body = Body::Request(request);
+                Message { formation: 0, body }
+            }
+            Some(oum::Kind::Ordered) => self.ordered(bytes),
+            None => Message::decode(bytes).expect("what is sent can be read"),
+        };
         if std::env::var_os("TRACE").is_some() {
             eprintln!("{now:?} {from:?} -> {to:?}: {:?}", msg.body);
         }
@@ -295,13 +313,45 @@ impl World {
                 }
             }
             Node::Sequencer => {
-                let wall = LogTime::from_nanos(now.as_nanos());
                 self.sequencer
                     .iter_mut()
-                    .for_each(|s| s.on_message(now, wall, peer, msg.clone()));
+                    .for_each(|s| s.on_message(now, peer, msg.clone()));
             }
             Node::Client => self.client.on_message(now, peer, msg),
         }
+    }
+
+    fn ordered(&self, bytes: &[u8]) -> Message {
+        let (_, formation, ordered) = oum::open_ordered(&self.keys, bytes).expect("well stamped");
+        let body = Body::Ordered(ordered);
+        Message { formation, body }
+    }
+
+    /// What the sequencer's driver does with a request.
+    fn stamp(&mut self, mut bytes: Vec<u8>) {
+        let ask = oum::open_request(&self.keys, &bytes).expect("well sealed");
+        let wall = LogTime::from_nanos(self.now.as_nanos());
+        let sequencer = self.sequencer.as_mut();
+        let Some(stamp) = sequencer.and_then(|s| s.stamp(self.now, wall, &ask.groups)) else {
+            return;
+        };
+        let address = Address {
+            ip: [0; 16],
+            port: 9,
+        };
+        oum::stamp(&self.keys, &stamp, address, &mut bytes);
+        let body = self.ordered(&bytes).body;
+        for target in (0..self.config.n).map(Node::Replica) {
+            self.post(Node::Sequencer, target, &body, bytes.clone());
+        }
+    }
+
+    fn seal(&mut self, request: &Request) -> Vec<u8> {
+        self.sealed += 1;
+        let groups = Groups::one(self.config.group);
+        let mut bytes = Vec::new();
+        oum::seal_request(&self.keys, self.sealed, groups, request, &mut bytes);
+        bytes
     }
 
     fn flush(&mut self) {
@@ -350,19 +400,26 @@ impl World {
                 vec![Node::Client]
             }
         };
-        let mut bytes = Vec::new();
-        msg.encode(&mut bytes);
+        let bytes = if let Body::Request(request) = &msg.body {
+            self.seal(request)
+        } else {
+            let mut bytes = Vec::new();
+            msg.encode(&mut bytes);
+            bytes
+        };
         for target in targets {
-            *self.sent.entry(msg.body.name()).or_default() += 1;
-            if (self.hold)(from, target, &msg.body) {
-                self.held.push((from, target, bytes.clone()));
-            } else if !(self.lose)(from, target, &msg.body) {
-                self.serial += 1;
-                self.wire.insert(
-                    (self.now + DELAY, self.serial),
-                    (from, target, bytes.clone()),
-                );
-            }
+            self.post(from, target, &msg.body, bytes.clone());
+        }
+    }
+
+    fn post(&mut self, from: Node, target: Node, body: &Body, bytes: Vec<u8>) {
+        *self.sent.entry(body.name()).or_default() += 1;
+        if (self.hold)(from, target, body) {
+            self.held.push((from, target, bytes));
+        } else if !(self.lose)(from, target, body) {
+            self.serial += 1;
+            self.wire
+                .insert((self.now + DELAY, self.serial), (from, target, bytes));
         }
     }
 

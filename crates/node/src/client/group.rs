@@ -97,8 +97,8 @@ impl GroupClient {
             channel,
             ..
         } = self;
-        channel.receive(BATCH, |header, body| {
-            if let Some((peer, message)) = peers.hear(header, body) {
+        channel.receive(BATCH, |heard| {
+            if let Some((peer, message)) = peers.hear(heard) {
                 core.on_message(now, peer, message);
             }
         })?;

@@ -109,21 +109,35 @@ impl Batch {
         core::iter::from_fn(move || take_operation(&mut r).ok())
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let count = r.u16()?;
-        if usize::from(count) > MAX_BATCH {
-            return Err(Malformed("batch too large"));
-        }
-        let bytes = r.string()?;
+    /// The operations in their encoded form.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Reads operations that fill `bytes`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut check = Reader::new(bytes);
-        for _ in 0..count {
+        let mut count = 0;
+        while check.remaining() > 0 {
             take_operation(&mut check)?;
+            count += 1;
+            if usize::from(count) > MAX_BATCH {
+                return Err(Malformed("batch too large"));
+            }
         }
-        check.finish()?;
         Ok(Self {
             bytes: bytes.to_vec(),
             count,
         })
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let count = r.u16()?;
+        let batch = Self::from_bytes(r.string()?)?;
+        if batch.count != count {
+            return Err(Malformed("batch"));
+        }
+        Ok(batch)
     }
 
     pub(super) fn encode(&self, w: &mut Writer<'_>) {

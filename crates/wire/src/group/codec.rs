@@ -9,13 +9,16 @@ use stateplane_base::{ClientId, LogTime};
 use super::batch::{decode_results, encode_results};
 use super::parts::{decode_entry, decode_lives, encode_entry, encode_lives};
 use super::{
-    Batch, Body, Entries, Hint, MAX_BATCH, Membership, Message, Ordered, Prepare, Read, ReadReply,
-    Reply, Request, SnapshotChunk, Stamps, StartView, Summary, VERSION, ViewChange,
+    Batch, Body, Entries, Hint, MAX_BATCH, Membership, Message, Prepare, Read, ReadReply, Reply,
+    SnapshotChunk, StartView, Summary, VERSION, ViewChange,
 };
 use crate::codec::{Malformed, Reader, Writer};
 
 impl Message {
     /// Appends the message to `out`.
+    ///
+    /// # Panics
+    /// For a request or an ordered message: they travel as packets of [`crate::oum`].
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut w = Writer::new(out);
         w.u8(self.body.kind());
@@ -101,8 +104,9 @@ impl Body {
 
     fn encode(&self, w: &mut Writer<'_>) {
         match self {
-            Self::Request(m) => m.encode(w),
-            Self::Ordered(m) => m.encode(w),
+            Self::Request(_) | Self::Ordered(_) => {
+                panic!("requests and ordered messages travel as packets of their own")
+            }
             Self::Reply(m) => m.encode(w),
             Self::SessionRequest { nonce } => w.u64(*nonce),
             Self::SessionGrant {
@@ -121,7 +125,7 @@ impl Body {
                 sequence,
             } => {
                 w.u64(*session);
-                w.u32(*group);
+                w.u16(*group);
                 w.u64(*sequence);
             }
             Self::Fetch {
@@ -187,8 +191,6 @@ impl Body {
     /// What clients and sequencers say and are told.
     fn decode_outside(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(match kind {
-            1 => Self::Request(Request::decode(r)?),
-            2 => Self::Ordered(Ordered::decode(r)?),
             3 => Self::Reply(Reply::decode(r)?),
             4 => Self::SessionRequest { nonce: r.u64()? },
             5 => {
@@ -210,7 +212,7 @@ impl Body {
             },
             7 => Self::Tail {
                 session: r.u64()?,
-                group: r.u32()?,
+                group: r.u16()?,
                 sequence: r.u64()?,
             },
             20 => Self::Read(Read::decode(r)?),
@@ -285,25 +287,6 @@ fn decode_flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
 
 fn words(w: &mut Writer<'_>, values: &[u64]) {
     values.iter().for_each(|v| w.u64(*v));
-}
-
-impl Ordered {
-    fn encode(&self, w: &mut Writer<'_>) {
-        words(w, &[self.session, self.time.as_nanos()]);
-        self.stamps.encode(w);
-        self.request.encode(w);
-    }
-
-    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let session = r.u64()?;
-        let time = LogTime::from_nanos(r.u64()?);
-        Ok(Self {
-            session,
-            time,
-            stamps: Stamps::decode(r)?,
-            request: Request::decode(r)?,
-        })
-    }
 }
 
 impl Reply {

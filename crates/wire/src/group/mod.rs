@@ -1,18 +1,17 @@
 //! All messages of the store group (NOPaxos, Li et al., OSDI 2016, and VR, Liskov
 //! and Cowling, 2012, in one frame; our additions are marked +).
 //!
-//! Every message is `kind u8 | version u8 | formation u64 | fields`, all
+//! A request and the ordered message it becomes are packets of their own, see
+//! [`crate::oum`]. Every other message is `kind u8 | version u8 | formation u64 | fields`, all
 //! big-endian. The envelope says who sent it. Layouts, `[x]` = string with
 //! four-byte length, `n*` = repeated by a count before it:
 //!
 //! ```text
-//!  1 Request         client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
-//!  2 Ordered         session 8 | log time 8 | groups 1 | n*(group 4 | sequence 8) | Request
 //!  3 Reply           view 8 | session 8 | slot 8 | replica 1 | sequencer 1 | f+1 1 | client 8 | count 2 | n*Result
 //!  4 SessionRequest  nonce 8                                                                     +
 //!  5 SessionGrant    session 8 | nonce 8 | log time 8 | clock runs 1                             +
 //!  6 SessionInfo     session 8 | nonce 8                                                         +
-//!  7 Tail            session 8 | group 4 | last sequence 8                                       +
+//!  7 Tail            session 8 | group 2 | last sequence 8                                       +
 //!  8 Fetch           view 8 | basis 8 | from 8 | to 8
 //!  9 Entries         view 8 | basis 8 | base 8 | from 8 | count 2 | n*(0 | 1 | 2 time 8 Request)
 //! 10 GapCommit       view 8 | from 8 | to 8
@@ -34,6 +33,7 @@
 //! Result  = id 8 | 0                             refused
 //!                | 1 offset 4                    the piece at this offset is kept
 //!                | 2 [result]                    executed; + 4: slot 8 before it, + 8: whole 4 | offset 4
+//! Request = client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
 //! Members = seats 2 | former seats 2 | n*(incarnation 8)    by seat: who belongs to the view, as which life
 //! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
 //! ```
@@ -51,11 +51,12 @@ use alloc::vec::Vec;
 use stateplane_base::{ClientId, LogTime};
 
 pub use crate::codec::Malformed;
+pub use crate::oum::{GroupId, MAX_STAMPS, Stamps};
 pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, MAX_PIECE, OpResult, Outcome, Piece, ResultPart};
 pub use membership::{Lives, Membership, Seats, leader_of};
 pub use parts::{
-    Address, Entry, Formation, MAX_NOOP_BYTES, MAX_REPLICAS, MAX_SEQUENCERS, MAX_STAMPS, NoopSet,
-    Request, Session, Slot, Stamps, Summary, View, decode_entry, encode_entry, sequencer_of,
+    Address, Entry, Formation, MAX_NOOP_BYTES, MAX_REPLICAS, MAX_SEQUENCERS, NoopSet, Request,
+    Session, Slot, Summary, View, decode_entry, encode_entry, sequencer_of,
 };
 
 /// The version of these layouts.
@@ -73,9 +74,9 @@ pub struct Message {
 /// What a message says.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
-    /// Client to sequencer.
+    /// Client to sequencer, see [`crate::oum`].
     Request(Request),
-    /// Sequencer to all replicas: the ordered multicast.
+    /// Sequencer to all replicas: the ordered multicast, see [`crate::oum`].
     Ordered(Ordered),
     /// Replica to client.
     Reply(Reply),
@@ -109,7 +110,7 @@ pub enum Body {
         /// Its session.
         session: Session,
         /// For this group.
-        group: u32,
+        group: GroupId,
         /// The last number given.
         sequence: u64,
     },

@@ -20,8 +20,6 @@ pub type Formation = u64;
 
 /// Seats of a group: its replicas, and those that may become one.
 pub const MAX_REPLICAS: usize = 9;
-/// Groups one ordered message may be stamped for.
-pub const MAX_STAMPS: usize = 4;
 /// Sequencers a group has at most: what the low bits of a nonce can say.
 pub const MAX_SEQUENCERS: usize = 16;
 
@@ -246,63 +244,6 @@ impl Summary {
             known_from,
             noops: NoopSet::decode(r)?,
         })
-    }
-}
-
-/// The sequence numbers of an ordered message, one for each group it is for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Stamps {
-    count: u8,
-    items: [(u32, u64); MAX_STAMPS],
-}
-
-impl Stamps {
-    /// Stamped for one group.
-    pub fn one(group: u32, sequence: u64) -> Self {
-        let mut items = [(0, 0); MAX_STAMPS];
-        items[0] = (group, sequence);
-        Self { count: 1, items }
-    }
-
-    /// Adds a group; false if there is no room or the group is there already.
-    #[must_use]
-    pub fn push(&mut self, group: u32, sequence: u64) -> bool {
-        let at = usize::from(self.count);
-        if at >= MAX_STAMPS || self.sequence(group).is_some() {
-            return false;
-        }
-        self.items[at] = (group, sequence);
-        self.count += 1;
-        true
-    }
-
-    /// The sequence number for `group`.
-    pub fn sequence(&self, group: u32) -> Option<u64> {
-        self.iter().find(|(g, _)| *g == group).map(|(_, s)| s)
-    }
-
-    /// All (group, sequence number) pairs.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        self.items[..usize::from(self.count)].iter().copied()
-    }
-
-    pub(super) fn encode(&self, w: &mut Writer<'_>) {
-        w.u8(self.count);
-        for (group, sequence) in self.iter() {
-            w.u32(group);
-            w.u64(sequence);
-        }
-    }
-
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let count = r.u8()?;
-        let mut stamps = Self::default();
-        for _ in 0..count {
-            if !stamps.push(r.u32()?, r.u64()?) {
-                return Err(Malformed("stamps"));
-            }
-        }
-        Ok(stamps)
     }
 }
 

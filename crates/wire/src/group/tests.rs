@@ -112,25 +112,7 @@ fn memberships() -> impl Strategy<Value = Membership> {
 }
 
 fn ordered_path() -> impl Strategy<Value = Body> {
-    let stamps = list((any::<u32>(), any::<u64>()), 0..6).prop_map(|items| {
-        let mut stamps = Stamps::default();
-        for (group, sequence) in items {
-            let _ = stamps.push(group, sequence);
-        }
-        stamps
-    });
     prop_oneof![
-        requests().prop_map(Body::Request),
-        (any::<u64>(), any::<u64>(), stamps, requests()).prop_map(
-            |(session, t, stamps, request)| {
-                Body::Ordered(Ordered {
-                    session,
-                    time: LogTime::from_nanos(t),
-                    stamps,
-                    request,
-                })
-            }
-        ),
         (any::<[u64; 4]>(), any::<[u8; 3]>(), results()).prop_map(
             |([view, session, slot, client], [replica, sequencer, quorum], results)| {
                 Body::Reply(Reply {
@@ -156,7 +138,7 @@ fn ordered_path() -> impl Strategy<Value = Body> {
         }),
         any::<u64>().prop_map(|session| Body::Invite { session }),
         any::<[u64; 2]>().prop_map(|[session, nonce]| Body::SessionInfo { session, nonce }),
-        (any::<[u64; 2]>(), any::<u32>()).prop_map(|([session, sequence], group)| Body::Tail {
+        (any::<[u64; 2]>(), any::<u16>()).prop_map(|([session, sequence], group)| Body::Tail {
             session,
             group,
             sequence

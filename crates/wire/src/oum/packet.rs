@@ -1,0 +1,289 @@
+//! The packet: sealed by a client, stamped in place, opened by replicas.
+
+use alloc::vec::Vec;
+use core::hash::Hasher as _;
+
+use siphasher::sip::SipHasher24;
+use stateplane_base::{ClientId, Incarnation, LogTime};
+use zerocopy::byteorder::network_endian::{U16, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Groups, MAX_STAMPS, Stamp, Stamps};
+use crate::envelope;
+use crate::group::{Address, Batch, Formation, Ordered, Request};
+
+/// The first two bytes.
+pub const MAGIC: [u8; 2] = *b"SO";
+/// The version of this layout.
+pub const VERSION: u8 = 1;
+/// Bytes before the operations.
+pub const HEADER_LEN: usize = 128;
+
+/// Where the ranges of the tags begin and end.
+const HEAD: usize = 2;
+const OUTER: usize = 8;
+const STAMPS: usize = 16;
+const SEQUENCES: usize = 56;
+const INNER: usize = 88;
+const CLIENT: usize = 96;
+const GROUPS: usize = 112;
+
+/// What a packet is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// From a client to the sequencer.
+    Request = 1,
+    /// From the sequencer to all replicas.
+    Ordered = 2,
+}
+
+/// The header as it lies in the packet.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 2],
+    version: u8,
+    kind: u8,
+    groups: u8,
+    sequencer: u8,
+    reply_port: U16,
+    outer: U64,
+    formation: U64,
+    session: U64,
+    reply_ip: [u8; 16],
+    time: U64,
+    sequences: [U64; MAX_STAMPS],
+    inner: U64,
+    client: U64,
+    counter: U64,
+    group_ids: [U16; MAX_STAMPS],
+    done_below: U64,
+}
+
+/// The derived keys of a cluster.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    request: envelope::Key,
+    ordered: envelope::Key,
+    inner: envelope::Key,
+}
+
+impl Keys {
+    /// The keys of the cluster with this key and number.
+    pub fn derive(key: &envelope::Key, cluster: u32) -> Self {
+        let derived = |purpose| key.derive(purpose, cluster);
+        Self {
+            request: derived("oum request"),
+            ordered: derived("oum ordered"),
+            inner: derived("oum inner"),
+        }
+    }
+
+    /// What a sequencer outside this process needs to verify requests.
+    pub const fn request(&self) -> &envelope::Key {
+        &self.request
+    }
+
+    /// What a sequencer outside this process needs to renew the outer tag.
+    pub const fn ordered(&self) -> &envelope::Key {
+        &self.ordered
+    }
+
+    /// The outer tag that fits a whole header.
+    fn outer(&self, kind: Kind, groups: Groups, bytes: &[u8]) -> u64 {
+        let (key, range) = match kind {
+            Kind::Request => (&self.request, INNER..GROUPS),
+            Kind::Ordered => (&self.ordered, STAMPS..SEQUENCES + 8 * groups.len()),
+        };
+        let mut hash = SipHasher24::new_with_key(key.bytes());
+        hash.write(&bytes[range]);
+        if kind == Kind::Ordered {
+            hash.write(&bytes[INNER..CLIENT]);
+        }
+        hash.write(&bytes[HEAD..OUTER]);
+        hash.finish()
+    }
+
+    fn inner(&self, bytes: &[u8]) -> u64 {
+        self.inner.tag(&bytes[CLIENT..])
+    }
+}
+
+/// Why a packet was not opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Too short, another magic or kind, or fields that contradict each other.
+    #[error("not a packet of the ordered multicast")]
+    Malformed,
+    /// Of another version of the layout.
+    #[error("unsupported version {0} of the ordered multicast")]
+    Version(u8),
+    /// The outer tag does not fit: another key or cluster, or damaged bytes.
+    #[error("authentication failed")]
+    Outer,
+    /// The sequencer's tag fits, the client's does not: the number counts, the request
+    /// is lost.
+    #[error("authentication of the request failed")]
+    Inner,
+}
+
+/// What a sequencer reads of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Who asks.
+    pub client: ClientId,
+    /// Never repeats for this client.
+    pub counter: u64,
+    /// For whom.
+    pub groups: Groups,
+}
+
+/// A client is one life of one sender (48 bits of its incarnation: microseconds repeat after
+/// nine years). Its id names both, so that nobody can speak for another.
+pub const fn client_id(sender: u16, life: Incarnation) -> ClientId {
+    ClientId(life.0 << 16 | sender as u64)
+}
+
+/// The sender whose life a client is.
+pub const fn sender_of(client: ClientId) -> u16 {
+    client.0 as u16
+}
+
+/// Which life of its sender a client is: later ones are higher.
+pub const fn life_of(client: ClientId) -> u64 {
+    client.0 >> 16
+}
+
+/// What a datagram is, if it is one of ours; nothing but its first bytes is looked at.
+pub fn kind(datagram: &[u8]) -> Option<Kind> {
+    match datagram {
+        [m0, m1, _, kind, ..] if [*m0, *m1] == MAGIC => match kind {
+            1 => Some(Kind::Request),
+            2 => Some(Kind::Ordered),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Appends the sealed request to `out`.
+pub fn seal_request(
+    keys: &Keys,
+    counter: u64,
+    groups: Groups,
+    request: &Request,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    let header = Header {
+        magic: MAGIC,
+        version: VERSION,
+        kind: Kind::Request as u8,
+        groups: u8::try_from(groups.len()).expect("at most four"),
+        client: U64::new(request.client.0),
+        counter: U64::new(counter),
+        group_ids: groups.ids().map(U16::new),
+        done_below: U64::new(request.done_below),
+        ..Header::new_zeroed()
+    };
+    out.reserve(HEADER_LEN + request.batch.size());
+    out.extend_from_slice(header.as_bytes());
+    out.extend_from_slice(request.batch.bytes());
+    let packet = &mut out[start..];
+    let inner = keys.inner(packet);
+    packet[INNER..CLIENT].copy_from_slice(&inner.to_be_bytes());
+    let outer = keys.outer(Kind::Request, groups, packet);
+    packet[OUTER..STAMPS].copy_from_slice(&outer.to_be_bytes());
+}
+
+/// Checks shape and outer tag.
+fn open<'a>(
+    keys: &Keys,
+    kind: Kind,
+    datagram: &'a [u8],
+) -> Result<(&'a Header, Groups), OpenError> {
+    let (header, _) = Header::ref_from_prefix(datagram).map_err(|_| OpenError::Malformed)?;
+    if header.magic != MAGIC || header.kind != kind as u8 {
+        return Err(OpenError::Malformed);
+    }
+    if header.version != VERSION {
+        return Err(OpenError::Version(header.version));
+    }
+    let ids = header.group_ids.map(U16::get);
+    let groups = Groups::new(header.groups, ids).ok_or(OpenError::Malformed)?;
+    if keys.outer(kind, groups, datagram) != header.outer.get() {
+        return Err(OpenError::Outer);
+    }
+    Ok((header, groups))
+}
+
+/// Sequencer: verifies a request's outer tag.
+pub fn open_request(keys: &Keys, datagram: &[u8]) -> Result<Ask, OpenError> {
+    let (header, groups) = open(keys, Kind::Request, datagram)?;
+    Ok(Ask {
+        client: ClientId(header.client.get()),
+        counter: header.counter.get(),
+        groups,
+    })
+}
+
+/// Sequencer: makes an ordered message out of a request that was opened. `stamp` numbers
+/// the request's groups.
+///
+/// # Panics
+/// If `packet` is shorter than a header.
+pub fn stamp(keys: &Keys, stamp: &Stamp, reply_to: Address, packet: &mut [u8]) {
+    let (header, _) = Header::mut_from_prefix(packet).expect("it was opened");
+    header.kind = Kind::Ordered as u8;
+    header.sequencer = stamp.sequencer;
+    header.reply_port = U16::new(reply_to.port);
+    header.reply_ip = reply_to.ip;
+    header.formation = U64::new(stamp.formation);
+    header.session = U64::new(stamp.session);
+    header.time = U64::new(stamp.time.as_nanos());
+    header.sequences = stamp.stamps.sequences().map(U64::new);
+    let outer = keys.outer(Kind::Ordered, stamp.stamps.groups(), packet);
+    packet[OUTER..STAMPS].copy_from_slice(&outer.to_be_bytes());
+}
+
+/// Verifies both tags of a request and reads all of it: for a replica that orders requests
+/// itself.
+pub fn read_request(keys: &Keys, datagram: &[u8]) -> Result<(Ask, Request), OpenError> {
+    let ask = open_request(keys, datagram)?;
+    let mut request = open_inner(keys, datagram)?;
+    request.reply_to = Address::default(); // not under any tag
+    Ok((ask, request))
+}
+
+/// Verifies the inner tag and reads what was asked, with the reply address as it stands.
+fn open_inner(keys: &Keys, datagram: &[u8]) -> Result<Request, OpenError> {
+    let (header, operations) =
+        Header::ref_from_prefix(datagram).map_err(|_| OpenError::Malformed)?;
+    if keys.inner(datagram) != header.inner.get() {
+        return Err(OpenError::Inner);
+    }
+    Ok(Request {
+        client: ClientId(header.client.get()),
+        done_below: header.done_below.get(),
+        reply_to: Address {
+            ip: header.reply_ip,
+            port: header.reply_port.get(),
+        },
+        batch: Batch::from_bytes(operations).map_err(|_| OpenError::Inner)?,
+    })
+}
+
+/// Replica: verifies both tags and reads the message and which sequencer stamped it.
+pub fn open_ordered(keys: &Keys, datagram: &[u8]) -> Result<(u8, Formation, Ordered), OpenError> {
+    let (header, groups) = open(keys, Kind::Ordered, datagram)?;
+    let places = header.sequences.map(U64::get);
+    let stamps = Stamps::from_places(groups, places).ok_or(OpenError::Malformed)?;
+    let ordered = Ordered {
+        session: header.session.get(),
+        time: LogTime::from_nanos(header.time.get()),
+        stamps,
+        request: open_inner(keys, datagram)?,
+    };
+    Ok((header.sequencer, header.formation.get(), ordered))
+}
