@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, ReplicaId};
-use stateplane_wire::group::{Address, Message};
+use stateplane_wire::group::{Address, Answer, Message};
 
 /// Whom a message is from or for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -32,6 +32,13 @@ pub enum Effect {
     /// Put this on disk; what comes after it must not leave before it is there.
     /// Only replicas with a disk ask for it.
     Persist(Persist),
+    /// What becomes of an operator's wish, see [`crate::Replica::reconfigure`].
+    Reconfigured {
+        /// As given with it.
+        ticket: u64,
+        /// What was said.
+        answer: Answer,
+    },
     /// Tell the operator.
     Alarm(Alarm),
 }
@@ -61,6 +68,8 @@ pub enum Alarm {
     SnapshotRefused,
     /// The state to be sent to a lagging replica exceeds the limit.
     SnapshotTooLarge,
+    /// This replica is no longer a member; it has forgotten everything and is spare.
+    Dismissed,
 }
 
 /// Defines [`Mark`] with the names used in counters.
@@ -122,6 +131,14 @@ marks! {
     JoinRequested = "join-requested", "A replica without memory was proposed for the next view.";
     Joined = "joined", "Became a member again after a restart.";
     Formed = "formed", "All replicas started empty and formed the group.";
+    ChangeAccepted = "change-accepted", "A leader took on a change of the membership.";
+    ChangeBegun = "change-begun", "A view with a joint membership was started.";
+    ChangeEstablished = "change-established", "A view with the new members alone followed a joint one.";
+    ChangeGivenUp = "change-given-up", "The replica that was to join fell silent.";
+    HandedOver = "handed-over", "A leader that is to leave let another lead.";
+    Dismissed = "dismissed", "We have left the group, and know it.";
+    JointContinued = "joint-continued", "A joint view that is not established was continued.";
+    OutsiderRefused = "outsider-refused", "A vote of one that has left moved nobody.";
     NotAMember = "not-a-member", "Our incarnation is not in the view.";
     TableReply = "table-reply", "A repeated operation was answered from the client table.";
     TableForgotten = "table-forgotten", "An operation its client had finished was skipped.";

@@ -41,4 +41,4 @@ pub use effect::{Alarm, Effect, Mark, Marks, Peer, Persist};
 pub use mutation::Mutation;
 pub use replica::{Disk, Memory, Replica, ReplicaStatus, Role, Unreadable};
 pub use sequencer::{MAX_GROUPS, Sequencer, SequencerStatus};
-pub use stateplane_wire::group::Message;
+pub use stateplane_wire::group::{Answer, Change, Membership, Message};

@@ -46,6 +46,10 @@ mutations! {
     FutureSession = "future-session-trusted", "A stamp of a later session starts it, without a view change.";
     RetryRenamed = "retry-renamed", "A client repeats an operation under a new id.";
     OldStartView = "old-start-view", "A replica enters any view it is told of, also an older one.";
+    ChangeAtOnce = "change-at-once", "A change of members takes effect without a joint view.";
+    FormerMembersIgnored = "former-members-ignored", "A merge on top of a joint view needs the new members alone.";
+    JointViewAnswers = "joint-view-answers", "A leader answers clients before its joint view is established.";
+    NewcomerWithoutState = "newcomer-without-state", "A new member takes part before it has the state.";
     SendBeforeSync = "send-before-sync", "A replica with a disk answers before its journal is on it.";
     VoteNotPersisted = "vote-not-persisted", "A replica with a disk forgets in a crash what it voted for.";
     TornTailAccepted = "torn-tail-accepted", "A record that was cut off in mid-write counts as far as it goes.";

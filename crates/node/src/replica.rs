@@ -162,6 +162,9 @@ impl Replica {
                     disk.expect("only replicas with disks ask for it")
                         .persist(what)?;
                 }
+                Effect::Reconfigured { ticket, answer } => {
+                    info!(ticket, answer = answer.name(), "change of members")
+                }
                 Effect::Alarm(alarm) => {
                     let name = alarm_name(alarm);
                     warn!(alarm = name, "replica");
@@ -274,5 +277,6 @@ fn alarm_name(alarm: Alarm) -> &'static str {
         Alarm::IncarnationReused => "incarnation-reused",
         Alarm::SnapshotRefused => "snapshot-refused",
         Alarm::SnapshotTooLarge => "snapshot-too-large",
+        Alarm::Dismissed => "dismissed",
     }
 }

@@ -123,7 +123,9 @@ impl Sequencer {
             match effect {
                 Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
                 Effect::Alarm(alarm) => warn!(?alarm, "sequencer"),
-                Effect::Persist(_) => unreachable!("only replicas have disks"),
+                Effect::Persist(_) | Effect::Reconfigured { .. } => {
+                    unreachable!("only replicas have disks and members")
+                }
             }
         }
         self.channel.flush();

@@ -332,6 +332,9 @@ impl World<'_> {
         while let Some(effect) = self.nodes[index].poll() {
             match effect {
                 Effect::Send { to, msg } => self.send(index, to, &msg)?,
+                Effect::Reconfigured { answer, .. } => {
+                    self.mark(answer.name());
+                }
                 Effect::Persist(_) => unreachable!("no replica has a disk"),
                 Effect::Alarm(alarm) => {
                     self.say(|| format!("{} {alarm:?}", self.layout.name(index)))

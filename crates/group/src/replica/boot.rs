@@ -28,11 +28,13 @@ pub(super) struct Boot {
     /// Per replica: its life, whether it heard ours, and when it said so.
     heard: [Option<(u64, bool, Time)>; MAX_REPLICAS],
     /// A member told us that there is a group.
-    hinted: Option<Time>,
+    pub(super) hinted: Option<Time>,
     /// The formation we accepted, in force as soon as its leader acts.
-    accepted: Option<(Formation, StartView)>,
+    pub(super) accepted: Option<(Formation, StartView)>,
     /// Replica 0: the formation we proposed, since when, and who accepted it.
-    proposed: Option<(StartView, Time, u16)>,
+    pub(super) proposed: Option<(StartView, Time, u16)>,
+    /// We receive the state ahead of becoming a member.
+    pub(super) learning: bool,
     /// Formations proposed by this life.
     proposals: u64,
 }
@@ -45,6 +47,7 @@ impl Default for Boot {
             hinted: None,
             accepted: None,
             proposed: None,
+            learning: false,
             proposals: 0,
         }
     }
@@ -156,7 +159,7 @@ impl<A: Application> Replica<A> {
     }
 
     /// Forgets everything a half-received snapshot may have left.
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.app
             .restore(&self.blank)
             .expect("the application takes back its own first snapshot");
@@ -182,7 +185,9 @@ impl<A: Application> Replica<A> {
             return;
         }
         self.hint(from);
-        if incarnation > self.members.life(from) {
+        if self.members.life(from) == 0 {
+            self.spares[j] = Some(now);
+        } else if incarnation > self.members.life(from) {
             self.joining[j] = self.joining[j].max(incarnation);
             if self.is_leader() {
                 self.marks.hit(Mark::JoinRequested);
@@ -210,12 +215,15 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    pub(super) fn on_hint(&mut self, now: Time, members: &Membership) {
+    pub(super) fn on_hint(&mut self, now: Time, formation: Formation, hint: &Hint) {
         if self.status != Status::Booting {
+            if formation == self.formation {
+                self.on_dismissal(hint);
+            }
             return;
         }
         self.boot.hinted = Some(now);
-        let known = members.life(self.me);
+        let known = hint.members.life(self.me);
         if known > self.incarnation {
             // A former life of ours, it seems, had a clock ahead of ours. Scatter, so that
             // the next life with the same clock does not choose the same.
@@ -254,7 +262,7 @@ impl<A: Application> Replica<A> {
             }
             Body::Heartbeat { .. } | Body::ViewChange(_) => self.act_on_formation(now, formation),
             Body::Entries(_) | Body::SnapshotChunk(_) => {
-                self.staging.is_some() && formation == self.formation
+                (self.staging.is_some() || self.boot.learning) && formation == self.formation
             }
             Body::SyncAck { view: 0, .. } => {
                 if let Some((_, _, acks)) = self
@@ -304,7 +312,12 @@ impl<A: Application> Replica<A> {
         if self.staging.is_some() && formation == self.formation && m.view <= self.view {
             return;
         }
-        if formation != self.formation || self.staging.is_none() {
+        #[cfg(feature = "mutations")]
+        if self.boot.learning && self.config.broken(crate::Mutation::NewcomerWithoutState) {
+            return self.enter_blindly(now, formation, m);
+        }
+        let received = self.staging.is_some() || self.boot.learning;
+        if formation != self.formation || !received {
             self.reset();
         }
         self.formation = formation;

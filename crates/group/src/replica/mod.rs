@@ -9,6 +9,7 @@
 //! * [`staging`]: from the merge, or a view's start, to a log that follows it
 //! * [`transfer`]: snapshots to and from peers
 //! * [`journal`], [`recover`]: what is on disk, if there is one, and back
+//! * [`change`]: other members (and why that is safe)
 //! * [`boot`]: how a group forms and how a replica without memory joins
 //! * [`check`]: invariants and the view for people; [`sane`]: absurd numbers
 //!
@@ -20,7 +21,7 @@
 //! with the help of the former life, is in the new view's log. Whatever the former
 //! life still has in flight belongs to earlier views, except its votes for later
 //! ones; those are refused because any quorum they could complete contains a member
-//! of the joining view, whose vector names the new life.
+//! of the joining view, whose membership names the new life.
 //!
 //! With a disk all this is needed only once it is lost; see [`recover`].
 //!
@@ -33,6 +34,7 @@
 //! never sees all the others booting.
 
 mod boot;
+mod change;
 mod check;
 mod gap;
 mod journal;
@@ -64,6 +66,7 @@ use stateplane_wire::group::{
 
 use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
 use boot::Boot;
+use change::Changing;
 pub use check::{ReplicaStatus, Role};
 use gap::LeaderGap;
 use journal::Journal;
@@ -179,6 +182,10 @@ pub struct Replica<A> {
     attempts: u32,
     /// Lives of replicas that want to join.
     joining: Lives,
+    /// When replicas that are no members announced themselves.
+    spares: [Option<Time>; MAX_REPLICAS],
+    /// Leader: a change that was asked for.
+    changing: Option<Changing>,
     /// A sequencer that wants a session.
     wanted_session: Option<u64>,
 
@@ -245,6 +252,8 @@ impl<A: Application> Replica<A> {
             votes: vec![None; MAX_REPLICAS],
             attempts: 0,
             joining: Lives::default(),
+            spares: [None; MAX_REPLICAS],
+            changing: None,
             wanted_session: None,
             staging: None,
             download: None,
@@ -334,7 +343,8 @@ impl<A: Application> Replica<A> {
             Body::Hint(m) if self.config.broken(crate::Mutation::VotesWithoutMemory) => {
                 return self.rejoin_blindly(now, formation, m.view, m.members);
             }
-            Body::Hint(m) => return self.on_hint(now, &m.members),
+            Body::Hint(m) => return self.on_hint(now, formation, &m),
+            Body::Learn(m) => return self.on_learn(now, from, formation, &m),
             _ => {}
         }
         if self.status == Status::Booting
@@ -368,6 +378,12 @@ impl<A: Application> Replica<A> {
             Body::SyncAck { view, upto } => self.on_sync_ack(now, from, view, upto),
             Body::ViewChange(m) => self.on_view_change(now, from, *m),
             Body::StartView(m) => self.on_start_view(now, from, *m),
+            Body::Reconfigure { ticket, change } => self.on_reconfigure(now, from, ticket, change),
+            Body::ReconfigureReply { ticket, answer } => {
+                self.effects
+                    .push_back(Effect::Reconfigured { ticket, answer });
+            }
+            Body::Learned { incarnation, upto } => self.on_learned(now, from, incarnation, upto),
             Body::SnapshotRequest {
                 floor,
                 at,

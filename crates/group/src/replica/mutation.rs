@@ -2,7 +2,7 @@
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Formation, Membership, Session, View};
+use stateplane_wire::group::{Formation, Membership, Session, StartView, View};
 
 use super::{Replica, Status};
 
@@ -41,5 +41,15 @@ impl<A: Application> Replica<A> {
         self.leave_boot();
         self.status = Status::ViewChange;
         self.start_view_change(now, members.next_view(view));
+    }
+
+    /// A new member enters its first view with an empty log.
+    pub(super) fn enter_blindly(&mut self, now: Time, formation: Formation, m: &StartView) {
+        self.reset();
+        self.leave_boot();
+        self.formation = formation;
+        (self.view, self.last_normal, self.members) = (m.view, m.view, m.members);
+        (self.session, self.nonce, self.session_base) = (m.session, m.nonce, m.session_base);
+        self.enter_normal(now, m.clone());
     }
 }

@@ -64,6 +64,9 @@ impl<A: Application> Replica<A> {
     }
 
     fn send_reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Vec<OpResult>) {
+        if !self.decides() {
+            return;
+        }
         let reply = Reply {
             view: self.view,
             session: self.session,
@@ -180,6 +183,10 @@ impl<A: Application> Replica<A> {
             return self.start_view_change(now, self.members.next_view(self.view));
         }
         self.advance_commit(now);
+        self.pursue_change(now);
+        if !self.is_leader() {
+            return;
+        }
         self.beats += 1;
         self.send_heartbeat();
         if self.beats.is_multiple_of(2) {
@@ -217,7 +224,11 @@ impl<A: Application> Replica<A> {
         }
         // Also the life sign of a view whose start is on its way to us.
         self.timers.silence = Some(now + self.config.timing.silence);
-        if view > self.view || self.is_leader() {
+        if view > self.view {
+            let (view, upto) = (self.view, self.verified);
+            return self.send_to(from, Body::SyncAck { view, upto });
+        }
+        if self.is_leader() {
             return;
         }
         self.attempts = 0;
@@ -283,8 +294,12 @@ impl<A: Application> Replica<A> {
     }
 
     pub(super) fn on_sync_ack(&mut self, now: Time, from: u8, view: View, upto: Slot) {
-        if self.status == Status::Booting || view != self.view || !self.is_leader() {
+        if self.status == Status::Booting || !self.is_leader() {
             return;
+        }
+        if view != self.view || self.members.life(from) == 0 {
+            // It is in a view that is over: perhaps it is out, and does not know.
+            return self.hint(from);
         }
         let len = self.log.len();
         let follower = &mut self.followers[usize::from(from)];
@@ -292,6 +307,9 @@ impl<A: Application> Replica<A> {
         follower.acked = Some(follower.acked.unwrap_or(0).max(upto.min(len)));
         self.advance_commit(now);
         self.grant_session();
+        if self.members.joint() {
+            self.pursue_change(now);
+        }
     }
 
     /// We, and the seats of which `holds` is true.
@@ -317,7 +335,8 @@ impl<A: Application> Replica<A> {
         let decided = |slot: &Slot| self.members.decides_with(has(*slot), short);
         let ours = core::iter::once(self.log.len());
         let known = ours.chain((0..MAX_REPLICAS).map(acked));
-        let commit = known.filter(decided).max().unwrap_or(0);
+        let commit = known.filter(decided).max().filter(|_| self.decides());
+        let commit = commit.unwrap_or(0);
         if commit > self.commit {
             self.commit = commit;
             if self.config.leader_orders() {

@@ -36,6 +36,8 @@ pub(super) fn sane(body: &Body) -> bool {
             floor, at, offset, ..
         } => below(&[*floor, *at, *offset]),
         Body::SnapshotChunk(m) => below(&[m.at, m.total, m.offset]),
+        Body::Learn(m) => below(&[m.floor]),
+        Body::Learned { upto, .. } => below(&[*upto]),
         Body::Hint(m) => below(&[m.view]),
         _ => true,
     }

@@ -351,6 +351,7 @@ impl<A: Application> Replica<A> {
             };
         }
         self.wanted_session = None;
+        self.changing = None;
         self.staging = None;
         self.download = None;
         self.drop_unsettled_snapshot();

@@ -107,6 +107,10 @@ impl<A: Application> Replica<A> {
             self.marks.hit(Mark::StaleIncarnation);
             return self.hint(from);
         }
+        if !self.members.admits(from, m.incarnation) && m.last_normal <= self.last_normal {
+            self.marks.hit(Mark::OutsiderRefused);
+            return self.hint(from);
+        }
         if m.view < self.view || (m.view == self.view && self.status == Status::Normal) {
             // It has missed the start of this view.
             if self.is_leader() {
@@ -169,7 +173,8 @@ impl<A: Application> Replica<A> {
         }
         let short = self.config.short(Mutation::ViewChangeQuorum);
         let voters = self.seats(|j| self.votes[j].is_some());
-        if !members.decides_with(voters, short) || !members.has(self.me) {
+        let deciders = self.deciders(members);
+        if !deciders.decides_with(voters, short) || !members.has(self.me) {
             return None;
         }
         let votes = || self.votes.iter().flatten();
@@ -179,6 +184,10 @@ impl<A: Application> Replica<A> {
             .filter(|v| any || v.last_normal == basis && v.members == members)
             .filter(|v| !own || v.incarnation == self.incarnation)
             .collect();
+        let entered = self.seats(|j| {
+            let vote = self.votes[j].as_ref();
+            vote.is_some_and(|v| v.last_normal == basis)
+        });
         let first = *logs.first()?;
         let (summary, noop_won) = merge_summaries(&logs, self.config.broken(Mutation::ValueWins));
         let mut start = StartView {
@@ -196,6 +205,7 @@ impl<A: Application> Replica<A> {
         for (seat, life) in (0..).zip(self.joining) {
             start.members.renew(seat, life);
         }
+        self.apply_change(&mut start, entered, voters);
         if let Some(nonce) = self
             .wanted_session
             .filter(|n| start.session == 0 || *n != start.nonce)
@@ -217,8 +227,10 @@ impl<A: Application> Replica<A> {
             return;
         }
         if !m.members.admits(self.me, self.incarnation) {
+            // Perhaps we are out; its leader knows.
             self.marks.hit(Mark::NotAMember);
-            return;
+            let (view, upto) = (self.last_normal, self.verified);
+            return self.send_to(from, Body::SyncAck { view, upto });
         }
         if m.view == self.view {
             if self.status == Status::Normal {
@@ -257,7 +269,7 @@ impl<A: Application> Replica<A> {
 
     /// Grants the session once a majority knows it.
     pub(super) fn grant_session(&mut self) {
-        if self.session == 0 || self.granted || !self.in_office() {
+        if self.session == 0 || self.granted || !self.in_office() || !self.decides() {
             return;
         }
         self.granted = true;

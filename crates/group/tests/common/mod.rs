@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    Alarm, Client, Disk, Effect, GroupConfig, Mark, Memory, Message, Peer, Persist, Protocol,
-    Replica, RequestId, Role, Sequencer, Unknown,
+    Alarm, Answer, Client, Disk, Effect, GroupConfig, Mark, Memory, Message, Peer, Persist,
+    Protocol, Replica, RequestId, Role, Sequencer, Unknown,
 };
 use stateplane_state::{Application, SnapshotError};
 use stateplane_wire::envelope::Key;
@@ -82,6 +82,8 @@ pub struct World {
     pub hold: Filter,
     held: Vec<(Node, Node, Vec<u8>)>,
     pub alarms: Vec<Alarm>,
+    /// What was said to changes, by ticket.
+    pub answers: Vec<(u64, Answer)>,
     /// What is on each replica's disk, if the group has disks.
     pub disks: Option<Vec<Option<Memory>>>,
     wire: BTreeMap<(Time, u64), (Node, Node, Vec<u8>)>,
@@ -112,6 +114,7 @@ impl World {
             hold: Box::new(|_, _, _| false),
             held: Vec::new(),
             alarms: Vec::new(),
+            answers: Vec::new(),
             disks: None,
             wire: BTreeMap::new(),
             serial: 0,
@@ -379,6 +382,7 @@ impl World {
         let (to, msg) = match effect {
             Effect::Send { to, msg } => (to, msg),
             Effect::Alarm(alarm) => return self.alarms.push(alarm),
+            Effect::Reconfigured { ticket, answer } => return self.answers.push((ticket, answer)),
             Effect::Persist(persist) => match from {
                 Node::Replica(i) => return self.persist(i, persist),
                 _ => unreachable!("only replicas have disks"),

@@ -9,8 +9,8 @@ use stateplane_base::{ClientId, LogTime};
 use super::batch::{decode_results, encode_results};
 use super::parts::{decode_entry, decode_lives, encode_entry, encode_lives};
 use super::{
-    Batch, Body, Entries, Hint, MAX_BATCH, Membership, Message, Prepare, Read, ReadReply, Reply,
-    SnapshotChunk, StartView, Summary, VERSION, ViewChange,
+    Answer, Batch, Body, Change, Entries, Hint, Learn, MAX_BATCH, Membership, Message, Prepare,
+    Read, ReadReply, Reply, SnapshotChunk, StartView, Summary, VERSION, ViewChange,
 };
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -69,6 +69,10 @@ impl Body {
             Self::Invite { .. } => 22,
             Self::ResultRequest { .. } => 27,
             Self::Prepare(_) => 23,
+            Self::Reconfigure { .. } => 25,
+            Self::ReconfigureReply { .. } => 26,
+            Self::Learn(_) => 28,
+            Self::Learned { .. } => 29,
         }
     }
 
@@ -99,6 +103,10 @@ impl Body {
             Self::Invite { .. } => "invite",
             Self::ResultRequest { .. } => "result-request",
             Self::Prepare(_) => "prepare",
+            Self::Reconfigure { .. } => "reconfigure",
+            Self::ReconfigureReply { .. } => "reconfigure-reply",
+            Self::Learn { .. } => "learn",
+            Self::Learned { .. } => "learned",
         }
     }
 
@@ -178,6 +186,10 @@ impl Body {
                 w.u16(*parts);
             }
             Self::Prepare(m) => m.encode(w),
+            Self::Reconfigure { ticket, change } => change.encode(*ticket, w),
+            Self::ReconfigureReply { ticket, answer } => answer.encode(*ticket, w),
+            Self::Learn(m) => m.encode(w),
+            Self::Learned { incarnation, upto } => words(w, &[*incarnation, *upto]),
         }
     }
 
@@ -272,6 +284,19 @@ impl Body {
             },
             19 => Self::SnapshotChunk(SnapshotChunk::decode(r)?),
             23 => Self::Prepare(Prepare::decode(r)?),
+            25 => Self::Reconfigure {
+                ticket: r.u64()?,
+                change: Change::decode(r)?,
+            },
+            26 => Self::ReconfigureReply {
+                ticket: r.u64()?,
+                answer: Answer::decode(r)?,
+            },
+            28 => Self::Learn(Learn::decode(r)?),
+            29 => Self::Learned {
+                incarnation: r.u64()?,
+                upto: r.u64()?,
+            },
             _ => return Err(Malformed("kind")),
         })
     }

@@ -29,6 +29,10 @@
 //! 22 Invite          session 8                                                                 +
 //! 27 ResultRequest   client 8 | id 8 | offset 4 | parts 2                                      +
 //! 23 Prepare         view 8 | commit 8 | from 8 | count 2 | n*(1 | 2 time 8 Request)
+//! 25 Reconfigure     ticket 8 | seat out 1 | seat in 1 (255 = none)                             +
+//! 26 ReconfigureReply  ticket 8 | answer 1                                                       +
+//! 28 Learn           floor 8 | Members                                                          +
+//! 29 Learned         incarnation 8 | upto 8                                                     +
 //!
 //! Result  = id 8 | 0                             refused
 //!                | 1 offset 4                    the piece at this offset is kept
@@ -39,6 +43,7 @@
 //! ```
 
 mod batch;
+mod change;
 mod codec;
 mod membership;
 mod parts;
@@ -53,6 +58,7 @@ use stateplane_base::{ClientId, LogTime};
 pub use crate::codec::Malformed;
 pub use crate::oum::{GroupId, MAX_STAMPS, Stamps};
 pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, MAX_PIECE, OpResult, Outcome, Piece, ResultPart};
+pub use change::{Answer, Change, Learn};
 pub use membership::{Lives, Membership, Seats, leader_of};
 pub use parts::{
     Address, Entry, Formation, MAX_NOOP_BYTES, MAX_REPLICAS, MAX_SEQUENCERS, NoopSet, Request,
@@ -171,6 +177,29 @@ pub enum Body {
         incarnation: u64,
         /// The lives of booting replicas it heard lately (0 = none).
         heard: Lives,
+    },
+    /// To the leader: an operator wants another membership.
+    Reconfigure {
+        /// Says which question an answer belongs to.
+        ticket: u64,
+        /// Wanted.
+        change: Change,
+    },
+    /// The leader's answer.
+    ReconfigureReply {
+        /// As asked.
+        ticket: u64,
+        /// What becomes of it.
+        answer: Answer,
+    },
+    /// The leader to one that is to become a member.
+    Learn(Learn),
+    /// Its answer.
+    Learned {
+        /// Its life.
+        incarnation: u64,
+        /// It has the state up to here.
+        upto: Slot,
     },
     /// A member's answer to a replica that is not: "there is a group".
     Hint(Hint),

@@ -190,6 +190,26 @@ fn read_path() -> impl Strategy<Value = Body> {
     ]
 }
 
+fn changes() -> impl Strategy<Value = Body> {
+    let seat = || proptest::option::of(0..16u8);
+    let answer = prop_oneof![
+        Just(Answer::Accepted),
+        Just(Answer::NotHeard),
+        Just(Answer::Nothing)
+    ];
+    prop_oneof![
+        (any::<u64>(), seat(), seat()).prop_map(|(ticket, out, into)| Body::Reconfigure {
+            ticket,
+            change: Change { out, into }
+        }),
+        (any::<u64>(), answer)
+            .prop_map(|(ticket, answer)| Body::ReconfigureReply { ticket, answer }),
+        (any::<u64>(), memberships())
+            .prop_map(|(floor, members)| Body::Learn(Learn { floor, members })),
+        any::<[u64; 2]>().prop_map(|[incarnation, upto]| Body::Learned { incarnation, upto }),
+    ]
+}
+
 fn view_path() -> impl Strategy<Value = Body> {
     prop_oneof![
         (any::<[u64; 6]>(), memberships(), summaries()).prop_map(
@@ -285,7 +305,7 @@ fn replica_path() -> impl Strategy<Value = Body> {
 
 proptest! {
     #[test]
-    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), view_path(), replica_path()], cut: u16) {
+    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), view_path(), changes(), replica_path()], cut: u16) {
         let message = Message { formation, body };
         let mut bytes = vec![];
         message.encode(&mut bytes);
@@ -297,7 +317,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(kind in 0..30u8, bytes in list(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_never_panic(kind in 0..32u8, bytes in list(any::<u8>(), 0..200)) {
         let mut all = vec![kind, VERSION];
         all.extend_from_slice(&bytes);
         if let Ok(message) = Message::decode(&all) {
