@@ -55,7 +55,7 @@ use super::{Replica, Status, Timers};
 use crate::{Alarm, Effect, Mark, Mutation};
 
 /// A change this leader was asked for.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Changing {
     change: Change,
     /// When the newcomer was last heard.

@@ -90,7 +90,7 @@ answers! {
 }
 
 /// Leader to a replica that is to become a member: "get the state".
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Learn {
     /// A state below this slot is of no use.
     pub floor: Slot,
