@@ -43,7 +43,8 @@ impl<A: Application> Replica<A> {
         self.start_view_change(now, members.next_view(view));
     }
 
-    /// A new member enters its first view with an empty log.
+    /// [`Mutation::NewcomerWithoutState`](crate::Mutation): a new member enters its first
+    /// view with an empty log.
     pub(super) fn enter_blindly(&mut self, now: Time, formation: Formation, m: &StartView) {
         self.reset();
         self.leave_boot();
