@@ -5,12 +5,13 @@
 //! * XDP programs: [`bpf`]
 //! * interfaces: [`ethtool`], [`ifreq`], [`guard`] (settings to restore)
 //! * routes and neighbours: [`neigh`]
-//! * nodes: [`udp`]; what replicas keep on disk: [`wal`]
+//! * nodes: [`udp`]; clients: [`epoll`]; what replicas keep on disk: [`wal`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
 //! * time and processors: [`clock`], [`poll`], [`priority`], [`napi`]
 
 pub mod bpf;
 pub mod clock;
+pub mod epoll;
 pub mod ethtool;
 pub mod frame;
 pub mod guard;

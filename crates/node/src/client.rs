@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use stateplane_base::Time;
 use stateplane_functions::{StateError, Ticket};
-use stateplane_state::Application;
+use stateplane_state::{Application, Limits};
 
 use crate::logclock::LogClock;
 
@@ -19,7 +19,33 @@ mod group;
 pub use group::GroupClient;
 
 /// An operation's end: the store's reply, or why there is none.
-pub type Done = (Ticket, Result<Vec<u8>, StateError>);
+pub type Done = (Ticket, Result<Vec<u8>, Missed>);
+
+/// Why an operation has no reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missed {
+    /// The store was not asked: too many operations are under way, or this one is too large.
+    NotAsked,
+    /// It was asked and did not answer in time: the operation may have been executed, or may be yet.
+    Unknown,
+}
+
+impl From<Missed> for StateError {
+    fn from(_: Missed) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// How much a client takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bytes of an operation.
+    pub operation: usize,
+    /// Bytes of an operation that goes in one datagram with others.
+    pub datagram: usize,
+    /// Operations under way.
+    pub outstanding: usize,
+}
 
 /// A client of the store.
 #[derive(Debug)]
@@ -69,6 +95,29 @@ impl StateClient {
             Self::Embedded(store) if store.done.is_empty() => None,
             Self::Embedded(_) => Some(Time::ZERO),
             Self::Group(client) => client.next_timer(),
+        }
+    }
+
+    /// How much it takes.
+    pub fn bounds(&self) -> Bounds {
+        match self {
+            Self::Embedded(_) => {
+                let operation = Limits::default().op_bytes;
+                Bounds {
+                    operation,
+                    datagram: operation,
+                    outstanding: usize::MAX,
+                }
+            }
+            Self::Group(client) => client.bounds(),
+        }
+    }
+
+    /// The newest view that it heard of, and the number of the replica that leads it.
+    pub fn view(&self) -> (u64, usize) {
+        match self {
+            Self::Embedded(_) => (0, 0),
+            Self::Group(client) => client.view(),
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! * [`config`]: one TOML file, identical on all nodes, strictly checked
 //! * [`mod@run`]: starts a node's roles, each on its own thread, and ends them
-//! * roles: [`sequencer`], [`replica`], [`switch`], and [`function`], whose loop
-//!   is [`worker`]
+//! * roles: [`sequencer`], [`replica`], [`switch`], [`resp`], and [`function`], whose
+//!   loop is [`worker`]
 //! * [`client`]: the worker's store, embedded or a group over the network
 //! * `turn`: the loop that sequencer, replica and switch share
 //! * [`heartbeat`] and [`detect`]: telling and judging who lives
@@ -25,6 +25,7 @@ mod logclock;
 mod nat;
 pub mod peers;
 pub mod replica;
+pub mod resp;
 pub mod run;
 pub mod sequencer;
 pub mod status;

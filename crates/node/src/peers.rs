@@ -56,7 +56,12 @@ impl Peers {
             let address = *address.expect("a checked member has an address");
             (sender_id(name, role), address)
         };
-        let functions = config.nodes.values().filter(|node| node.is(Role::Function));
+        let clients = config.nodes.values().flat_map(|node| {
+            let roles = [Role::Function, Role::Resp].into_iter();
+            roles
+                .filter(|role| node.is(*role))
+                .map(|role| member(&node.name, role))
+        });
         let members = replicas.iter().map(|name| member(name, Role::Replica));
         let members: Vec<(u16, SocketAddrV4)> = members.collect();
         let me = replicas.iter().position(|name| name == node);
@@ -67,9 +72,7 @@ impl Peers {
                 .iter()
                 .map(|name| member(name, Role::Sequencer))
                 .collect(),
-            clients: functions
-                .map(|node| member(&node.name, Role::Function))
-                .collect(),
+            clients: clients.collect(),
             me: me.map(|n| ReplicaId(u8::try_from(n).expect("a checked group is small"))),
             others: others.map(|(_, (_, address))| (*address).into()).collect(),
             replicas: members,

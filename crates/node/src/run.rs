@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::function::{Desk, FunctionStatus, Question, WorkerSetup};
 use crate::heartbeat::Heartbeat;
 use crate::replica::{Replica, ReplicaStatus};
+use crate::resp::{Resp, RespStatus};
 use crate::sequencer::{Sequencer, SequencerStatus};
 use crate::status::Board;
 use crate::stop::Stop;
@@ -146,6 +147,16 @@ impl Starter<'_> {
                 let setup = self.function(questions)?;
                 Ok(Box::new(move |_| worker::run(setup)))
             }
+            Role::Resp => {
+                let status = self.board.add("resp", RespStatus::default());
+                let settings = self.node.resp.as_ref();
+                let settings = settings.expect("a checked front end has its part");
+                let state = self.state(role)?;
+                let name = &self.node.name;
+                let life = self.incarnation;
+                let resp = Resp::new(self.config, name, settings, life, state, status)?;
+                Ok(Box::new(move |stop| resp.run(io, stop)))
+            }
         }
     }
 
@@ -161,21 +172,7 @@ impl Starter<'_> {
             .as_ref()
             .expect("a checked function node has a nat");
         let identity = self.identity(Role::Function);
-        let state = match &self.config.state {
-            State::Embedded => {
-                StateClient::Embedded(Embedded::new(Box::new(store::new(self.config)?)))
-            }
-            State::Group { .. } => {
-                let id = identity.client_id();
-                let channel = self.channel(Role::Function)?;
-                StateClient::Group(Box::new(GroupClient::new(
-                    self.config,
-                    &self.node.name,
-                    id,
-                    channel,
-                )))
-            }
-        };
+        let state = self.state(Role::Function)?;
         Ok(WorkerSetup {
             node: self.node.name.clone(),
             sender: identity.sender(),
@@ -191,6 +188,22 @@ impl Starter<'_> {
             questions,
             stop: self.stop.clone(),
         })
+    }
+
+    /// The store, as `role` asks it.
+    fn state(&self, role: Role) -> Result<StateClient, Failure> {
+        match &self.config.state {
+            State::Embedded => {
+                let store = store::new(self.config)?;
+                Ok(StateClient::Embedded(Embedded::new(Box::new(store))))
+            }
+            State::Group { .. } => {
+                let id = self.identity(role).client_id();
+                let channel = self.channel(role)?;
+                let client = GroupClient::new(self.config, &self.node.name, id, channel);
+                Ok(StateClient::Group(Box::new(client)))
+            }
+        }
     }
 
     /// Which buckets are this instance's own while all instances live. Ports chosen

@@ -130,6 +130,11 @@ impl Tx<'_> {
         &self.state.limits
     }
 
+    /// Bytes of all tables and timers, about.
+    pub fn bytes(&self) -> usize {
+        self.state.bytes
+    }
+
     /// How many rows a table has.
     pub fn len<K: ?Sized, V: ?Sized, O>(&self, table: Table<K, V, O>) -> usize {
         self.state.tables[usize::from(table.index)].rows.len()

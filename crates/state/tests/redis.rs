@@ -571,7 +571,7 @@ fn commands(lines: &[&str]) -> Vec<Words> {
 fn a_transaction_runs_whole_unless_a_watched_key_has_changed() {
     let mut ours = Ours::new();
     ours.ask(&["set", "a", "1"]);
-    let version = |ours: &mut Ours, key: &str| match ours.ask(&["watch", key]) {
+    let version = |ours: &mut Ours, key: &str| match ours.ask(&["~versions", key]) {
         Reply::Array(versions) => match &versions[..] {
             [Reply::Bulk(version)] => String::from_utf8_lossy(version).parse().expect("a number"),
             _ => panic!("not one version"),

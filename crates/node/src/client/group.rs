@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use stateplane_base::{ClientId, Time};
-use stateplane_functions::{StateError, Ticket};
+use stateplane_functions::Ticket;
 use stateplane_group::{Client, Effect, RequestId};
+use stateplane_wire::group::leader_of;
 use tracing::warn;
 
-use super::Done;
+use super::{Bounds, Done, Missed};
 use crate::channel::{Channel, Counters};
 use crate::config::Config;
 use crate::peers::Peers;
@@ -72,7 +73,7 @@ impl GroupClient {
         done.extend(
             self.refused
                 .drain(..)
-                .map(|ticket| (ticket, Err(StateError::Unavailable))),
+                .map(|ticket| (ticket, Err(Missed::NotAsked))),
         );
         if let Err(error) = self.receive(now)
             && !self.broken
@@ -87,7 +88,7 @@ impl GroupClient {
         while let Some((request, result)) = self.core.poll_done() {
             if let Some(ticket) = self.tickets.remove(&request) {
                 let reply = result.map(|committed| committed.reply);
-                done.push((ticket, reply.map_err(|_| StateError::Unavailable)));
+                done.push((ticket, reply.map_err(|_| Missed::Unknown)));
             }
         }
     }
@@ -121,6 +122,20 @@ impl GroupClient {
 
     pub(super) fn pending(&self) -> usize {
         self.tickets.len() + self.refused.len()
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        let limits = self.peers.group_config().limits;
+        Bounds {
+            operation: limits.operation,
+            datagram: limits.batch_bytes,
+            outstanding: usize::try_from(limits.window).unwrap_or(usize::MAX),
+        }
+    }
+
+    pub(super) fn view(&self) -> (u64, usize) {
+        let view = self.core.inspect().view;
+        (view, leader_of(view).into())
     }
 
     /// Datagrams.

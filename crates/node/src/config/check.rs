@@ -213,6 +213,7 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
     }
     let needed = match role {
         Role::Function => !matches!(draft.state, Some(State::Embedded)) || steered(name, draft),
+        Role::Resp => !matches!(draft.state, Some(State::Embedded)),
         _ => true,
     };
     if needed && !node.control.contains_key(&role) {

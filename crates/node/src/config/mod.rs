@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,7 @@ mod check;
 mod io;
 pub mod problem;
 mod read;
+mod resp;
 mod section;
 mod state;
 #[cfg(test)]
@@ -118,15 +119,18 @@ pub enum Role {
     Function,
     /// Steers packets to live function instances.
     Switch,
+    /// Serves clients of Redis from the store.
+    Resp,
 }
 
 impl Role {
     /// Every role with its word in the configuration.
-    pub const WORDS: [(&'static str, Self); 4] = [
+    pub const WORDS: [(&'static str, Self); 5] = [
         ("sequencer", Self::Sequencer),
         ("replica", Self::Replica),
         ("function", Self::Function),
         ("switch", Self::Switch),
+        ("resp", Self::Resp),
     ];
 
     /// The role's word.
@@ -151,8 +155,8 @@ pub struct Node {
     pub name: String,
     /// What it does, in the file's order.
     pub roles: Vec<Role>,
-    /// Where each role receives datagrams. A lone function that keeps its
-    /// state in its own process and is steered by nobody needs none.
+    /// Where each role receives datagrams. A lone function or front end that keeps
+    /// its state in its own process and is steered by nobody needs none.
     pub control: BTreeMap<Role, SocketAddrV4>,
     /// The processor each role's thread is bound to, if any.
     pub cpu: BTreeMap<Role, usize>,
@@ -160,6 +164,8 @@ pub struct Node {
     pub function: Option<Function>,
     /// Set for a switch.
     pub switch: Option<Switch>,
+    /// Set for a front end of the Redis protocol.
+    pub resp: Option<Resp>,
 }
 
 impl Node {
@@ -176,6 +182,27 @@ pub struct Function {
     pub inside: String,
     /// Towards the servers.
     pub outside: String,
+}
+
+/// A front end for clients of Redis.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Resp {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// What they must know, if anything.
+    pub password: Option<String>,
+    /// How many may be connected.
+    pub max_connections: usize,
+}
+
+impl fmt::Debug for Resp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resp")
+            .field("listen", &self.listen)
+            .field("password", &self.password.as_ref().map(|_| "secret"))
+            .field("max_connections", &self.max_connections)
+            .finish()
+    }
 }
 
 /// A steering switch.

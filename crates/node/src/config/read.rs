@@ -11,7 +11,7 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, State, Switch, Timeouts, check, io, state, values,
+    Problems, Role, State, Switch, Timeouts, check, io, resp, state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -281,6 +281,9 @@ fn node(
     if is(Role::Switch) || unsure {
         known.extend(["instances", "pin"]);
     }
+    if is(Role::Resp) || unsure {
+        known.extend(resp::KEYS);
+    }
     section.only(&known, out);
     let control = control(section, roles.as_deref().unwrap_or(&[]), out);
     let cpu = io::cpus(section, roles.as_deref().unwrap_or(&[]), out);
@@ -303,6 +306,7 @@ fn node(
     } else {
         None
     };
+    let resp = is(Role::Resp).then(|| resp::resp(section, out));
     Some(Node {
         name: name.to_owned(),
         roles: roles?,
@@ -313,6 +317,10 @@ fn node(
             None => None,
         },
         switch: match switch {
+            Some(read) => Some(read?),
+            None => None,
+        },
+        resp: match resp {
             Some(read) => Some(read?),
             None => None,
         },

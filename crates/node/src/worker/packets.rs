@@ -149,8 +149,11 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
         self.state.poll(now, &mut self.done);
         let answered = !self.done.is_empty();
         for (ticket, result) in self.done.drain(..) {
-            self.runtime
-                .on_reply(now, ticket, result.as_deref().map_err(|error| *error));
+            self.runtime.on_reply(
+                now,
+                ticket,
+                result.as_deref().map_err(|missed| (*missed).into()),
+            );
         }
         answered
     }

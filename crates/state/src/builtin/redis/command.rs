@@ -138,8 +138,9 @@ commands! {
     78 Ttl "ttl" 2 reads (1, 1, 1);
     79 Type "type" 2 reads (1, 1, 1);
     80 Unlink "unlink" -2 writes (1, -1, 1);
-    // Not a command of its own on any connection: what `WATCH` asks the store.
-    81 Versions "watch" -2 reads (1, -1, 1);
+    // Not commands of their own on any connection: what `INFO` and `WATCH` ask the store.
+    82 Figures "~figures" 1 reads (0, 0, 0);
+    81 Versions "~versions" -2 reads (1, -1, 1);
 }
 
 /// Longer than every name.

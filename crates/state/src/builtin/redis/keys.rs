@@ -138,6 +138,26 @@ impl Call<'_, '_> {
         Ok(())
     }
 
+    /// The store's figures, for `INFO`: keys, those with a deadline, bytes and how many there may be,
+    /// and the log's time in milliseconds.
+    pub(super) fn figures(&mut self) -> Result<(), Fault> {
+        let limits = *self.tx.limits();
+        let keys = self.space.len(self.tx) as u64;
+        let expires = self.space.ending(self.tx) as u64;
+        let bytes = self.tx.bytes() as u64;
+        self.out.array(5);
+        for figure in [
+            keys,
+            expires,
+            bytes,
+            limits.memory_bytes as u64,
+            now_ms(self.tx),
+        ] {
+            self.out.bulk_number(figure);
+        }
+        Ok(())
+    }
+
     /// A time in milliseconds from an argument of this command: of log time, or from now.
     pub(super) fn deadline(
         &self,

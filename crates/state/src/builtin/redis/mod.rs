@@ -115,6 +115,7 @@ impl Call<'_, '_> {
             C::RandomKey => self.random_key(),
             C::FlushAll | C::FlushDb => self.flush(),
             C::Versions => self.versions(),
+            C::Figures => self.figures(),
             C::Get => self.get(),
             C::GetDel => self.get_del(),
             C::GetEx => self.get_ex(),

@@ -286,6 +286,11 @@ impl Space {
         tx.len(self.keys)
     }
 
+    /// How many of them end by themselves.
+    pub(super) fn ending(self, tx: &Tx<'_>) -> usize {
+        tx.len(self.expiries)
+    }
+
     /// The keys from a place on in the order of the index, each with its place. Some may have ended.
     pub(super) fn walk<'t>(
         self,
