@@ -12,6 +12,8 @@ pub(crate) enum Strike {
     Cut(Vec<(usize, usize)>),
     /// The replica loses its process and its memory.
     Crash(usize),
+    /// The replica loses its process, and its disk a bit.
+    Rot(usize),
     /// The sequencer loses its process and its memory.
     CrashSequencer,
     /// The node stops, but what reaches it waits in its socket.
@@ -42,6 +44,8 @@ pub(crate) struct Sight {
     pub sound: Vec<usize>,
     /// Replicas that may be lost in addition.
     pub spare: usize,
+    /// Replicas have disks: a crash costs them no memory.
+    pub durable: bool,
     pub sequencer_up: bool,
 }
 
@@ -67,6 +71,8 @@ impl Chaos {
             Fault::Client,
             Fault::Clog,
             Fault::Leap,
+            Fault::Power,
+            Fault::Rot,
         ];
         Self {
             seed,
@@ -110,6 +116,8 @@ impl Chaos {
                 Some(Strike::RestartClient(client))
             }
             Fault::Partition => Some(Strike::Cut(self.cut(sight))),
+            Fault::Power if sight.durable => return self.power_loss(sight),
+            Fault::Rot if sight.durable => self.victim(sight).map(Strike::Rot),
             Fault::Clog => return self.swizzle(layout.nodes()),
             Fault::Leap => Some(self.leap(sight)),
             _ => None,
@@ -137,6 +145,22 @@ impl Chaos {
             lasts,
         });
         blows
+    }
+
+    /// All replicas, and mostly the sequencer, stop within a moment.
+    fn power_loss(&mut self, sight: &Sight) -> Vec<Blow> {
+        let mut strikes: Vec<Strike> = (0..sight.layout.replicas).map(Strike::Crash).collect();
+        if self.dice.chance(0.7) {
+            strikes.push(Strike::CrashSequencer);
+        }
+        // Often within one round trip, so that some have synced what others have not.
+        let spread = self.dice.between(0, 2 * MS);
+        let blow = |strike| Blow {
+            delay: self.dice.between(0, spread),
+            strike,
+            lasts: spread + self.dice.exponential(self.lasts),
+        };
+        strikes.into_iter().map(blow).collect()
     }
 
     /// Swizzle-clogging, as the simulator of `FoundationDB` does it: some nodes' links
@@ -205,7 +229,7 @@ impl Chaos {
     fn victim(&mut self, sight: &Sight) -> Option<usize> {
         let target = self.target(sight, sight.layout.replicas);
         let any = self.dice.below(sight.sound.len().max(1));
-        if sight.spare == 0 {
+        if sight.spare == 0 && !sight.durable {
             return None;
         }
         if sight.sound.contains(&target) {
@@ -270,6 +294,7 @@ mod tests {
                 leader: Some(1),
                 sound: vec![1, 2],
                 spare: 0,
+                durable: false,
                 sequencer_up: true,
             };
             for _ in 0..20 {

@@ -14,6 +14,8 @@ pub(crate) enum Stream {
     Chaos,
     /// Clocks, incarnations, nonces and the seeds given to the cores.
     Nodes,
+    /// How long disks take, and what a crash leaves of a write.
+    Disks,
 }
 
 /// A seeded stream with the draws a simulation needs.

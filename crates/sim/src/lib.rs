@@ -8,6 +8,7 @@
 //! * `dice`, `clock`, `agenda`, `layout`, `network`: chance, time, the future, links
 //! * [`tape`], `shrink`: the choices of a run, and which of them a failure needs
 //! * `plan`, `chaos`, `strikes`: what a seed stands for; faults
+//! * `disk`, `disks`: what survives a crash of replicas that have disks
 //! * `node`, `mail`, `clients`, `workload`, `store`: who takes part, and how
 //! * `world`: the course of one run
 //! * `recorder`, `watch`, [`check`], [`spec`]: what is right
@@ -25,6 +26,8 @@ pub mod check;
 mod clients;
 mod clock;
 mod dice;
+mod disk;
+mod disks;
 mod guard;
 pub mod hunts;
 mod layout;

@@ -152,7 +152,7 @@ impl World<'_> {
         let hash = fold_word(self.run.hash, self.now);
         self.run.hash = fold(fold_word(hash, to as u64), &bytes);
         let node = &mut self.nodes[to];
-        if node.paused && node.role.is_some() {
+        if node.is_deaf() && node.role.is_some() {
             if node.backlog.len() < SOCKET {
                 node.backlog.push((bytes, flipped));
             }

@@ -2,6 +2,8 @@
 use crate::clients::Finished;
 use crate::clock::NodeClock;
 use crate::dice::Dice;
+use crate::disk::Found;
+use crate::disks::Storage;
 use crate::layout::Kind;
 use crate::plan::{Fault, MS, Plan};
 use crate::recorder::{Recorder, Story};
@@ -9,8 +11,8 @@ use crate::store;
 use core::time::Duration;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    self as group, Client, Effect, GroupConfig, Marks, Mutation, Peer, Replica, ReplicaStatus,
-    RequestId, Sequencer,
+    self as group, Client, Disk, Effect, GroupConfig, Marks, Mutation, Peer, Replica,
+    ReplicaStatus, RequestId, Sequencer,
 };
 use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
@@ -60,6 +62,8 @@ pub(crate) struct Node {
     pub looked: u64,
     /// A replica that runs and, since it started, has been a full member once.
     pub sound: bool,
+    /// A replica's disk, if it has one.
+    pub storage: Option<Storage>,
 }
 
 impl Node {
@@ -92,6 +96,7 @@ impl Node {
             asked: Vec::new(),
             looked: 0,
             sound: false,
+            storage: None,
         }
     }
 
@@ -239,14 +244,24 @@ pub(crate) fn role(
     kind: Kind,
     config: GroupConfig,
     node: &Node,
+    now: u64,
+    found: Option<Found>,
     dice: &mut Dice,
-) -> Role {
+) -> Result<Role, String> {
     let (secret, life) = ([dice.word(), dice.word()], node.incarnation);
-    match kind {
+    Ok(match kind {
         Kind::Replica(number) => {
             let me = ReplicaId(u8::try_from(number).expect("replicas are few"));
             let app = Recorder::new(store::empty(secret), Rc::clone(&node.story));
-            Role::Replica(Box::new(Replica::new(config, me, Incarnation(life), app)))
+            let (life, now) = (Incarnation(life), node.clock.local(now));
+            let core = match found {
+                None => Replica::new(config, me, life, app),
+                Some(Found::Blank) => Replica::with_disk(config, me, life, Disk::Blank, app),
+                Some(Found::Lost) => Replica::with_disk(config, me, life, Disk::Lost, app),
+                Some(Found::Memory(memory)) => Replica::recover(config, me, &memory, app, now)
+                    .map_err(|error| format!("recover: {error}"))?,
+            };
+            Role::Replica(Box::new(core))
         }
         Kind::Sequencer(i) => {
             let me = u8::try_from(i).expect("sequencers are few");
@@ -257,7 +272,7 @@ pub(crate) fn role(
             let id = client_id(sender, Incarnation(life));
             Role::Client(Box::new(Client::new(config, id, secret[0])))
         }
-    }
+    })
 }
 
 /// The group's configuration: the default one, or one whose limits are so
@@ -272,6 +287,7 @@ pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
         (limits.stash, limits.fetch) = (64, 12);
         (limits.chunk, limits.chunks) = (300, 3);
         (limits.batch_bytes, limits.reply_bytes) = (150, 150);
+        limits.journal_bytes = 4_000;
     }
     match mutation {
         None => config,
@@ -290,6 +306,7 @@ pub(crate) struct Status {
     /// It is in a view that has started.
     pub normal: bool,
     pub view: u64,
+    pub last_normal: u64,
     pub len: u64,
     pub commit: u64,
     pub executed: u64,
@@ -310,6 +327,7 @@ impl Node {
             member: seen.role != group::Role::Booting,
             normal: matches!(seen.role, group::Role::Leader | group::Role::Follower),
             view: seen.view,
+            last_normal: seen.last_normal,
             len: seen.log_len,
             commit: seen.commit,
             executed: seen.executed,

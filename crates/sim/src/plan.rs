@@ -68,6 +68,10 @@ named! {
         Pause = "pause",
         /// Counters, lives and clocks start near the ends of their ranges.
         NearWrap = "near-wrap",
+        /// Replicas with disks crash and come back, some with a bit rotten.
+        Durable = "durable",
+        /// Replicas with disks, all of which lose power at once.
+        PowerLoss = "power-loss",
         /// No faults at all.
         Calm = "calm",
     }
@@ -106,6 +110,14 @@ named! {
         Clog = "clog",
         /// Clocks leap.
         Leap = "leap",
+        /// Not a fault but a kind of group: replicas have disks, which crashes leave.
+        Disk = "disk",
+        /// All replicas with disks crash at once.
+        Power = "power",
+        /// Bits rot on the disks of replicas that are down.
+        Rot = "rot",
+        /// Disks stall and fail.
+        BadDisk = "bad-disk",
     }
 }
 
@@ -175,6 +187,10 @@ pub(crate) struct Plan {
     pub small_limits: bool,
     /// Where counters start, if they start near the ends of their ranges.
     pub near: Option<Origin>,
+    /// Mean time a disk takes to sync, how often it stalls, and how often it fails.
+    pub sync: u64,
+    pub stall: f64,
+    pub disk_fails: f64,
 }
 
 impl Plan {
@@ -194,9 +210,18 @@ impl Plan {
                 | Profile::Restart
                 | Profile::Sequencer
                 | Profile::Pause
+                | Profile::Durable
+                | Profile::PowerLoss
         );
         let faulty_until = dice.between(200, 1_000) * MS;
         let ops_per_client = dice.between(10, 70) as usize;
+        let bad = |faults: &Faults, rate| {
+            if faults.has(Fault::BadDisk) {
+                rate
+            } else {
+                0.0
+            }
+        };
         // Faults that strike an idle group show little: clients ask for most
         // of the time, some evenly, some all at once.
         let even = faulty_until / ops_per_client as u64;
@@ -218,7 +243,15 @@ impl Plan {
             replay_window: dice.chance(0.5),
             small_limits: dice.chance(0.6),
             near: (profile == Profile::NearWrap).then_some(near),
+            sync: dice.between(20, 1_000) * US,
+            stall: bad(&faults, dice.real(0.0, 0.1)),
+            disk_fails: bad(&faults, dice.real(0.0, 0.01)),
         }
+    }
+
+    /// Replicas have disks.
+    pub(crate) const fn durable(&self) -> bool {
+        self.faults.has(Fault::Disk)
     }
 
     /// Replicas the group can lose.
@@ -228,7 +261,7 @@ impl Plan {
 }
 
 fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
-    const TARGETED: [Profile; 7] = [
+    const TARGETED: [Profile; 9] = [
         Profile::Stray,
         Profile::FailoverStorm,
         Profile::Gaps,
@@ -236,6 +269,8 @@ fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
         Profile::Sequencer,
         Profile::Pause,
         Profile::NearWrap,
+        Profile::Durable,
+        Profile::PowerLoss,
     ];
     let swarm = dice.chance(0.5);
     let target = TARGETED[dice.below(TARGETED.len())];
@@ -280,6 +315,14 @@ fn classes(profile: Profile, dice: &mut Dice) -> Faults {
         ],
         Profile::Restart => &[Fault::Crash, Fault::Stray, Fault::Grave],
         Profile::Sequencer => &[Fault::Sequencer, Fault::Stray],
+        Profile::Durable => &[Fault::Disk, Fault::Crash, Fault::Rot, Fault::BadDisk],
+        Profile::PowerLoss => &[
+            Fault::Disk,
+            Fault::Power,
+            Fault::Crash,
+            Fault::Leader,
+            Fault::Sequencer,
+        ],
         Profile::Pause => &[Fault::Pause, Fault::Clog, Fault::Leap, Fault::Leader],
     };
     aimed.iter().fold(extra, |set, fault| set.with(*fault))

@@ -39,7 +39,12 @@ impl World<'_> {
     pub(crate) fn hit(&mut self, strike: Strike, lasts: u64) -> Result<(), String> {
         let sight = self.sight();
         let allowed = match &strike {
-            Strike::Crash(node) => sight.spare > 0 && sight.sound.contains(node),
+            Strike::Crash(node) if self.nodes[*node].is_durable() => {
+                self.nodes[*node].role.is_some()
+            }
+            Strike::Rot(node) | Strike::Crash(node) => {
+                sight.spare > 0 && sight.sound.contains(node) && self.nodes[*node].role.is_some()
+            }
             Strike::CrashSequencer => sight.sequencer_up,
             _ => true,
         };
@@ -59,8 +64,15 @@ impl World<'_> {
                 if sight.leader == Some(*node) {
                     self.mark("strike-crash-leader");
                 }
-                self.gather_marks(*node);
-                self.nodes[*node].stop();
+                self.crash(*node);
+                let group = &self.nodes[..self.layout.replicas];
+                if group.iter().filter(|n| n.role.is_none()).count() > self.plan.f() {
+                    self.mark("strike-crash-beyond-f");
+                }
+            }
+            Strike::Rot(node) => {
+                self.crash(*node);
+                self.rot(*node);
             }
             Strike::CrashSequencer => {
                 self.mark("strike-crash-sequencer");
@@ -106,7 +118,10 @@ impl World<'_> {
                 }
                 Ok(())
             }
-            Strike::Crash(node) => self.start(*node),
+            Strike::Crash(node) | Strike::Rot(node) if self.nodes[*node].role.is_none() => {
+                self.start(*node)
+            }
+            Strike::Crash(_) | Strike::Rot(_) => Ok(()),
             Strike::CrashSequencer => self.start(self.layout.sequencer(0)),
             Strike::Pause(node) => self.resume(*node),
             Strike::RestartClient(_) | Strike::Clog(_) | Strike::Leap(..) => Ok(()),
@@ -121,9 +136,13 @@ impl World<'_> {
         self.healed = self.now;
         self.network.heal();
         let grave = self.plan.faults.has(Fault::Grave);
+        // The dead count among those the group can do without, whatever their disks hold.
+        let mut spare = self.sight().spare;
         for node in 0..self.nodes.len() {
             let dead = self.nodes[node].role.is_none();
-            if dead && grave && node != self.layout.sequencer(0) {
+            let needed = dead && self.nodes[node].remembers();
+            if dead && grave && node != self.layout.sequencer(0) && (!needed || spare > 0) {
+                spare -= usize::from(needed);
                 self.mark("left-in-grave");
             } else if dead {
                 self.start(node)?;
@@ -137,13 +156,14 @@ impl World<'_> {
         let layout = self.layout;
         let replicas = layout.replicas;
         let group = &self.nodes[..replicas];
-        let sound: Vec<usize> = (0..replicas).filter(|i| group[*i].sound).collect();
+        let sound: Vec<usize> = (0..replicas).filter(|i| group[*i].remembers()).collect();
         let lost = replicas - sound.len();
         Sight {
             layout,
             leader: self.leader(),
             spare: self.plan.f().saturating_sub(lost),
             sound,
+            durable: self.plan.durable(),
             sequencer_up: self.nodes[self.layout.sequencer(0)].role.is_some(),
         }
     }

@@ -3,7 +3,8 @@
 use crate::agenda::Agenda;
 use crate::chaos::{Chaos, Strike};
 use crate::check::{Record, audit, wgl};
-use crate::dice::{Dice, Stream};
+use crate::dice::{Dice, Stream, mix};
+use crate::disks::Storage;
 use crate::layout::Layout;
 use crate::mail::CLUSTER;
 use crate::network::Network;
@@ -53,6 +54,10 @@ pub(crate) enum Event {
     Blow(Strike, u64),
     /// A strike is over.
     Lift(Strike),
+    /// A node's disk may have confirmed a write of this life.
+    Synced { node: usize, life: u64 },
+    /// A checkpoint may have been written behind the records.
+    Behind { node: usize, life: u64 },
 }
 
 /// How far a run is.
@@ -90,7 +95,9 @@ pub(crate) struct World<'a> {
     pub(crate) key: Key,
     /// The keys of the ordered multicast.
     pub(crate) oum: Keys,
-    mutation: Option<Mutation>,
+    pub(crate) mutation: Option<Mutation>,
+    /// A process reads several datagrams before it acts.
+    pub(crate) gathering: bool,
     pub(crate) dice: Dice,
     pub(crate) run: Run,
     pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
@@ -134,9 +141,13 @@ impl<'a> World<'a> {
             sequencers: 1,
             clients: plan.clients,
         };
-        let nodes = (0..layout.nodes())
+        let mut nodes: Vec<Node> = (0..layout.nodes())
             .map(|_| Node::new(&plan, &mut dice))
             .collect();
+        for (serial, node) in (0..).zip(&mut nodes[..layout.replicas]) {
+            let dice = Dice::new(setup.seed ^ mix(serial), Stream::Disks);
+            node.storage = plan.durable().then(|| Storage::new(dice));
+        }
         let world = Self {
             now: 0,
             layout,
@@ -154,6 +165,7 @@ impl<'a> World<'a> {
             oum: Keys::derive(&key, CLUSTER),
             key,
             mutation: setup.mutation,
+            gathering: false,
             dice,
             run: Run::default(),
             lines,
@@ -257,23 +269,24 @@ impl World<'_> {
             Event::Strike => self.strike(),
             Event::Blow(strike, lasts) => self.hit(strike, lasts),
             Event::Lift(strike) => self.lift(&strike),
+            Event::Synced { node, life } => self.synced(node, life),
+            Event::Behind { node, life } => {
+                self.behind(node, life);
+                Ok(())
+            }
         }
     }
 
     /// Starts a node's process in a new life.
     pub(crate) fn start(&mut self, index: usize) -> Result<(), String> {
         self.gather_marks(index);
-        let (plan, dice) = (&self.plan, &mut self.dice);
-        self.nodes[index].rise(dice);
-        let config = node::config(plan, self.mutation);
-        let role = node::role(
-            index,
-            self.layout.kind(index),
-            config,
-            &self.nodes[index],
-            dice,
-        );
+        self.nodes[index].rise(&mut self.dice);
+        let found = self.read_disk(index)?;
+        let config = node::config(&self.plan, self.mutation);
+        let (kind, node) = (self.layout.kind(index), &self.nodes[index]);
+        let role = node::role(index, kind, config, node, self.now, found, &mut self.dice)?;
         self.nodes[index].role = Some(role);
+        self.keeps_its_word(index)?;
         self.say(|| {
             format!(
                 "START {} as {}",
@@ -287,25 +300,19 @@ impl World<'_> {
     /// A paused node goes on and reads what waited in its socket.
     pub(crate) fn resume(&mut self, index: usize) -> Result<(), String> {
         let node = &mut self.nodes[index];
-        if !std::mem::take(&mut node.paused) {
+        if !std::mem::take(&mut node.paused) || node.role.is_none() || node.is_deaf() {
             return Ok(());
         }
-        node.wake = None;
-        for (bytes, flipped) in std::mem::take(&mut node.backlog) {
-            if self.nodes[index].role.is_some() {
-                self.read(index, &bytes, flipped)?;
-            }
-        }
-        self.wake(index)
+        self.turn(index)
     }
 
     /// A planned wake-up: lets the timer fire if it is due.
-    fn wake(&mut self, index: usize) -> Result<(), String> {
+    pub(crate) fn wake(&mut self, index: usize) -> Result<(), String> {
         let node = &mut self.nodes[index];
         if node.wake.is_some_and(|at| at <= self.now) {
             node.wake = None;
         }
-        if node.paused || node.role.is_none() {
+        if node.is_deaf() || node.role.is_none() {
             return Ok(());
         }
         let local = node.clock.local(self.now);
@@ -323,6 +330,9 @@ impl World<'_> {
         input: Option<(Peer, Message)>,
     ) -> Result<(), String> {
         self.nodes[index].handle(self.now, input);
+        if self.gathering {
+            return Ok(());
+        }
         self.settle_accounts(index)
     }
 
@@ -331,11 +341,11 @@ impl World<'_> {
     pub(crate) fn settle_accounts(&mut self, index: usize) -> Result<(), String> {
         while let Some(effect) = self.nodes[index].poll() {
             match effect {
-                Effect::Send { to, msg } => self.send(index, to, &msg)?,
+                Effect::Send { to, msg } => self.emit(index, to, msg)?,
+                Effect::Persist(what) => self.persist(index, what),
                 Effect::Reconfigured { answer, .. } => {
                     self.mark(answer.name());
                 }
-                Effect::Persist(_) => unreachable!("no replica has a disk"),
                 Effect::Alarm(alarm) => {
                     self.say(|| format!("{} {alarm:?}", self.layout.name(index)))
                 }
