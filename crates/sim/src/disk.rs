@@ -204,7 +204,11 @@ impl Disk {
             };
             return Ok(Found::Lost);
         }
-        records.extend(self.torn.take().filter(|_| lenient));
+        if let Some(torn) = self.torn.take().filter(|_| lenient) {
+            self.pending = Some(Pending::Record(torn.clone()));
+            self.confirm();
+            records.push(torn);
+        }
         Ok(Found::Memory(Memory {
             checkpoint,
             records,

@@ -100,10 +100,13 @@ impl<A: Application> Replica<A> {
         let mut replica = Self::with_disk(config, me, Incarnation(1), Disk::Lost, app);
         let checkpoint = Change::checkpoint(&memory.checkpoint)?;
         let mut meta = replica.apply(checkpoint)?;
-        for (n, record) in memory.records.iter().enumerate() {
-            let last = n + 1 == memory.records.len();
-            let lenient = last && replica.config.broken(Mutation::TornTailAccepted);
-            meta = replica.apply(Change::record(record, lenient)?)?.or(meta);
+        let lenient = replica.config.broken(Mutation::TornTailAccepted);
+        for record in &memory.records {
+            let change = match Change::record(record, lenient) {
+                Err(_) if lenient => continue,
+                read => read?,
+            };
+            meta = replica.apply(change)?.or(meta);
         }
         let meta = meta.ok_or(Malformed("a checkpoint has promises"))?;
         replica.adopt_promises(&meta)?;
