@@ -47,6 +47,17 @@ const ORDER: &[&str] = &[
     "assertion",
 ];
 const ONCE: &[&str] = &["twice", "two answers", "wrong"];
+/// Ways to notice that a replica did not find on its disk what it had said.
+const MEMORY: &[&str] = &[
+    "promise",
+    "canon",
+    "slot",
+    "lost",
+    "two answers",
+    "time",
+    "liveness",
+    "assertion",
+];
 const PROGRESS: &[&str] = &["liveness"];
 
 const fn hunt(mutation: Mutation, profile: Profile, seeds: u64) -> Hunt {
@@ -84,6 +95,9 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::CounterWraps, Profile::NearWrap, 200),
     hunt(Mutation::LookupRefused, Profile::Gaps, 2_000).noticed(PROGRESS),
     hunt(Mutation::FutureSession, Profile::Sequencer, 400),
+    hunt(Mutation::SendBeforeSync, Profile::Durable, 100).noticed(MEMORY),
+    hunt(Mutation::VoteNotPersisted, Profile::Durable, 100).noticed(MEMORY),
+    hunt(Mutation::TornTailAccepted, Profile::PowerLoss, 6_000).noticed(MEMORY),
     hunt(Mutation::RetryRenamed, Profile::Swarm, 200).noticed(ONCE),
 ];
 
