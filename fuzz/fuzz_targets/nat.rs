@@ -122,7 +122,7 @@ impl World {
     fn settle(&mut self, reply: Answers) {
         while let Some(effect) = self.runtime.poll_effect() {
             match effect {
-                Effect::Submit { ticket, op } => {
+                Effect::Submit { ticket, op, .. } => {
                     let mut answer = Vec::new();
                     // The log's clock is another one.
                     let at = LogTime::from_nanos(self.now.as_nanos() + 77_000_000_000);

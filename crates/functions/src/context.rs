@@ -72,12 +72,20 @@ pub(crate) enum Command {
     Spawn(Pin<Box<dyn Future<Output = ()>>>),
 }
 
+/// An operation on its way to the store.
+pub(crate) struct Submission {
+    pub(crate) ticket: Ticket,
+    pub(crate) op: Vec<u8>,
+    /// It only reads.
+    pub(crate) reads: bool,
+}
+
 /// State shared by the runtime and the contexts it gave out.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) now: Time,
     next_ticket: u64,
-    pub(crate) submissions: VecDeque<(Ticket, Vec<u8>)>,
+    pub(crate) submissions: VecDeque<Submission>,
     pub(crate) commands: VecDeque<Command>,
     /// Which task awaits which reply.
     pub(crate) awaited: BTreeMap<Ticket, TaskId>,
@@ -118,6 +126,7 @@ impl Context {
         let reply = Call {
             cx: self,
             op: Some(op.encode()),
+            reads: O::READS,
             ticket: None,
         }
         .await?;
@@ -190,6 +199,7 @@ impl Context {
 struct Call<'a> {
     cx: &'a Context,
     op: Option<Vec<u8>>,
+    reads: bool,
     ticket: Option<Ticket>,
 }
 
@@ -207,11 +217,13 @@ impl Future for Call<'_> {
             drop(shared);
             let op = self.op.take().unwrap_or_default();
             self.ticket = Some(ticket);
-            self.cx
-                .shared
-                .borrow_mut()
-                .submissions
-                .push_back((ticket, op));
+            let submission = Submission {
+                ticket,
+                op,
+                reads: self.reads,
+            };
+            let mut shared = self.cx.shared.borrow_mut();
+            shared.submissions.push_back(submission);
             return Poll::Pending;
         };
         shared

@@ -145,6 +145,12 @@ marks! {
     TableRefused = "table-refused", "The client table had no room.";
     TableEvicted = "table-evicted", "An idle client made room for a new one.";
     Retransmitted = "retransmitted", "A client repeated an operation.";
+    ReadAnswered = "read-answered", "A read without a slot was answered.";
+    ReadDisagreed = "read-disagreed", "Replicas answered a read in different views, or followers were behind.";
+    ReadRepeated = "read-repeated", "A client asked for a read again.";
+    ReadTookSlot = "read-took-slot", "A read took a slot after all.";
+    ReadOutdated = "read-outdated", "Something a read would see should have ended meanwhile.";
+    ReadTooLong = "read-too-long", "A read's result does not fit a datagram.";
     UnknownOutcome = "unknown-outcome", "A client gave an operation up.";
     Checkpointed = "checkpointed", "A checkpoint shortened the journal.";
     CheckpointUrgent = "checkpoint-urgent", "State that no record leads to went to disk at once.";

@@ -25,6 +25,9 @@ macro_rules! mutations {
 
 mutations! {
     ClientQuorum = "client-quorum", "A client trusts f replies, the leader's among them.";
+    ReadWithoutFollowers = "read-without-followers", "A client trusts a leader's read without its followers.";
+    ReadAcrossViews = "read-across-views", "A client counts replicas of other views for a read.";
+    OwnTimeOfDay = "own-time-of-day", "A new session's time is that of its sequencer's machine.";
     QuorumAcrossViews = "quorum-across-views", "A client counts replies of different views together.";
     GapWithoutQuorum = "gap-without-quorum", "A leader passes a gap before f followers have the no-ops.";
     GapKeepsValue = "gap-keeps-value", "A follower keeps a value where the leader decided on a no-op.";

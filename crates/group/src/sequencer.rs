@@ -41,7 +41,11 @@ pub struct Sequencer {
     session: Session,
     /// The last number given to each group.
     sequences: [u64; MAX_GROUPS],
+    /// The last time stamped, and none below it.
     time: LogTime,
+    /// The log's time when the session was granted, from which ours goes on; none if nobody
+    /// knew it: then the log begins with our time of day.
+    began: Option<(LogTime, Time)>,
     /// When to ask again, or to tell the tail.
     due: Time,
     effects: VecDeque<Effect>,
@@ -68,6 +72,7 @@ impl Sequencer {
             session: 0,
             sequences: [0; MAX_GROUPS],
             time: LogTime::ZERO,
+            began: None,
             due: Time::ZERO,
             effects: VecDeque::new(),
             marks: Marks::default(),
@@ -84,7 +89,7 @@ impl Sequencer {
                     session,
                     nonce,
                     time,
-                    ..
+                    runs,
                 },
             ) => {
                 if self.session != 0 || nonce != self.nonce || session == 0 {
@@ -95,6 +100,8 @@ impl Sequencer {
                 self.session = session;
                 self.sequences = [self.config.origin.slot; MAX_GROUPS];
                 self.time = self.time.max(time);
+                self.began =
+                    (runs && !self.config.broken(Mutation::OwnTimeOfDay)).then_some((time, now));
                 self.due = now + self.config.timing.tail_idle;
             }
             (Peer::Replica(_), Body::SessionInfo { session, nonce }) => {
@@ -110,8 +117,9 @@ impl Sequencer {
         }
     }
 
-    /// Numbers a request for these groups; `wall` is the clock that drives the log's time.
-    /// The driver stamps the packet and sends it to all replicas. `None`: not now.
+    /// Numbers a request for these groups; `wall` is the time of day, from which the log's
+    /// time sets out if no replica knows it. The driver stamps the packet and sends it to
+    /// all replicas. `None`: not now.
     pub fn stamp(&mut self, now: Time, wall: LogTime, groups: &Groups) -> Option<Stamp> {
         if self.session == 0 || !groups.iter().all(|group| self.can_number(group)) {
             self.marks.hit(Mark::Unstamped);
@@ -126,7 +134,8 @@ impl Sequencer {
             }
             *last
         });
-        self.time = self.time.max(wall);
+        let (began, then) = *self.began.get_or_insert((wall, now));
+        self.time = self.time.max(began + now.since(then));
         self.due = now + self.config.timing.tail;
         Some(Stamp {
             sequencer: sequencer_of(self.nonce),

@@ -345,3 +345,57 @@ fn an_unreachable_group_ends_in_an_unknown_outcome() {
     (0..3).for_each(|i| w.kill(i));
     assert!(w.call(b"x").is_err());
 }
+
+/// Asks without a slot and runs until the outcome.
+fn read(w: &mut World, op: &[u8]) -> (bool, Vec<u8>) {
+    let id = w.client.submit_read(w.now, op.to_vec()).expect("room");
+    w.run_until(3_000, |w| w.done.contains_key(&id));
+    (w.places[&id].read, w.done[&id].clone().expect("an answer"))
+}
+
+#[test]
+fn a_read_needs_no_slot_and_no_sequencer() {
+    let mut w = World::ready(3);
+    w.call(b"a").unwrap();
+    w.call(b"b").unwrap();
+    w.sequencer = None;
+    let before = w.now;
+    let (slotless, reply) = read(&mut w, b"?");
+    assert_eq!((slotless, count(&reply)), (true, 2));
+    assert_eq!(w.now.since(before).as_micros(), 100, "there and back");
+    assert_eq!(w.replica(0).inspect().log_len, 2);
+}
+
+#[test]
+fn a_read_takes_a_slot_if_its_result_is_long_or_something_is_due() {
+    let mut w = World::ready(3);
+    for op in [&b"long"[..], b"due"] {
+        let (slotless, _) = read(&mut w, op);
+        assert!(!slotless, "{op:?}");
+    }
+    assert_eq!(w.replica(0).inspect().log_len, 2);
+    assert_eq!(w.mark(Mark::ReadTooLong), 1);
+    assert_eq!(w.mark(Mark::ReadOutdated), 1);
+}
+
+#[test]
+fn a_read_waits_for_followers_that_have_what_it_saw() {
+    let mut w = World::ready(3);
+    let leader = w.leader().unwrap();
+    // Followers receive nothing ordered: what the leader executed may yet vanish.
+    w.lose = Box::new(move |_, to, body| {
+        to != Node::Replica(leader) && matches!(body, Body::Ordered(_) | Body::Entries(_))
+            || matches!(body, Body::Heartbeat { .. } | Body::Tail { .. })
+    });
+    w.submit(b"a");
+    w.run(1);
+    let id = w.client.submit_read(w.now, b"?".to_vec()).expect("room");
+    w.run(8);
+    assert!(!w.done.contains_key(&id));
+    assert!(w.client.marks().get(Mark::ReadDisagreed) > 0);
+    w.lose = Box::new(|_, _, _| false);
+    w.run_until(2_000, |w| w.done.contains_key(&id));
+    assert!(w.done[&id].as_ref().is_ok_and(|r| count(r) >= 1));
+    w.run(30);
+    w.agree();
+}

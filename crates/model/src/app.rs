@@ -13,6 +13,11 @@ impl Application for Ledger {
         reply.extend_from_slice(&self.0);
     }
 
+    fn read(&mut self, _: LogTime, _: &[u8], reply: &mut Vec<u8>) -> bool {
+        reply.clone_from(&self.0);
+        true
+    }
+
     fn snapshot(&self) -> Vec<u8> {
         self.0.clone()
     }

@@ -65,6 +65,14 @@ impl StateClient {
         }
     }
 
+    /// The same for an operation that only reads; a group answers it without a slot.
+    pub fn read(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
+        match self {
+            Self::Embedded(store) => store.submit(ticket, &op),
+            Self::Group(client) => client.read(now, ticket, op),
+        }
+    }
+
     /// Sends what was submitted, in as few datagrams as possible.
     pub fn flush(&mut self, now: Time) {
         match self {

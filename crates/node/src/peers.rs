@@ -37,11 +37,11 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The group of `config`, as `node` sees it.
+    /// The group of `config`, as `node` sees it in `role`.
     ///
     /// # Panics
     /// Unless the (checked) configuration has a group.
-    pub fn new(config: &Config, node: &str) -> Self {
+    pub fn new(config: &Config, node: &str, role: Role) -> Self {
         let State::Group {
             protocol,
             sequencers,
@@ -64,7 +64,9 @@ impl Peers {
         });
         let members = replicas.iter().map(|name| member(name, Role::Replica));
         let members: Vec<(u16, SocketAddrV4)> = members.collect();
-        let me = replicas.iter().position(|name| name == node);
+        // A sequencer or client beside a replica speaks to that one, too.
+        let replica = |name: &String| name == node && role == Role::Replica;
+        let me = replicas.iter().position(replica);
         let others = members.iter().enumerate().filter(|(n, _)| me != Some(*n));
         Self {
             protocol: *protocol,

@@ -12,7 +12,7 @@ use stateplane_state::Store;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel};
-use crate::config::{Config, Io};
+use crate::config::{self, Config, Io};
 use crate::disk::{self, Disk, DiskStatus};
 use crate::failure::Failure;
 use crate::peers::Peers;
@@ -126,7 +126,7 @@ impl Replica {
         channel: Channel,
         status: Publisher<ReplicaStatus>,
     ) -> Result<Self, Failure> {
-        let peers = Peers::new(config, node);
+        let peers = Peers::new(config, node, config::Role::Replica);
         let me = peers.me().expect("a checked replica is listed");
         // Where the leader orders, its operations bear the time of day of its start plus
         // what our own clock counts, which nobody sets.

@@ -11,7 +11,7 @@ use stateplane_group::Effect;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel, Heard};
-use crate::config::{Config, Io};
+use crate::config::{Config, Io, Role};
 use crate::failure::Failure;
 use crate::logclock::LogClock;
 use crate::peers::Peers;
@@ -97,7 +97,7 @@ impl Sequencer {
         channel: Channel,
         status: Publisher<SequencerStatus>,
     ) -> Self {
-        let peers = Peers::new(config, node);
+        let peers = Peers::new(config, node, Role::Sequencer);
         let me = peers.my_sequencer().expect("a sequencer is configured");
         let core = stateplane_group::Sequencer::new(peers.group_config(), me, random());
         let log_clock = LogClock::default();

@@ -1,9 +1,11 @@
 //! The clients of a run: what they ask, what they are told.
 use crate::check::{Ended, Record};
 use crate::plan::MS;
+use crate::recorder;
 use crate::spec::{Action, Outcome};
 use crate::store;
 use crate::tape::{Choice, Of};
+use crate::workload::Way;
 use crate::world::{Event, Phase, World};
 use stateplane_group::Committed;
 
@@ -34,7 +36,8 @@ impl World<'_> {
                     break;
                 }
                 let action = self.workload.next();
-                if self.submit(node, action) {
+                let way = self.workload.way(action);
+                if self.submit(node, action, way) {
                     self.remaining[client] -= 1;
                 }
             }
@@ -46,10 +49,10 @@ impl World<'_> {
     }
 
     /// Hands an action to a client core; false if it has no room.
-    pub(crate) fn submit(&mut self, node: usize, action: Action) -> bool {
+    pub(crate) fn submit(&mut self, node: usize, action: Action, way: Way) -> bool {
         let tag = self.records.len() as u64 + 1;
         let op = store::encode(tag, action);
-        if !self.nodes[node].submit(self.now, op, self.records.len()) {
+        if !self.nodes[node].submit(self.now, op, self.records.len(), way) {
             return false;
         }
         self.say(|| format!("{} asks #{tag} {action:?}", self.layout.name(node)));
@@ -59,6 +62,7 @@ impl World<'_> {
             action,
             invoked: self.now,
             ended: None,
+            read_at: None,
         });
         true
     }
@@ -73,7 +77,12 @@ impl World<'_> {
         }
         let outcome = match &finished.committed {
             None => None,
-            Some(Committed { reply, .. }) => {
+            Some(Committed { reply, place }) => {
+                let (seen, reply) = match place.read {
+                    true => recorder::seen(reply).map_or((None, &reply[..]), |(n, r)| (Some(n), r)),
+                    false => (None, &reply[..]),
+                };
+                record.read_at = seen;
                 Some(store::decode(action, reply).ok_or_else(|| {
                     format!("nonsense: {action:?} (#{tag}) was answered {reply:02x?}")
                 })?)
@@ -126,7 +135,7 @@ impl World<'_> {
             let node = self.layout.client(client);
             for (i, action) in scan.iter().enumerate() {
                 let mine = client == 0 || i == client;
-                if mine && !self.submit(node, *action) {
+                if mine && !self.submit(node, *action, Way::of(*action, i)) {
                     return Err(format!(
                         "liveness: {} is still busy",
                         self.layout.name(node)

@@ -58,6 +58,8 @@ const MEMORY: &[&str] = &[
     "liveness",
     "assertion",
 ];
+/// Ways to notice that a read saw what was not, or no longer, so.
+const READ: &[&str] = &["time", "wrong", "vanished", "linearizability"];
 const PROGRESS: &[&str] = &["liveness"];
 
 const fn hunt(mutation: Mutation, profile: Profile, seeds: u64) -> Hunt {
@@ -98,6 +100,9 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::SendBeforeSync, Profile::Durable, 100).noticed(MEMORY),
     hunt(Mutation::VoteNotPersisted, Profile::Durable, 100).noticed(MEMORY),
     hunt(Mutation::TornTailAccepted, Profile::PowerLoss, 6_000).noticed(MEMORY),
+    hunt(Mutation::ReadWithoutFollowers, Profile::FailoverStorm, 600).noticed(READ),
+    hunt(Mutation::ReadAcrossViews, Profile::FailoverStorm, 2_000).noticed(READ),
+    hunt(Mutation::OwnTimeOfDay, Profile::Sequencer, 300).noticed(&["clock"]),
     hunt(Mutation::RetryRenamed, Profile::Swarm, 200).noticed(ONCE),
 ];
 

@@ -8,6 +8,7 @@ use crate::layout::Kind;
 use crate::plan::{Fault, MS, Plan};
 use crate::recorder::{Recorder, Story};
 use crate::store;
+use crate::workload::Way;
 use core::time::Duration;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     /// By how much the machine's idea of the time of day is off, which only
     /// the sequencer uses.
     day_skew: u64,
+    /// By how much it can be off at most.
+    skew: u64,
     /// The time of day when the run begins.
     day: u64,
     /// The life of the process: higher at every start.
@@ -76,11 +79,14 @@ impl Node {
         };
         let life = dice.between(1, 1 << 40);
         let near = plan.near.is_some();
+        // Hours, where the time of day leaves room for them.
+        let skew = if near { 100 * MS } else { 7_200_000 * MS };
         Self {
             role: None,
             clock: NodeClock::new(dice.between(1, 1_000_000 * MS), rate),
             day: if near { LATE } else { TODAY },
-            day_skew: dice.between(0, 100 * MS),
+            day_skew: dice.between(0, skew),
+            skew,
             incarnation: if near {
                 u64::MAX - (1 << 41) + life
             } else {
@@ -125,8 +131,8 @@ impl Node {
     pub(crate) fn rise(&mut self, dice: &mut Dice) {
         self.stop();
         self.incarnation += dice.between(1, 1 << 20);
-        // The clock may have been set while the process was down.
-        self.day_skew = dice.between(0, 100 * MS);
+        // The clock may have been set, by hours, while the process was down.
+        self.day_skew = dice.between(0, self.skew);
     }
 
     /// What the machine takes for the time of day.
@@ -210,12 +216,16 @@ impl Node {
     }
 
     /// Hands an operation to a client; false if it is busy or no client.
-    pub(crate) fn submit(&mut self, now: u64, op: Vec<u8>, record: usize) -> bool {
+    pub(crate) fn submit(&mut self, now: u64, op: Vec<u8>, record: usize, way: Way) -> bool {
         let local = self.clock.local(now);
         let Some(Role::Client(core)) = self.role.as_mut() else {
             return false;
         };
-        let Ok(id) = core.submit(local, op) else {
+        let taken = match way {
+            Way::Slot => core.submit(local, op),
+            Way::Read => core.submit_read(local, op),
+        };
+        let Ok(id) = taken else {
             return false;
         };
         self.asked.push((id, record));

@@ -55,6 +55,12 @@ pub(crate) fn tagged(tag: u64, op: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// How much had been executed when a read was answered, and the answer.
+pub(crate) fn seen(reply: &[u8]) -> Option<(u64, &[u8])> {
+    let (place, answer) = reply.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*place), answer))
+}
+
 impl<A: Application> Application for Recorder<A> {
     fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
         let (tag, op) = op
@@ -66,6 +72,19 @@ impl<A: Application> Application for Recorder<A> {
             at: at.as_nanos(),
             reply: reply.clone(),
         });
+    }
+
+    /// Says, ahead of the answer, how much had been executed: the read's place in the order.
+    fn read(&mut self, clock: LogTime, op: &[u8], reply: &mut Vec<u8>) -> bool {
+        let (_, op) = op
+            .split_first_chunk::<8>()
+            .expect("the world submits tagged operations only");
+        let mut answer = Vec::new();
+        let answered = self.inner.read(clock, op, &mut answer);
+        let place = self.story.borrow().executed.len() as u64;
+        *reply = place.to_le_bytes().to_vec();
+        reply.extend_from_slice(&answer);
+        answered
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -123,6 +142,10 @@ mod tests {
         fn execute(&mut self, _: LogTime, op: &[u8], reply: &mut Vec<u8>) {
             self.0 = op.to_vec();
             *reply = op.to_vec();
+        }
+        fn read(&mut self, _: LogTime, _: &[u8], reply: &mut Vec<u8>) -> bool {
+            reply.clone_from(&self.0);
+            true
         }
         fn snapshot(&self) -> Vec<u8> {
             self.0.clone()

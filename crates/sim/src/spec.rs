@@ -57,6 +57,11 @@ pub enum Object {
 }
 
 impl Action {
+    /// Whether it changes nothing, and takes a read procedure to do so.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Get(_) | Self::Look(_))
+    }
+
     /// The only object the action touches.
     pub fn object(self) -> Object {
         match self {

@@ -97,6 +97,7 @@ impl World<'_> {
             }
             Strike::Leap(node, own, day) => {
                 self.mark("strike-leap");
+                self.leapt += own;
                 self.nodes[*node].leap(*own, *day);
                 self.plan_wake(*node);
             }

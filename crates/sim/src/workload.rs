@@ -4,6 +4,26 @@ use crate::dice::{Dice, Stream, mix};
 use crate::plan::Plan;
 use crate::spec::Action;
 
+/// How an operation is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// As one of the log.
+    Slot,
+    /// As a read without a slot.
+    Read,
+}
+
+impl Way {
+    /// The way of an operation that every client asks for once: each way in turn.
+    pub(crate) fn of(action: Action, turn: usize) -> Self {
+        if action.reads() && turn.is_multiple_of(2) {
+            Self::Read
+        } else {
+            Self::Slot
+        }
+    }
+}
+
 /// The source of operations for all clients.
 pub(crate) struct Workload {
     seed: u64,
@@ -72,6 +92,15 @@ impl Workload {
             15 => Action::Look(object),
             16 => Action::Hold(object, self.value(object), self.dice.between(1, 60)),
             _ => self.give().unwrap_or(Action::Take(object)),
+        }
+    }
+
+    /// How the next operation is asked for.
+    pub(crate) fn way(&mut self, action: Action) -> Way {
+        if action.reads() && self.dice.chance(0.6) {
+            Way::Read
+        } else {
+            Way::Slot
         }
     }
 

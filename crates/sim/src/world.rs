@@ -2,7 +2,7 @@
 //! clients that ask, and faults. One seed, one run, always the same.
 use crate::agenda::Agenda;
 use crate::chaos::{Chaos, Strike};
-use crate::check::{Record, audit, wgl};
+use crate::check::{Executed, Record, audit, wgl};
 use crate::dice::{Dice, Stream, mix};
 use crate::disks::Storage;
 use crate::layout::Layout;
@@ -89,6 +89,8 @@ pub(crate) struct World<'a> {
     pub(crate) phase: Phase,
     /// Operations without an outcome.
     pub(crate) open: usize,
+    /// By how much clocks leapt, all together.
+    pub(crate) leapt: u64,
     /// When all faults ended.
     pub(crate) healed: u64,
     pub(crate) watch: Watch,
@@ -160,6 +162,7 @@ impl<'a> World<'a> {
             remaining: vec![plan.ops_per_client; plan.clients],
             phase: Phase::Faulty,
             open: 0,
+            leapt: 0,
             healed: 0,
             watch: Watch::default(),
             oum: Keys::derive(&key, CLUSTER),
@@ -412,11 +415,30 @@ impl World<'_> {
         let story = self.watch.story(&self.nodes[..self.layout.replicas]);
         let story = story.borrow();
         audit::audit(&self.records, &story.executed, store::decode)?;
+        self.log_time_ran_evenly(&story.executed)?;
         let mut undecided = 0;
         wgl::check(&self.records, &mut undecided)
             .map_err(|object| format!("linearizability: no order explains {object:?}"))?;
         *self.run.marks.entry("search-undecided").or_default() += undecided;
         Ok(())
+    }
+
+    /// Whatever the time of day is at sequencers, log time runs about as fast as clocks do.
+    fn log_time_ran_evenly(&self, log: &[Executed]) -> Result<(), String> {
+        let (Some(first), Some(last)) = (log.first(), log.last()) else {
+            return Ok(());
+        };
+        // Machines' clocks run up to 1.4 times as fast as the true one, and leap.
+        let most = (self.now + self.leapt) * 3 / 2;
+        let ran = last.at - first.at;
+        if ran <= most {
+            return Ok(());
+        }
+        Err(format!(
+            "clock: log time ran {} ms within {} ms",
+            ran / MS,
+            self.now / MS
+        ))
     }
 
     pub(crate) fn gather_marks(&mut self, index: usize) {

@@ -15,6 +15,12 @@ pub trait Application {
     /// understands are answered with a refusal.
     fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>);
 
+    /// Answers an operation from the present state, whose time is that of the last one executed,
+    /// and replaces `reply` by its result. One that would change anything is refused and changes
+    /// nothing. `clock` is what the time is meanwhile: if a timer was due before it, the state is
+    /// not what it should be, there is no answer and the answer is `false`.
+    fn read(&mut self, clock: LogTime, op: &[u8], reply: &mut Vec<u8>) -> bool;
+
     /// The whole state as bytes; equal states give equal bytes.
     fn snapshot(&self) -> Vec<u8>;
 

@@ -54,6 +54,8 @@ const fn fnv1a(mut hash: u32, bytes: &[u8]) -> u32 {
 pub trait Operation {
     /// The procedure it calls.
     const PROCEDURE: ProcedureId;
+    /// Whether it only reads, so that it needs no slot of a log.
+    const READS: bool = false;
     /// What a successful reply says.
     type Reply;
 

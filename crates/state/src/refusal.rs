@@ -49,6 +49,7 @@ refusals! {
     13 Exhausted "nothing is left to take";
     14 NotOwner "it belongs to somebody else";
     15 Corrupt "a row does not have its table's form";
+    16 NotARead "an operation that writes was asked for as a read";
 }
 
 impl Refusal {
@@ -78,10 +79,10 @@ mod tests {
     fn every_code_stands_for_one_refusal() {
         assert_eq!(Refusal::from_code(0), None);
         let known = (0..=u8::MAX).filter_map(Refusal::from_code);
-        for (refusal, code) in known.zip((1..=15).chain(64..=255)) {
+        for (refusal, code) in known.zip((1..=16).chain(64..=255)) {
             assert_eq!(refusal.code(), code);
         }
-        assert_eq!(Refusal::from_code(16), None);
+        assert_eq!(Refusal::from_code(17), None);
         assert_eq!(Refusal::custom(3).as_custom(), Some(3));
         assert_eq!(Refusal::TableFull.as_custom(), None);
     }

@@ -189,6 +189,22 @@ impl Application for Store {
         }
     }
 
+    fn read(&mut self, clock: LogTime, op: &[u8], reply: &mut Vec<u8>) -> bool {
+        if self.next_timer().is_some_and(|due| due <= clock) {
+            return false;
+        }
+        reply.clear();
+        reply.push(op::OK);
+        let outcome = self.call(op, reply);
+        let wrote = self.journal.wrote(&self.state);
+        self.journal.undo(&mut self.state);
+        if let Some(refusal) = outcome.err().or(wrote.then_some(Refusal::NotARead)) {
+            reply.clear();
+            reply.push(refusal.code());
+        }
+        true
+    }
+
     fn snapshot(&self) -> Vec<u8> {
         snapshot::encode(&self.state, self.registry.fingerprint())
     }

@@ -44,6 +44,12 @@ impl Journal {
         }
     }
 
+    /// Whether the transaction has changed anything; to have drawn a number is to have changed.
+    pub(crate) fn wrote(&self, state: &State) -> bool {
+        let drew = |serial| serial != state.timers.last_serial;
+        !self.changes.is_empty() || self.serial.is_some_and(drew)
+    }
+
     /// Keeps the changes.
     pub(crate) fn commit(&mut self) {
         self.changes.clear();

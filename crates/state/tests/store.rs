@@ -212,6 +212,14 @@ proptest! {
             store.execute(at, &bytes, &mut reply);
             prop_assert!(!reply.is_empty());
             let op = op::encode(ProcedureId::of(names[name], 1), &bytes);
+            let (before, now) = (store.digest(), store.now());
+            let mut read = Vec::new();
+            prop_assert!(store.read(now, &op, &mut read), "nothing is due");
+            prop_assert_eq!(store.digest(), before, "a read leaves no trace");
+            if read != [Refusal::NotARead.code()] {
+                store.execute(now, &op, &mut reply);
+                prop_assert_eq!((&reply, store.digest()), (&read, before));
+            }
             store.execute(at, &op, &mut reply);
             prop_assert_ne!(&reply, &[Refusal::UnknownProcedure.code()]);
             store.check();
@@ -379,4 +387,42 @@ fn a_part_that_fails_leaves_no_trace_and_cleared_rows_come_back() {
     assert_eq!((store.digest(), store.snapshot()), before);
     assert_eq!(call(&mut store, ms(1), "attempt", b""), Ok(vec![1, 0, 2]));
     store.check();
+}
+
+#[test]
+fn a_read_is_refused_if_it_writes_and_not_answered_if_a_timer_is_due() {
+    let mut store = Store::new(Registry::builtin(), Limits::default());
+    let put = kv::Put {
+        key: b"k",
+        value: b"v",
+        ttl: Some(Duration::from_millis(10)),
+    }
+    .encode();
+    let get = kv::Get { key: b"k" }.encode();
+    let mut reply = Vec::new();
+    assert!(store.read(ms(0), &put, &mut reply));
+    assert_eq!(reply, [Refusal::NotARead.code()]);
+    store.execute(ms(1), &put, &mut reply);
+    assert!(store.read(ms(10), &get, &mut reply));
+    assert_eq!(kv::Get::decode_reply(&reply), Ok(Some(b"v".to_vec())));
+    assert!(!store.read(ms(11), &get, &mut reply), "it has ended by now");
+    assert_eq!(store.now(), ms(1), "only the log lets time pass");
+
+    let mut registry = Registry::empty();
+    registry
+        .register("draw", 1, |tx, _, _| tx.serial().map(drop))
+        .unwrap();
+    let mut store = Store::new(registry, Limits::default());
+    let before = store.digest();
+    assert!(store.read(
+        ms(0),
+        &op::encode(ProcedureId::of("draw", 1), &[]),
+        &mut reply
+    ));
+    assert_eq!(
+        reply,
+        [Refusal::NotARead.code()],
+        "a number drawn is a trace"
+    );
+    assert_eq!(store.digest(), before);
 }

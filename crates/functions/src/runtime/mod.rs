@@ -43,7 +43,7 @@ use stateplane_wire::eth::{self, Mac};
 use stateplane_wire::icmp_error;
 use stateplane_wire::packet::{Headers, Malformed};
 
-use crate::context::{Context, StateError, Ticket};
+use crate::context::{Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
 use crate::function::{Class, Decision, NetworkFunction};
 use crate::table::{Table, Verdict};
@@ -154,6 +154,8 @@ pub enum Effect {
         ticket: Ticket,
         /// The operation.
         op: Vec<u8>,
+        /// It only reads: a replicated store may answer it without a slot.
+        reads: bool,
     },
     /// Pass the parked frame to [`Runtime::release`] and do as that says.
     Release {
@@ -317,8 +319,9 @@ impl<F: NetworkFunction> Runtime<F> {
         if let Some(effect) = self.tasks.effects.pop_front() {
             return Some(effect);
         }
-        let (ticket, op) = self.cx.shared.borrow_mut().submissions.pop_front()?;
-        Some(Effect::Submit { ticket, op })
+        let submission = self.cx.shared.borrow_mut().submissions.pop_front()?;
+        let Submission { ticket, op, reads } = submission;
+        Some(Effect::Submit { ticket, op, reads })
     }
 
     /// What was counted so far.

@@ -236,7 +236,7 @@ impl Node {
         while let Some(effect) = self.runtime.poll_effect() {
             moved = true;
             match effect {
-                Effect::Submit { ticket, op } => self.submitted.push_back((ticket, op)),
+                Effect::Submit { ticket, op, .. } => self.submitted.push_back((ticket, op)),
                 Effect::Release { frame, parked } => {
                     let mut buffer = self.parked.remove(&frame).expect("released once");
                     let what = self.runtime.release(now, &parked, &mut buffer);

@@ -4,6 +4,8 @@
 //! * [`ordered`]: ordered messages in, drop notifications out (paper 5.1)
 //! * [`primary`]: VR instead: the leader orders, and a majority acknowledges
 //! * [`normal`]: append, execute, reply, synchronise (5.2, 5.5)
+//! * [`clock`]: the log's time between stamps
+//! * [`read`]: answers without a slot
 //! * [`gap`]: gap agreement, at the leader and at followers (5.3)
 //! * [`view_change`]: votes and the merge (5.4)
 //! * [`staging`]: from the merge, or a view's start, to a log that follows it
@@ -36,6 +38,7 @@
 mod boot;
 mod change;
 mod check;
+mod clock;
 mod gap;
 mod journal;
 mod log;
@@ -46,6 +49,7 @@ mod mutation;
 mod normal;
 mod ordered;
 mod primary;
+mod read;
 mod recover;
 mod sane;
 mod staging;
@@ -68,6 +72,7 @@ use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
 use boot::Boot;
 use change::Changing;
 pub use check::{ReplicaStatus, Role};
+use clock::Clock;
 use gap::LeaderGap;
 use journal::Journal;
 use log::Log;
@@ -156,6 +161,7 @@ pub struct Replica<A> {
     executed: Slot,
     /// The time of the last executed slot.
     log_time: LogTime,
+    clock: Clock,
     table: ClientTable,
 
     /// Values received ahead of a missing slot.
@@ -231,6 +237,7 @@ impl<A: Application> Replica<A> {
             commit: 0,
             executed: 0,
             log_time: LogTime::ZERO,
+            clock: Clock::default(),
             table: ClientTable::default(),
             stash: BTreeMap::new(),
             early: VecDeque::new(),
@@ -308,6 +315,7 @@ impl<A: Application> Replica<A> {
     pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
         let formation = msg.formation;
         match (from, msg.body) {
+            (Peer::Client(id, at), Body::Read(m)) if m.client == id => self.on_read(now, at, &m),
             (Peer::Client(_, from), Body::Request(m)) => self.on_request(now, from, m),
             // A sequencer is nobody where the leader orders.
             (Peer::Sequencer(_), _) if self.config.leader_orders() => {}
@@ -374,7 +382,11 @@ impl<A: Application> Replica<A> {
                 from: first,
                 to,
             } => self.on_gap_ack(now, from, view, first, to),
-            Body::Heartbeat { view, summary, .. } => self.on_heartbeat(now, from, view, &summary),
+            Body::Heartbeat {
+                view,
+                clock,
+                summary,
+            } => self.on_heartbeat(now, from, view, clock, &summary),
             Body::SyncAck { view, upto } => self.on_sync_ack(now, from, view, upto),
             Body::ViewChange(m) => self.on_view_change(now, from, *m),
             Body::StartView(m) => self.on_start_view(now, from, *m),

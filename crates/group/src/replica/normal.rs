@@ -188,16 +188,16 @@ impl<A: Application> Replica<A> {
             return;
         }
         self.beats += 1;
-        self.send_heartbeat();
+        self.send_heartbeat(now);
         if self.beats.is_multiple_of(2) {
             self.repeat_start();
         }
     }
 
-    fn send_heartbeat(&mut self) {
+    fn send_heartbeat(&mut self, now: Time) {
         let body = Body::Heartbeat {
             view: self.view,
-            clock: LogTime::ZERO,
+            clock: self.clock(now).unwrap_or_default(),
             summary: self.log.summary(self.commit),
         };
         self.send(Peer::Replicas, body);
@@ -218,7 +218,14 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    pub(super) fn on_heartbeat(&mut self, now: Time, from: u8, view: View, summary: &Summary) {
+    pub(super) fn on_heartbeat(
+        &mut self,
+        now: Time,
+        from: u8,
+        view: View,
+        clock: LogTime,
+        summary: &Summary,
+    ) {
         if self.status != Status::Normal || view < self.view || leader_of(view) != from {
             return;
         }
@@ -232,6 +239,9 @@ impl<A: Application> Replica<A> {
             return;
         }
         self.attempts = 0;
+        if clock > LogTime::ZERO {
+            self.clock.told(now, clock);
+        }
         self.take_noops(summary);
         self.known_tail = self.known_tail.max(summary.len);
         self.drain(now);
@@ -306,7 +316,7 @@ impl<A: Application> Replica<A> {
         follower.heard = now;
         follower.acked = Some(follower.acked.unwrap_or(0).max(upto.min(len)));
         self.advance_commit(now);
-        self.grant_session();
+        self.grant_session(now);
         if self.members.joint() {
             self.pursue_change(now);
         }

@@ -32,6 +32,7 @@ impl<A: Application> Replica<A> {
         let Some(slot) = sequence.and_then(|s| self.session_base.checked_add(s)) else {
             return;
         };
+        self.clock.stamped(now, m.time);
         self.place(
             now,
             slot,
@@ -119,6 +120,9 @@ impl<A: Application> Replica<A> {
     /// A value for a slot of this view.
     pub(super) fn place(&mut self, now: Time, slot: Slot, entry: Entry) {
         let len = self.log.len();
+        if let Entry::Value { time, .. } = &entry {
+            self.clock.told(now, *time);
+        }
         if slot <= len {
             self.marks.hit(Mark::Duplicate);
             return;

@@ -42,6 +42,12 @@ impl<A: Application> Replica<A> {
         self
     }
 
+    /// The time of day.
+    pub(super) fn day(&self, now: Time) -> LogTime {
+        let (then, wall) = self.ordering.day;
+        wall + now.since(then)
+    }
+
     /// A client's request, to be ordered by us.
     pub(super) fn on_request(&mut self, now: Time, from: Address, mut request: Request) {
         if !self.config.leader_orders() || !self.is_leader() {
@@ -51,10 +57,9 @@ impl<A: Application> Replica<A> {
             return self.marks.hit(Mark::WindowFull);
         }
         request.reply_to = from;
-        let (then, wall) = self.ordering.day;
         // Execution takes the highest time so far, so a clock behind a predecessor's does
         // no harm.
-        let time = wall + now.since(then);
+        let time = self.day(now);
         self.append(self.log.len() + 1, Entry::Value { time, request });
         if self.timers.prepare.is_none() {
             self.timers.prepare = Some(now + self.config.timing.gap_retry);

@@ -114,6 +114,7 @@ impl<A: Application> Replica<A> {
         let written = memory.records.iter().map(Vec::len).sum();
         replica.journal = Some(Journal::of(meta, written, memory.checkpoint.len()));
         replica.leave_boot();
+        replica.clock.wake();
         replica.resume(now);
         Ok(replica)
     }

@@ -377,7 +377,8 @@ impl<A: Application> Replica<A> {
             self.send(Peer::Replicas, Body::StartView(Box::new(start.clone())));
             self.start = Some(start);
             self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
-            self.grant_session();
+            self.clock.received(now, self.log_time);
+            self.grant_session(now);
         } else {
             self.marks.hit(Mark::ViewEntered);
             self.start = None;

@@ -256,11 +256,11 @@ impl<A: Application> Replica<A> {
         }
         if self.session != 0 && nonce == self.nonce {
             self.granted = false;
-            return self.grant_session();
+            return self.grant_session(now);
         }
         if self.session != 0 && self.config.broken(Mutation::SessionReused) {
             (self.nonce, self.granted) = (nonce, false);
-            return self.grant_session();
+            return self.grant_session(now);
         }
         self.marks.hit(Mark::SessionRequested);
         self.wanted_session = Some(nonce);
@@ -268,20 +268,21 @@ impl<A: Application> Replica<A> {
     }
 
     /// Grants the session once a majority knows it.
-    pub(super) fn grant_session(&mut self) {
+    pub(super) fn grant_session(&mut self, now: Time) {
         if self.session == 0 || self.granted || !self.in_office() || !self.decides() {
             return;
         }
         self.granted = true;
         self.marks.hit(Mark::SessionGranted);
-        let (session, nonce, time) = (self.session, self.nonce, self.log_time);
+        let (session, nonce, clock) = (self.session, self.nonce, self.clock(now));
+        let time = clock.unwrap_or(self.log_time);
         self.send(
             Peer::Sequencer(sequencer_of(nonce)),
             Body::SessionGrant {
                 session,
                 nonce,
                 time,
-                runs: false,
+                runs: clock.is_some(),
             },
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    Alarm, Answer, Client, Disk, Effect, GroupConfig, Mark, Memory, Message, Peer, Persist,
+    Alarm, Answer, Client, Disk, Effect, GroupConfig, Mark, Memory, Message, Peer, Persist, Place,
     Protocol, Replica, RequestId, Role, Sequencer, Unknown,
 };
 use stateplane_state::{Application, SnapshotError};
@@ -25,6 +25,16 @@ impl Application for Journal {
     fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
         self.ops.push((at, op.to_vec()));
         reply.extend_from_slice(&(self.ops.len() as u64).to_be_bytes());
+    }
+
+    fn read(&mut self, _: LogTime, op: &[u8], reply: &mut Vec<u8>) -> bool {
+        // As long as asked for, if it is long.
+        let count = (self.ops.len() as u64).to_be_bytes();
+        reply.extend_from_slice(&count);
+        if op == b"long" {
+            reply.resize(5_000, 7);
+        }
+        op != b"due"
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -74,6 +84,7 @@ pub struct World {
     pub sequencer: Option<Sequencer>,
     pub client: Client,
     pub done: BTreeMap<RequestId, Result<Vec<u8>, Unknown>>,
+    pub places: BTreeMap<RequestId, Place>,
     /// Messages sent so far, by kind.
     pub sent: BTreeMap<&'static str, u64>,
     /// True = lose the message.
@@ -109,6 +120,7 @@ impl World {
             sequencer: None,
             client: Client::new(config.clone(), CLIENT, 5),
             done: BTreeMap::new(),
+            places: BTreeMap::new(),
             sent: BTreeMap::new(),
             lose: Box::new(|_, _, _| false),
             hold: Box::new(|_, _, _| false),
@@ -373,6 +385,9 @@ impl World {
             self.route(Node::Client, effect);
         }
         while let Some((id, outcome)) = self.client.poll_done() {
+            if let Ok(committed) = &outcome {
+                self.places.insert(id, committed.place);
+            }
             self.done
                 .insert(id, outcome.map(|committed| committed.reply));
         }

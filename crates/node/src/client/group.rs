@@ -6,13 +6,13 @@ use std::os::fd::BorrowedFd;
 
 use stateplane_base::{ClientId, Time};
 use stateplane_functions::Ticket;
-use stateplane_group::{Client, Effect, RequestId};
+use stateplane_group::{Busy, Client, Effect, RequestId};
 use stateplane_wire::group::leader_of;
 use tracing::warn;
 
 use super::{Bounds, Done, Missed};
 use crate::channel::{Channel, Counters};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::peers::Peers;
 use crate::sequencer::random;
 
@@ -35,7 +35,7 @@ pub struct GroupClient {
 impl GroupClient {
     /// The client `id` at `node`, which speaks through `channel`.
     pub fn new(config: &Config, node: &str, id: ClientId, channel: Channel) -> Self {
-        let peers = Peers::new(config, node);
+        let peers = Peers::new(config, node, Role::Function);
         let core = Client::new(peers.group_config(), id, random());
         Self {
             core,
@@ -48,7 +48,17 @@ impl GroupClient {
     }
 
     pub(super) fn submit(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
-        match self.core.submit(now, op) {
+        let taken = self.core.submit(now, op);
+        self.await_end(ticket, taken);
+    }
+
+    pub(super) fn read(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
+        let taken = self.core.submit_read(now, op);
+        self.await_end(ticket, taken);
+    }
+
+    fn await_end(&mut self, ticket: Ticket, taken: Result<RequestId, Busy>) {
+        match taken {
             Ok(request) => {
                 self.tickets.insert(request, ticket);
             }

@@ -125,7 +125,8 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
     fn carry_out_effects(&mut self, now: Time) {
         while let Some(effect) = self.runtime.poll_effect() {
             match effect {
-                Effect::Submit { ticket, op } => self.state.submit(now, ticket, op),
+                Effect::Submit { ticket, op, reads } if reads => self.state.read(now, ticket, op),
+                Effect::Submit { ticket, op, .. } => self.state.submit(now, ticket, op),
                 Effect::Release { frame, parked } => {
                     let Some(frame) = self.pool.unpark(HostFrame(frame.0)) else {
                         continue;

@@ -16,6 +16,8 @@ pub struct Record {
     pub invoked: u64,
     /// When it learned what, if it ever did.
     pub ended: Option<Ended>,
+    /// A read that took no slot: how many operations the state it saw had executed.
+    pub read_at: Option<u64>,
 }
 
 /// How an operation ended for its client.

@@ -54,6 +54,7 @@ pub struct Get<'a> {
 
 impl Operation for Get<'_> {
     const PROCEDURE: ProcedureId = ProcedureId::of("counter.get", 1);
+    const READS: bool = true;
     type Reply = i64;
 
     fn arguments(&self, out: &mut Vec<u8>) {

@@ -36,6 +36,7 @@ pub struct Get<'a> {
 
 impl Operation for Get<'_> {
     const PROCEDURE: ProcedureId = ProcedureId::of("kv.get", 1);
+    const READS: bool = true;
     type Reply = Option<Vec<u8>>;
 
     fn arguments(&self, out: &mut Vec<u8>) {

@@ -67,6 +67,7 @@ pub struct Len<'a> {
 
 impl Operation for Len<'_> {
     const PROCEDURE: ProcedureId = ProcedureId::of("queue.len", 1);
+    const READS: bool = true;
     type Reply = u64;
 
     fn arguments(&self, out: &mut Vec<u8>) {

@@ -189,6 +189,7 @@ impl Lookup {
 
 impl Operation for Lookup {
     const PROCEDURE: ProcedureId = super::LOOKUP;
+    const READS: bool = true;
     type Reply = Found;
 
     fn arguments(&self, out: &mut Vec<u8>) {
@@ -369,6 +370,7 @@ impl List {
 
 impl Operation for List {
     const PROCEDURE: ProcedureId = super::LIST;
+    const READS: bool = true;
     type Reply = Page;
 
     fn arguments(&self, out: &mut Vec<u8>) {

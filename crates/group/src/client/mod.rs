@@ -1,10 +1,14 @@
 //! The client: many outstanding operations, each done when a majority of the
 //! replicas, the leader among them, put its request into the same slot of the
-//! same view (paper, section 5.2).
+//! same view (paper, section 5.2). What only reads can do without a slot, see
+//! [`read`].
 //!
 //! An operation keeps its request id through all repetitions, so the replicas'
 //! client table executes it once. One that got no majority by its deadline ends
 //! as [`Unknown`]: it may or may not have been executed, now or later.
+
+mod read;
+mod tally;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -12,11 +16,12 @@ use core::time::Duration;
 
 use stateplane_base::{ClientId, ReplicaId, Time};
 use stateplane_wire::group::{
-    Address, Batch, Body, Formation, Message, OpResult, Outcome, Reply, Request, Session, Slot,
-    View, leader_of,
+    Address, Batch, Body, Formation, Message, Request, Slot, View, leader_of,
 };
 
-use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer, Protocol};
+use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+use read::Asking;
+use tally::{Key, Tally};
 
 /// An operation of this client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -57,6 +62,8 @@ pub struct Place {
     /// The slot it was executed in. Operations that share a slot were executed in the order
     /// of their ids.
     pub slot: Slot,
+    /// It took no slot, but read the state after `slot`.
+    pub read: bool,
 }
 
 /// What a client tells about itself.
@@ -76,17 +83,16 @@ struct Pending {
     submitted: Time,
     due: Time,
     tries: u32,
+    way: Way,
 }
 
-/// Replies that agree are those with the same key.
-type Key = (Formation, View, Session, Slot);
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-struct Tally {
-    /// Who replied, one bit each.
-    replicas: u16,
-    /// The leader's results, until there is a majority.
-    results: Vec<OpResult>,
+/// How an operation gets its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Way {
+    /// From the log.
+    Slot,
+    /// From the replicas' present state.
+    Read,
 }
 
 /// The client core.
@@ -98,6 +104,12 @@ pub struct Client {
     pending: BTreeMap<u64, Pending>,
     /// Submitted, not yet sent.
     fresh: Vec<u64>,
+    /// The same, without a slot.
+    fresh_reads: Vec<u64>,
+    /// Reads under way, by serial.
+    askings: BTreeMap<u64, Asking>,
+    /// The last serial.
+    asked: u64,
     due: BTreeSet<(Time, u64)>,
     tallies: BTreeMap<Key, Tally>,
     /// Their keys, oldest first.
@@ -116,9 +128,6 @@ pub struct Client {
     marks: Marks,
 }
 
-/// Bytes an operation adds to a batch besides itself.
-const OP_OVERHEAD: usize = 10;
-
 impl Client {
     /// A client that just started: `id` is never reused, `seed` decorrelates
     /// the retries of different clients.
@@ -129,6 +138,9 @@ impl Client {
             next: 1,
             pending: BTreeMap::new(),
             fresh: Vec::new(),
+            fresh_reads: Vec::new(),
+            askings: BTreeMap::new(),
+            asked: 0,
             due: BTreeSet::new(),
             tallies: BTreeMap::new(),
             tallied: VecDeque::new(),
@@ -147,6 +159,12 @@ impl Client {
     /// Takes an operation. Those taken before the next [`Self::poll_effect`]
     /// share datagrams.
     pub fn submit(&mut self, now: Time, op: Vec<u8>) -> Result<RequestId, Busy> {
+        let id = self.take(now, op, Way::Slot)?;
+        self.fresh.push(id.0);
+        Ok(id)
+    }
+
+    fn take(&mut self, now: Time, op: Vec<u8>, way: Way) -> Result<RequestId, Busy> {
         if op.len() > self.config.limits.operation {
             return Err(Busy::TooLarge);
         }
@@ -165,10 +183,10 @@ impl Client {
                 submitted: now,
                 due,
                 tries: 0,
+                way,
             },
         );
         self.due.insert((due, id));
-        self.fresh.push(id);
         Ok(RequestId(id))
     }
 
@@ -202,7 +220,7 @@ impl Client {
             let Some(pending) = self.pending.get(id) else {
                 continue;
             };
-            let size = batch.size() + pending.op.len() + OP_OVERHEAD;
+            let size = batch.size() + pending.op.len() + Batch::OVERHEAD;
             if !batch.is_empty() && size > self.config.limits.batch_bytes
                 || !batch.push(*id, &pending.op)
             {
@@ -238,68 +256,25 @@ impl Client {
 
     /// Handles a reply.
     pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
-        let (Peer::Replica(replica), Body::Reply(reply)) = (from, msg.body) else {
+        let Peer::Replica(ReplicaId(replica)) = from else {
             return;
         };
-        if replica.0 != reply.replica || reply.quorum == 0 || reply.client != self.id {
-            return;
-        }
-        if reply.view >= self.view {
-            (self.view, self.sequencer) = (reply.view, reply.sequencer);
-            self.leader = ReplicaId(leader_of(reply.view));
-            self.heard = now;
-        }
-        self.count(now, msg.formation, reply);
-    }
-
-    /// Adds a reply to those it agrees with.
-    fn count(&mut self, now: Time, formation: Formation, reply: Reply) {
-        let key = (formation, reply.view, reply.session, reply.slot);
-        let key = match self.config.broken(Mutation::QuorumAcrossViews) {
-            true => (formation, 0, 0, reply.slot),
-            false => key,
+        let ours = |said: u8, client: ClientId, quorum: u8| {
+            said == replica && client == self.id && quorum > 0
         };
-        let leader = leader_of(reply.view);
-        let tally = self.tallies.entry(key).or_insert_with(|| {
-            self.tallied.push_back(key);
-            Tally::default()
-        });
-        tally.replicas |= 1 << (reply.replica & 15);
-        if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
-            tally.results.extend(reply.results);
-        }
-        let quorum = match self.config.protocol {
-            Protocol::Nopaxos => usize::from(reply.quorum),
-            // The leader answers what a majority has acknowledged.
-            Protocol::Vr { .. } => 1,
-        };
-        let counted =
-            tally.replicas.count_ones() as usize + self.config.short(Mutation::ClientQuorum);
-        let majority = counted >= quorum;
-        if majority && tally.replicas & (1 << leader) != 0 {
-            let (view, slot) = (reply.view, reply.slot);
-            for result in core::mem::take(&mut tally.results) {
-                if let Outcome::Done {
-                    earlier,
-                    result: part,
-                } = result.outcome
-                {
-                    let place = Place {
-                        formation,
-                        view,
-                        slot: earlier.unwrap_or(slot),
-                    };
-                    let reply = part.bytes;
-                    self.finish(now, result.id, Committed { reply, place });
+        match msg.body {
+            Body::Reply(m) if ours(m.replica, m.client, m.quorum) => {
+                if m.view >= self.view && m.sequencer < self.config.sequencers {
+                    (self.view, self.sequencer) = (m.view, m.sequencer);
+                    self.leader = ReplicaId(leader_of(m.view));
+                    self.heard = now;
                 }
+                self.count(now, msg.formation, m);
             }
-        }
-        // Slots long past get no more replies. Age is when we first heard of one, not its
-        // number: a group that formed anew may count its life lower than the one before.
-        while self.tallied.len() > self.config.limits.window as usize * 2 {
-            if let Some(oldest) = self.tallied.pop_front() {
-                self.tallies.remove(&oldest);
+            Body::ReadReply(m) if ours(m.replica, m.client, m.quorum) => {
+                self.on_read_reply(now, msg.formation, m);
             }
+            _ => {}
         }
     }
 
@@ -332,7 +307,7 @@ impl Client {
 
     /// Repeats what is due and gives up what is overdue.
     pub fn on_timer(&mut self, now: Time) {
-        let mut again = Vec::new();
+        let (mut again, mut reads) = (Vec::new(), Vec::new());
         while let Some(&(at, id)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, id));
             let pending = self.pending.get_mut(&id).expect("what is due is pending");
@@ -350,20 +325,25 @@ impl Client {
             let due = (now + self.patience(tries)).min(deadline);
             self.pending.get_mut(&id).expect("still there").due = due;
             self.due.insert((due, id));
-            again.push(id);
-            self.marks.hit(Mark::Retransmitted);
+            if self.reads_on(id) {
+                reads.push(id);
+            } else {
+                again.push(id);
+                self.marks.hit(Mark::Retransmitted);
+            }
         }
         if !again.is_empty() {
             self.try_another_leader(now);
         }
         #[cfg(feature = "mutations")]
-        if self.config.broken(Mutation::RetryRenamed) {
+        if self.config.broken(crate::Mutation::RetryRenamed) {
             self.send_renamed(&again);
         }
         self.send(&again);
+        self.ask(&reads);
     }
 
-    /// [`Mutation::RetryRenamed`]: the same operations, as if they were others.
+    /// [`crate::Mutation::RetryRenamed`]: the same operations, as if they were others.
     #[cfg(feature = "mutations")]
     fn send_renamed(&mut self, ids: &[u64]) {
         let ops: Vec<_> = ids
@@ -393,6 +373,10 @@ impl Client {
         if !self.fresh.is_empty() {
             let fresh = core::mem::take(&mut self.fresh);
             self.send(&fresh);
+        }
+        if !self.fresh_reads.is_empty() {
+            let fresh = core::mem::take(&mut self.fresh_reads);
+            self.ask(&fresh);
         }
         self.effects.pop_front()
     }
@@ -440,6 +424,10 @@ impl Client {
             self.tallied.len(),
             "every tally has its place in the order"
         );
+        assert!(
+            self.askings.len() <= self.config.limits.window as usize,
+            "reads under way are bounded"
+        );
     }
 }
 
@@ -451,7 +439,7 @@ fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
 mod tests {
     use super::*;
     use alloc::vec;
-    use stateplane_wire::group::ResultPart;
+    use stateplane_wire::group::{OpResult, Outcome, Reply, ResultPart, Slot};
 
     /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
     fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
@@ -497,6 +485,7 @@ mod tests {
             formation: 999,
             view: 0,
             slot: 1,
+            read: false,
         };
         assert_eq!((done, committed.reply), (id, vec![7]));
         assert_eq!(committed.place, place);

@@ -1,0 +1,74 @@
+//! Operations with a slot: who answered for which, and when that is a majority.
+
+use alloc::vec::Vec;
+
+use stateplane_base::Time;
+use stateplane_wire::group::{Formation, OpResult, Outcome, Reply, Session, Slot, View, leader_of};
+
+use super::{Client, Committed, Place};
+use crate::{Mutation, Protocol};
+
+/// Replies that agree are those with the same key.
+pub(super) type Key = (Formation, View, Session, Slot);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Tally {
+    /// Who replied, one bit each.
+    replicas: u16,
+    /// The leader's results, until there is a majority.
+    results: Vec<OpResult>,
+}
+
+impl Client {
+    /// Adds a reply to those it agrees with.
+    pub(super) fn count(&mut self, now: Time, formation: Formation, reply: Reply) {
+        let key = (formation, reply.view, reply.session, reply.slot);
+        let key = match self.config.broken(Mutation::QuorumAcrossViews) {
+            true => (formation, 0, 0, reply.slot),
+            false => key,
+        };
+        let leader = leader_of(reply.view);
+        let tally = self.tallies.entry(key).or_insert_with(|| {
+            self.tallied.push_back(key);
+            Tally::default()
+        });
+        tally.replicas |= 1 << (reply.replica & 15);
+        if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
+            tally.results.extend(reply.results);
+        }
+        let quorum = match self.config.protocol {
+            Protocol::Nopaxos => usize::from(reply.quorum),
+            // The leader answers what a majority has acknowledged.
+            Protocol::Vr { .. } => 1,
+        };
+        let counted =
+            tally.replicas.count_ones() as usize + self.config.short(Mutation::ClientQuorum);
+        let majority = counted >= quorum;
+        if majority && tally.replicas & (1 << leader) != 0 {
+            let (view, slot) = (reply.view, reply.slot);
+            for result in core::mem::take(&mut tally.results) {
+                if let Outcome::Done {
+                    earlier,
+                    result: part,
+                } = result.outcome
+                {
+                    let place = Place {
+                        formation,
+                        view,
+                        slot: earlier.unwrap_or(slot),
+                        read: false,
+                    };
+                    let reply = part.bytes;
+                    self.finish(now, result.id, Committed { reply, place });
+                }
+            }
+        }
+        // Slots long past get no more replies. Age is when we first heard of one, not its
+        // number: a group that formed anew may count its life lower than the one before.
+        while self.tallied.len() > self.config.limits.window as usize * 2 {
+            if let Some(oldest) = self.tallied.pop_front() {
+                self.tallies.remove(&oldest);
+            }
+        }
+    }
+}

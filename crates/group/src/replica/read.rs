@@ -1,0 +1,72 @@
+//! Reads without a slot: what the state is, and how far the log reaches. Why a
+//! client may trust f+1 such answers is said in `client::read`.
+
+use alloc::vec::Vec;
+
+use stateplane_base::Time;
+use stateplane_state::Application;
+use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply, ResultPart};
+
+use super::{Replica, Status};
+use crate::{Mark, Peer};
+
+impl<A: Application> Replica<A> {
+    /// The leader answers from its state; a follower says that it follows, and how far.
+    pub(super) fn on_read(&mut self, now: Time, at: Address, m: &Read) {
+        // While members change, f+1 of the new ones do not speak for the former.
+        if self.status != Status::Normal || !self.decides() {
+            return;
+        }
+        if !self.is_leader() {
+            return self.read_reply(at, m, Vec::new());
+        }
+        let clock = self.clock(now).unwrap_or(self.log_time);
+        let room = self.config.limits.reply_bytes;
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        for (id, piece) in m.batch.iter().filter(|(_, piece)| piece.is_all()) {
+            let mut reply = Vec::new();
+            let current = self.app.read(clock, piece.bytes, &mut reply);
+            let outcome = if !current {
+                self.marks.hit(Mark::ReadOutdated);
+                Outcome::Refused
+            } else if reply.len() > room {
+                self.marks.hit(Mark::ReadTooLong);
+                Outcome::Refused
+            } else {
+                let result = ResultPart::all(reply);
+                Outcome::Done {
+                    earlier: None,
+                    result,
+                }
+            };
+            let result = OpResult { id, outcome };
+            if bytes + result.size() > room && !part.is_empty() {
+                self.read_reply(at, m, core::mem::take(&mut part));
+                bytes = 0;
+            }
+            bytes += result.size();
+            part.push(result);
+        }
+        self.read_reply(at, m, part);
+    }
+
+    fn read_reply(&mut self, at: Address, m: &Read, results: Vec<OpResult>) {
+        // A leader that orders by itself executes what is final, and its log goes on.
+        let slot = if self.is_leader() {
+            self.executed
+        } else {
+            self.log.len()
+        };
+        let reply = ReadReply {
+            view: self.view,
+            session: self.session,
+            slot,
+            replica: self.me,
+            quorum: u8::try_from(self.members.quorum()).expect("a group is small"),
+            client: m.client,
+            serial: m.serial,
+            results,
+        };
+        self.send(Peer::Client(m.client, at), Body::ReadReply(reply));
+    }
+}
