@@ -199,14 +199,14 @@ impl Chaos {
         Strike::Leap(node, own, day - i64::try_from(200 * MS).expect("short"))
     }
 
-    /// Cuts the links from one node, most often the sequencer, to some replicas.
+    /// Cuts the links from one node, most often the one that orders, to some replicas.
     fn deafen(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
         let aloof = self.target(sight, sight.layout.replicas);
-        let from = if self.dice.chance(0.6) {
-            sight.layout.sequencer(0)
-        } else {
-            aloof
+        let orders = match sight.sequencer_up {
+            true => sight.layout.sequencer(0),
+            false => sight.leader.unwrap_or(aloof),
         };
+        let from = if self.dice.chance(0.6) { orders } else { aloof };
         let deaf = |dice: &mut Dice| dice.chance(0.5);
         (0..sight.layout.replicas)
             .filter(|to| *to != from && deaf(&mut self.dice))

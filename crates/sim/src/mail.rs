@@ -28,6 +28,8 @@ const LONGEST: usize = 65_507;
 enum Content<'a> {
     /// The body of an envelope.
     Body(&'a [u8]),
+    /// The same where it decides the order.
+    Order(&'a [u8]),
     /// A request, to be sealed.
     Request(&'a Request),
     /// A packet as it is.
@@ -43,12 +45,15 @@ impl World<'_> {
             Body::Request(request) => Content::Request(request),
             _ => {
                 message.encode(&mut body);
-                Content::Body(&body)
+                match message.body {
+                    Body::Prepare(_) => Content::Order(&body),
+                    _ => Content::Body(&body),
+                }
             }
         };
         let sent = match to {
             Peer::Replicas => {
-                if self.layout.sequences(from) {
+                if self.orders(from, content) {
                     self.network.multicast();
                 }
                 (0..self.layout.replicas)
@@ -72,6 +77,11 @@ impl World<'_> {
         sent
     }
 
+    /// Whether a message is what decides the order: it has dangers of its own.
+    fn orders(&self, from: usize, content: Content<'_>) -> bool {
+        self.layout.sequences(from) || matches!(content, Content::Order(_))
+    }
+
     /// Seals one datagram and hands it to the network.
     fn post(
         &mut self,
@@ -80,10 +90,11 @@ impl World<'_> {
         content: Content<'_>,
         what: &impl Debug,
     ) -> Result<(), String> {
+        let ordering = self.orders(from, content);
         self.nodes[from].counter += 1;
         let choice = self.network.choice(from, target);
         let kept = self.tape.keeps(choice);
-        let fate = self.network.route(self.now, from, target, kept);
+        let fate = self.network.route(self.now, from, target, ordering, kept);
         if kept {
             self.tape.note(choice, fate.loud);
         }
@@ -114,7 +125,7 @@ impl World<'_> {
         bytes.clear();
         let node = &self.nodes[from];
         match content {
-            Content::Body(body) => {
+            Content::Body(body) | Content::Order(body) => {
                 let header = Header {
                     kind: Kind::Group,
                     cluster: CLUSTER,

@@ -14,9 +14,9 @@ pub(crate) struct LinkPlan {
     pub reorder: bool,
     /// Probability of loss on any link.
     pub loss: f64,
-    /// Probability of loss on links from the sequencer to a replica.
+    /// Probability of loss of what decides the order: a sequencer's messages, Prepares.
     pub ordered_loss: f64,
-    /// Probability that a multicast of the sequencer goes wrong as a whole: what
+    /// Probability that the multicast of such a message goes wrong as a whole: what
     /// several replicas miss at once is what they must agree about.
     pub bad: f64,
     /// Probability that a copy of a bad multicast is lost.
@@ -69,7 +69,6 @@ struct Link {
 pub(crate) struct Network {
     plan: LinkPlan,
     nodes: usize,
-    layout: Layout,
     /// By `from * nodes + to`.
     links: Vec<Link>,
     /// The present multicast goes wrong.
@@ -90,7 +89,6 @@ impl Network {
         Self {
             plan,
             nodes,
-            layout,
             links: (0..nodes * nodes).map(link).collect(),
             bad: false,
             dice: Dice::new(seed, Stream::Network),
@@ -125,7 +123,7 @@ impl Network {
         self.bad = false;
     }
 
-    /// A sequencer is about to send the copies of one message.
+    /// Whoever orders is about to send the copies of one message.
     pub(crate) fn multicast(&mut self) {
         self.bad = self.dice.chance(self.plan.bad);
     }
@@ -139,12 +137,20 @@ impl Network {
         }
     }
 
-    /// Decides what becomes of a datagram sent now: up to two copies arrive. If
+    /// Decides what becomes of a datagram sent now, which may be one that decides the
+    /// order: up to two copies arrive. If
     /// the choice is not kept, it arrives in order after the smallest delay.
-    pub(crate) fn route(&mut self, now: u64, from: usize, to: usize, kept: bool) -> Fate {
-        let bad = self.bad && self.layout.sequences(from);
+    pub(crate) fn route(
+        &mut self,
+        now: u64,
+        from: usize,
+        to: usize,
+        ordering: bool,
+        kept: bool,
+    ) -> Fate {
+        let bad = self.bad && ordering;
         let plan = &self.plan;
-        let loss = match (self.layout.sequences(from), bad) {
+        let loss = match (ordering, bad) {
             (_, true) => plan.bad_loss,
             (true, false) => plan.loss.max(plan.ordered_loss),
             (false, _) => plan.loss,
@@ -239,7 +245,7 @@ mod tests {
         let mut network = network(calm());
         let mut last = 0;
         for now in 0..500 {
-            let Fate { copies, loud } = network.route(now, 0, 1, true);
+            let Fate { copies, loud } = network.route(now, 0, 1, false, true);
             let at = copies[0].expect("arrives").at;
             assert!(at > last && copies[1].is_none() && !loud);
             last = at;
@@ -252,19 +258,19 @@ mod tests {
         network.block(0, 1, true);
         network.block(0, 1, true);
         network.block(0, 1, false);
-        assert_eq!(network.route(0, 0, 1, true).copies, [None, None]);
-        assert!(network.route(0, 1, 0, true).copies[0].is_some());
+        assert_eq!(network.route(0, 0, 1, false, true).copies, [None, None]);
+        assert!(network.route(0, 1, 0, false, true).copies[0].is_some());
         network.heal();
-        assert!(network.route(0, 0, 1, true).copies[0].is_some());
+        assert!(network.route(0, 0, 1, false, true).copies[0].is_some());
     }
 
     #[test]
     fn what_is_sent_into_a_clog_arrives_after_it() {
         let mut network = network(calm());
         network.clog(0, 1, 900_000);
-        let early = network.route(0, 0, 1, true).copies[0].expect("arrives");
+        let early = network.route(0, 0, 1, false, true).copies[0].expect("arrives");
         assert_eq!(early.at, 900_000);
-        let late = network.route(2_000_000, 0, 1, true).copies[0].expect("arrives");
+        let late = network.route(2_000_000, 0, 1, false, true).copies[0].expect("arrives");
         assert!(late.at > 2_000_000);
     }
 
@@ -274,9 +280,9 @@ mod tests {
             ordered_loss: 1.0,
             ..calm()
         });
-        let lost = network.route(0, 2, 1, true);
+        let lost = network.route(0, 2, 1, true, true);
         assert!(lost.loud && lost.copies == [None, None]);
-        assert!(network.route(0, 0, 1, true).copies[0].is_some());
+        assert!(network.route(0, 0, 1, false, true).copies[0].is_some());
     }
 
     #[test]
@@ -294,13 +300,13 @@ mod tests {
         for serial in 0..200 {
             assert_eq!(part.choice(0, 1).serial, serial);
             let kept = serial != 100;
-            let fate = part.route(0, 0, 1, kept);
+            let fate = part.route(0, 0, 1, false, kept);
             if kept {
-                let other = whole.route(0, 0, 1, true);
+                let other = whole.route(0, 0, 1, false, true);
                 lost += u32::from(other.copies[0].is_none());
                 assert_eq!(fate, other);
             } else {
-                whole.route(0, 0, 1, true);
+                whole.route(0, 0, 1, false, true);
                 assert!(fate.copies[0].is_some() && fate.copies[1].is_none() && !fate.loud);
             }
         }

@@ -263,6 +263,7 @@ pub(crate) fn role(
         Kind::Replica(number) => {
             let me = ReplicaId(u8::try_from(number).expect("replicas are few"));
             let app = Recorder::new(store::empty(secret), Rc::clone(&node.story));
+            let day = node.day(now);
             let (life, now) = (Incarnation(life), node.clock.local(now));
             let core = match found {
                 None => Replica::new(config, me, life, app),
@@ -271,7 +272,7 @@ pub(crate) fn role(
                 Some(Found::Memory(memory)) => Replica::recover(config, me, &memory, app, now)
                     .map_err(|error| format!("recover: {error}"))?,
             };
-            Role::Replica(Box::new(core))
+            Role::Replica(Box::new(core.with_day(now, day)))
         }
         Kind::Sequencer(i) => {
             let me = u8::try_from(i).expect("sequencers are few");
@@ -289,6 +290,7 @@ pub(crate) fn role(
 /// small that logs are truncated and snapshots travel in many pieces.
 pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
     let mut config = GroupConfig::new(plan.replicas);
+    config.protocol = plan.protocol;
     config.timing.deadline = Duration::from_millis(1_000);
     config.origin = plan.near.unwrap_or_default();
     if plan.small_limits {

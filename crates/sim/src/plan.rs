@@ -6,7 +6,7 @@ use crate::dice::{Dice, Stream};
 use crate::network::LinkPlan;
 use core::fmt;
 use core::str::FromStr;
-use stateplane_group::Origin;
+use stateplane_group::{Origin, Protocol};
 
 /// Nanoseconds in a microsecond and a millisecond.
 pub(crate) const US: u64 = 1_000;
@@ -72,6 +72,8 @@ named! {
         Durable = "durable",
         /// Replicas with disks, all of which lose power at once.
         PowerLoss = "power-loss",
+        /// The leader orders (VR), and what it sends is lost, late and cut short.
+        Vr = "vr",
         /// No faults at all.
         Calm = "calm",
     }
@@ -162,6 +164,7 @@ pub(crate) struct Plan {
     /// The profile actually followed (never [`Profile::Mixed`]).
     pub profile: Profile,
     pub faults: Faults,
+    pub protocol: Protocol,
     pub replicas: u8,
     pub clients: usize,
     pub ops_per_client: usize,
@@ -212,6 +215,7 @@ impl Plan {
                 | Profile::Pause
                 | Profile::Durable
                 | Profile::PowerLoss
+                | Profile::Vr
         );
         let faulty_until = dice.between(200, 1_000) * MS;
         let ops_per_client = dice.between(10, 70) as usize;
@@ -226,10 +230,18 @@ impl Plan {
         // of the time, some evenly, some all at once.
         let even = faulty_until / ops_per_client as u64;
         let near = near(dice);
+        let protocol = protocol(profile, dice);
+        let lone = dice.chance(0.1) && protocol != Protocol::Nopaxos;
+        let three = dice.chance(0.7);
         Self {
             profile,
             faults,
-            replicas: if dice.chance(0.7) { 3 } else { 5 },
+            protocol,
+            replicas: match (lone, three) {
+                (true, _) => 1,
+                (_, true) => 3,
+                _ => 5,
+            },
             clients: dice.below(4) + 1,
             ops_per_client,
             outstanding: if busy { 16 } else { dice.below(4) + 1 },
@@ -260,8 +272,19 @@ impl Plan {
     }
 }
 
+/// Who orders: the leader where that is what a seed is about, and now and then in a swarm.
+fn protocol(profile: Profile, dice: &mut Dice) -> Protocol {
+    let batch = [1, 3, 64][dice.below(3)];
+    let swarm = dice.chance(0.2) && profile == Profile::Swarm;
+    if swarm || profile == Profile::Vr {
+        Protocol::Vr { batch }
+    } else {
+        Protocol::Nopaxos
+    }
+}
+
 fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
-    const TARGETED: [Profile; 9] = [
+    const TARGETED: [Profile; 10] = [
         Profile::Stray,
         Profile::FailoverStorm,
         Profile::Gaps,
@@ -271,6 +294,7 @@ fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
         Profile::NearWrap,
         Profile::Durable,
         Profile::PowerLoss,
+        Profile::Vr,
     ];
     let swarm = dice.chance(0.5);
     let target = TARGETED[dice.below(TARGETED.len())];
@@ -323,6 +347,7 @@ fn classes(profile: Profile, dice: &mut Dice) -> Faults {
             Fault::Leader,
             Fault::Sequencer,
         ],
+        Profile::Vr => &[Fault::Leader, Fault::Crash, Fault::Loss, Fault::Reorder],
         Profile::Pause => &[Fault::Pause, Fault::Clog, Fault::Leap, Fault::Leader],
     };
     aimed.iter().fold(extra, |set, fault| set.with(*fault))

@@ -15,7 +15,7 @@ use crate::store;
 use crate::tape::{Choice, Choices, Tape};
 use crate::watch::Watch;
 use crate::workload::Workload;
-use stateplane_group::{Effect, Message, Mutation, Peer};
+use stateplane_group::{Effect, Message, Mutation, Peer, Protocol};
 use stateplane_wire::envelope::Key;
 use stateplane_wire::oum::Keys;
 use std::cell::RefCell;
@@ -282,6 +282,9 @@ impl World<'_> {
 
     /// Starts a node's process in a new life.
     pub(crate) fn start(&mut self, index: usize) -> Result<(), String> {
+        if self.layout.sequences(index) && self.plan.protocol != Protocol::Nopaxos {
+            return Ok(()); // that machine has nothing to do
+        }
         self.gather_marks(index);
         self.nodes[index].rise(&mut self.dice);
         let found = self.read_disk(index)?;

@@ -14,9 +14,9 @@ Examples:
   stateplane sim --seeds 200 --profile gaps --json
   stateplane sim --seeds 1 --from 4711 --trace       one world, message by message
 
-Profiles: mixed, swarm, stray, failover-storm, gaps, restart, sequencer, pause, calm. A seed
-decides everything, so a failed one fails again. Exit codes: 0 every check held in
-every seed, 1 one did not.";
+Profiles: mixed, swarm, stray, failover-storm, gaps, restart, sequencer, pause, vr,
+calm. A seed decides everything, so a failed one fails again. Exit codes: 0 every check
+held in every seed, 1 one did not.";
 
 /// `stateplane sim …`
 #[derive(Args, Clone, Debug)]
