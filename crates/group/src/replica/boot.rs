@@ -222,8 +222,13 @@ impl<A: Application> Replica<A> {
             }
             return;
         }
-        self.boot.hinted = Some(now);
         let known = hint.members.life(self.me);
+        if known == self.incarnation && self.me != 0 {
+            // The group has us already: no other is to be joined, and its leader's next
+            // repetition of the view's start takes us in, also that of a formation.
+            return;
+        }
+        self.boot.hinted = Some(now);
         if known > self.incarnation {
             // A former life of ours, it seems, had a clock ahead of ours. Scatter, so that
             // the next life with the same clock does not choose the same.
