@@ -24,7 +24,8 @@ struct Group {
 }
 
 impl Group {
-    fn new(dir: &Path) -> Self {
+    /// Three replicas, ordered by a sequencer or by their leader.
+    fn new(dir: &Path, sequencer: bool) -> Self {
         // Ports nobody uses now; the race for them is lost too rarely to matter.
         let sockets: Vec<_> = (0..4)
             .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("port"))
@@ -32,12 +33,17 @@ impl Group {
         let address = |n: usize| sockets[n].local_addr().expect("address").to_string();
         let mut text = format!(
             "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
-             admin-dir = \"{}\"\n[state]\nbackend = \"group\"\nsequencer = \"seq\"\n\
-             replicas = [\"r1\", \"r2\", \"r3\"]\n[node.seq]\nroles = [\"sequencer\"]\n\
-             control = \"{}\"\n",
-            dir.display(),
-            address(0)
+             admin-dir = \"{}\"\n[state]\nbackend = \"group\"\n\
+             replicas = [\"r1\", \"r2\", \"r3\"]\n",
+            dir.display()
         );
+        text += &match sequencer {
+            true => format!(
+                "sequencer = \"seq\"\n[node.seq]\nroles = [\"sequencer\"]\ncontrol = \"{}\"\n",
+                address(0)
+            ),
+            false => "protocol = \"vr\"\n".to_owned(),
+        };
         for n in 1..=3 {
             let address = address(n);
             text += &format!("[node.r{n}]\nroles = [\"replica\"]\ncontrol = \"{address}\"\n");
@@ -100,13 +106,23 @@ fn leader(nodes: &[Value]) -> Option<String> {
 
 #[test]
 fn a_group_survives_its_leader_and_takes_it_back() {
+    loses_its_leader_and_takes_it_back(true);
+}
+
+#[test]
+fn so_does_a_group_whose_leader_orders() {
+    loses_its_leader_and_takes_it_back(false);
+}
+
+fn loses_its_leader_and_takes_it_back(sequencer: bool) {
     let dir = tempfile::tempdir().expect("directory");
-    let group = Group::new(dir.path());
-    let _sequencer = group.start("seq");
+    let group = Group::new(dir.path(), sequencer);
+    let _sequencer = sequencer.then(|| group.start("seq"));
+    let all = 3 + usize::from(sequencer);
     let mut replicas: Vec<(String, Node)> = ["r1", "r2", "r3"]
         .map(|name| (name.to_owned(), group.start(name)))
         .into();
-    let nodes = group.wait("the group has formed", |nodes| ready(nodes) == 4);
+    let nodes = group.wait("the group has formed", |nodes| ready(nodes) == all);
     let first = leader(&nodes).expect("a leader");
 
     let (_, node) = replicas
@@ -116,10 +132,12 @@ fn a_group_survives_its_leader_and_takes_it_back() {
     node.0.kill().expect("SIGKILL");
     node.0.wait().expect("it ended");
     let next = |nodes: &[Value]| leader(nodes).is_some_and(|name| name != first);
-    group.wait("another leads", |nodes| ready(nodes) == 3 && next(nodes));
+    group.wait("another leads", |nodes| {
+        ready(nodes) == all - 1 && next(nodes)
+    });
 
     *node = group.start(&first);
-    group.wait("the former leader is back", |nodes| ready(nodes) == 4);
+    group.wait("the former leader is back", |nodes| ready(nodes) == all);
 
     let (name, node) = &mut replicas[0];
     let pid = rustix::process::Pid::from_child(&node.0);
