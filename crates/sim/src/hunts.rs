@@ -38,6 +38,7 @@ pub struct Caught {
 
 /// Ways to notice that an order once final was changed.
 const ORDER: &[&str] = &[
+    "promise",
     "canon",
     "slot",
     "lost",
