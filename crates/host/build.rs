@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 4] = ["bench", "pass", "punt", "steering"];
+const PROGRAMS: [&str; 5] = ["bench", "pass", "punt", "sequencer", "steering"];
 
 /// Where Debian keeps the versioned compilers if there is no plain one.
 const COMPILERS: [&str; 5] = ["clang", "clang-19", "clang-16", "clang-15", "clang-14"];
@@ -54,6 +54,8 @@ fn find_clang() -> Result<String, String> {
 fn compile(clang: &str, source: &Path, object: &Path) -> Result<(), String> {
     let mut command = Command::new(clang);
     command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
+    // Atomic additions that return what they found (Linux 5.12).
+    command.arg("-mcpu=v3");
     // The kernel's <asm/types.h> lies in a folder named after the machine, which clang
     // does not search for this target.
     let include = format!("/usr/include/{}", multiarch());

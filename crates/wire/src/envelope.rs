@@ -49,8 +49,7 @@ impl Key {
         Self(bytes)
     }
 
-    /// The key's bytes, for a program outside this process that must know it.
-    pub const fn bytes(&self) -> &[u8; 16] {
+    pub(crate) const fn bytes(&self) -> &[u8; 16] {
         &self.0
     }
 

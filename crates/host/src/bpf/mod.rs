@@ -3,6 +3,7 @@
 //!
 //! * [`bench`]: the two ends of the packet benchmarks
 //! * [`punt`]: hands a network function's packets to its AF_XDP sockets
+//! * [`sequencer`]: stamps requests and multicasts them to all replicas
 //! * [`steering`]: the switch that gives each flow to one instance
 //! * [`Pass`]: passes everything, so that a veth receives redirected frames
 //!
@@ -12,6 +13,7 @@
 
 pub mod bench;
 pub mod punt;
+pub mod sequencer;
 pub mod steering;
 
 use std::fmt;

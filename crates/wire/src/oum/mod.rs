@@ -41,6 +41,7 @@
 //!   former once a session and the latter for nothing.
 
 mod packet;
+mod sip;
 mod stamps;
 #[cfg(test)]
 mod tests;
@@ -49,4 +50,5 @@ pub use packet::{
     Ask, HEADER_LEN, Keys, Kind, MAGIC, OpenError, VERSION, client_id, kind, life_of, open_ordered,
     open_request, read_request, seal_request, sender_of, stamp,
 };
+pub use sip::SipState;
 pub use stamps::{GroupId, Groups, MAX_STAMPS, Stamp, Stamps};

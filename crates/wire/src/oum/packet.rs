@@ -8,9 +8,10 @@ use stateplane_base::{ClientId, Incarnation, LogTime};
 use zerocopy::byteorder::network_endian::{U16, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::sip::SipState;
 use super::{Groups, MAX_STAMPS, Stamp, Stamps};
 use crate::envelope;
-use crate::group::{Address, Batch, Formation, Ordered, Request};
+use crate::group::{Address, Batch, Formation, Ordered, Request, Session};
 
 /// The first two bytes.
 pub const MAGIC: [u8; 2] = *b"SO";
@@ -80,14 +81,19 @@ impl Keys {
         }
     }
 
-    /// What a sequencer outside this process needs to verify requests.
-    pub const fn request(&self) -> &envelope::Key {
-        &self.request
+    /// Where the outer tag of every request begins.
+    pub fn request_state(&self) -> SipState {
+        SipState::new(self.request.bytes())
     }
 
-    /// What a sequencer outside this process needs to renew the outer tag.
-    pub const fn ordered(&self) -> &envelope::Key {
-        &self.ordered
+    /// Where the outer tag of every ordered message of a session begins whose reply address
+    /// is of IPv4.
+    pub fn ordered_state(&self, formation: Formation, session: Session) -> SipState {
+        let ipv4 = [0; 8];
+        SipState::new(self.ordered.bytes())
+            .absorb(formation.to_be_bytes())
+            .absorb(session.to_be_bytes())
+            .absorb(ipv4)
     }
 
     /// The outer tag that fits a whole header.

@@ -1,0 +1,372 @@
+//! The XDP sequencer against the Rust code it stands for: the same packets, byte for byte.
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
+use stateplane_group::{GroupConfig, Message, Peer, Sequencer as Core};
+use stateplane_host::bpf::sequencer::{Identity, MAX_GROUPS, Mode, Sequencer, Target};
+use stateplane_wire::envelope::{Key, ReplayGuard};
+use stateplane_wire::group::{Address, Batch, Body, Request};
+use stateplane_wire::oum::{self, Groups, Keys};
+use support::can_make_interfaces;
+
+const HERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 7500);
+const CLIENTS: [(u16, SocketAddrV4); 2] = [
+    (7, SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 7), 7407)),
+    (0xfff3, SocketAddrV4::new(Ipv4Addr::new(192, 168, 3, 3), 80)),
+];
+const FORMATION: u64 = 0x0102_0304_0506_0708;
+const SESSION: u64 = 0x1112_1314_1516_1718;
+const NUMBER: u8 = 5;
+
+const PASS: u32 = 2;
+const DROP: u32 = 1;
+const REDIRECT: u32 = 4;
+
+/// A small generator of its own: the same packets on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 24
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+}
+
+fn keys() -> Keys {
+    Keys::derive(&Key::new([9; 16]), 3)
+}
+
+fn program() -> Sequencer {
+    let me = Identity {
+        address: HERE,
+        number: NUMBER,
+        keys: keys(),
+    };
+    Sequencer::load(&me, &CLIENTS, Mode::Authentic).expect("the kernel takes the program")
+}
+
+/// What stands beside the program: the driver of a sequencer in Rust.
+struct Reference {
+    core: Core,
+    guard: ReplayGuard,
+}
+
+impl Reference {
+    fn new() -> Self {
+        let mut config = GroupConfig::new(3);
+        config.sequencers = 16;
+        let nonce = 1 << 32;
+        let mut core = Core::new(config, NUMBER, nonce);
+        let body = Body::SessionGrant {
+            session: SESSION,
+            nonce: nonce + u64::from(NUMBER),
+            time: LogTime::ZERO,
+            runs: true,
+        };
+        let grant = Message {
+            formation: FORMATION,
+            body,
+        };
+        core.on_message(Time::ZERO, Peer::Replica(ReplicaId(0)), grant);
+        let guard = ReplayGuard::default();
+        Self { core, guard }
+    }
+
+    /// What becomes of a frame whose packet was stamped at `time`, if it was.
+    fn handle(&mut self, frame: &[u8], time: LogTime) -> (u32, Vec<u8>) {
+        let Some((at, end)) = payload(frame) else {
+            return (PASS, frame.to_vec());
+        };
+        let packet = &frame[at..];
+        if packet.len() < 4 || oum::kind(packet) != Some(oum::Kind::Request) {
+            return (PASS, frame.to_vec());
+        }
+        match end.and_then(|end| self.stamp(&frame[at..end], time)) {
+            Some(stamped) => {
+                let mut out = frame.to_vec();
+                out[at..at + stamped.len()].copy_from_slice(&stamped);
+                (REDIRECT, out)
+            }
+            None => (DROP, frame.to_vec()),
+        }
+    }
+
+    fn stamp(&mut self, packet: &[u8], time: LogTime) -> Option<Vec<u8>> {
+        let ask = oum::open_request(&keys(), packet).ok()?;
+        let sender = oum::sender_of(ask.client);
+        let (_, address) = CLIENTS.iter().find(|(client, _)| *client == sender)?;
+        let life = oum::life_of(ask.client);
+        if !self.guard.accept_from(sender, life, ask.counter) {
+            return None;
+        }
+        let stamp = self.core.stamp(Time::ZERO, time, &ask.groups)?;
+        let reply_to = Address {
+            ip: address.ip().to_ipv6_mapped().octets(),
+            port: address.port(),
+        };
+        let mut packet = packet.to_vec();
+        oum::stamp(&keys(), &stamp, reply_to, &mut packet);
+        Some(packet)
+    }
+}
+
+fn be16(frame: &[u8], at: usize) -> Option<usize> {
+    let bytes: [u8; 2] = frame.get(at..at + 2)?.try_into().ok()?;
+    Some(usize::from(u16::from_be_bytes(bytes)))
+}
+
+/// Where the UDP payload for the sequencer begins, and where it ends if the lengths agree.
+fn payload(frame: &[u8]) -> Option<(usize, Option<usize>)> {
+    let ip = match be16(frame, 12)? {
+        0x0800 => 14,
+        0x8100 if be16(frame, 16)? == 0x0800 => 18,
+        _ => return None,
+    };
+    let at = ip + 28;
+    let header = frame.get(ip..at + 4)?;
+    let here = header[0] == 0x45
+        && header[9] == 17
+        && header[16..20] == HERE.ip().octets()
+        && header[22..24] == HERE.port().to_be_bytes()
+        && be16(header, 6)? & 0x3fff == 0;
+    let (total, length) = (be16(header, 2)?, be16(header, 24)?);
+    let end = (length >= 8 && total == length + 20).then(|| ip + 20 + length);
+    here.then(|| (at, end.filter(|end| *end <= frame.len())))
+}
+
+/// A frame around a packet.
+fn frame(random: &mut Random, packet: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+    if random.one_in(3) {
+        frame.extend([0x81, 0, 0, 42]);
+    }
+    frame.extend([8, 0]);
+    let length = (packet.len() + 28) as u16;
+    frame.extend([0x45, random.next() as u8]);
+    frame.extend(length.to_be_bytes());
+    frame.extend([random.next() as u8, 7, 0x40, 0, 3, 17, 0xab, 0xcd]);
+    frame.extend(CLIENTS[0].1.ip().octets());
+    frame.extend(HERE.ip().octets());
+    frame.extend(1234u16.to_be_bytes());
+    frame.extend(HERE.port().to_be_bytes());
+    frame.extend((length - 20).to_be_bytes());
+    frame.extend([random.next() as u8, random.next() as u8]);
+    frame.extend(packet);
+    frame
+}
+
+/// A sealed request: of various clients, counters, groups and lengths.
+fn request(random: &mut Random, counter: &mut u64) -> Vec<u8> {
+    let sender = match random.below(8) {
+        0 => 99,
+        1..4 => CLIENTS[1].0,
+        _ => CLIENTS[0].0,
+    };
+    let life = 1000 + (*counter >> 16) - u64::from(random.one_in(30));
+    *counter += match random.below(12) {
+        0 => random.below(3000),
+        _ => 1,
+    };
+    let counter = match random.below(6) {
+        0 => counter.saturating_sub(random.below(1500)),
+        _ => *counter,
+    };
+    let mut groups = Groups::one(random.below(4) as u16);
+    for _ in 0..random.below(4) {
+        let limit = if random.one_in(20) { 40 } else { 16 };
+        let _ = groups.push(random.below(limit) as u16);
+    }
+    let mut batch = Batch::default();
+    for id in 0..random.below(4) {
+        let operation = vec![random.next() as u8; random.below(200) as usize];
+        assert!(batch.push(id, &operation));
+    }
+    let request = Request {
+        client: oum::client_id(sender, Incarnation(life)),
+        done_below: random.next(),
+        reply_to: Address::default(),
+        batch,
+    };
+    let mut packet = Vec::new();
+    oum::seal_request(&keys(), counter, groups, &request, &mut packet);
+    packet
+}
+
+/// Damages a frame at times: anywhere in the headers, in its length, as a whole.
+fn damage(random: &mut Random, frame: &mut Vec<u8>) {
+    match random.below(10) {
+        0 => {
+            let at = random.below(frame.len() as u64) as usize;
+            frame[at] ^= 1 << random.below(8);
+        }
+        1 => {
+            let at = random.below(frame.len().min(180) as u64) as usize;
+            frame[at] = random.next() as u8;
+        }
+        2 => frame.truncate(14 + random.below(frame.len() as u64 - 13) as usize),
+        3 => frame.resize(frame.len() + random.below(30) as usize, 0xee),
+        4 => {
+            // Stamps and reply address of a request mean nothing.
+            let at = frame.len().min(60 + random.below(80) as usize);
+            let end = frame.len().min(at + 8);
+            frame[at..end].fill(random.next() as u8);
+        }
+        _ => {}
+    }
+}
+
+/// The time that was stamped, if something was.
+fn stamped_at(before: &[u8], after: &[u8]) -> LogTime {
+    let time = payload(before)
+        .and_then(|(at, _)| after.get(at + 48..at + 56))
+        .and_then(|bytes| bytes.try_into().ok());
+    LogTime::from_nanos(time.map_or(0, u64::from_be_bytes))
+}
+
+#[test]
+fn the_program_stamps_as_the_core_does() {
+    const FRAMES: u32 = 30_000;
+    if !can_make_interfaces() {
+        return;
+    }
+    let mut program = program();
+    let offset = 1_700_000_000_000_000_000;
+    program.set_clock(offset).unwrap();
+    program
+        .begin(FORMATION, SESSION, LogTime::ZERO, &[0; MAX_GROUPS])
+        .unwrap();
+    let mut reference = Reference::new();
+    let mut random = Random(11);
+    let (mut counter, mut seen) = (5_000, [0u32; 5]);
+    for number in 0..FRAMES {
+        let packet = request(&mut random, &mut counter);
+        let mut frame = frame(&mut random, &packet);
+        damage(&mut random, &mut frame);
+        let found = program.try_frame(&frame).unwrap();
+        let time = stamped_at(&frame, &found.frame);
+        if found.action == REDIRECT {
+            assert!(
+                time.as_nanos() > offset,
+                "the clock is the kernel's plus the offset"
+            );
+        }
+        let (action, expected) = reference.handle(&frame, time);
+        assert_eq!(found.action, action, "frame {number}: {frame:02x?}");
+        assert_eq!(found.frame, expected, "frame {number}: {frame:02x?}");
+        seen[action as usize] += 1;
+    }
+    for action in [PASS, DROP, REDIRECT] {
+        assert!(seen[action as usize] > FRAMES / 50, "{seen:?}");
+    }
+    for group in 0..MAX_GROUPS as u16 {
+        let stamps = program.last(group).unwrap();
+        assert!(group > 3 || stamps > 1_000, "{stamps} for group {group}");
+    }
+    let counters = program.counters().unwrap();
+    assert_eq!(counters.stamped, u64::from(seen[REDIRECT as usize]));
+    assert_eq!(counters.passed, u64::from(seen[PASS as usize]));
+    let reasons = [
+        counters.malformed,
+        counters.unauthentic,
+        counters.stranger,
+        counters.replayed,
+        counters.unstamped,
+    ];
+    assert_eq!(reasons.iter().sum::<u64>(), u64::from(seen[DROP as usize]));
+    assert!(reasons.iter().all(|count| *count > 50), "{counters:?}");
+}
+
+#[test]
+fn sessions_do_not_share_numbers_and_none_stamps_nothing() {
+    if !can_make_interfaces() {
+        return;
+    }
+    let mut program = program();
+    let (mut random, mut counter) = (Random(5), 1);
+    let mut stamp = |program: &Sequencer| {
+        counter += 1;
+        let request = Request {
+            client: oum::client_id(7, Incarnation(1)),
+            done_below: 0,
+            reply_to: Address::default(),
+            batch: Batch::default(),
+        };
+        let mut packet = Vec::new();
+        oum::seal_request(&keys(), counter, Groups::one(2), &request, &mut packet);
+        let frame = frame(&mut random, &packet);
+        let done = program.try_frame(&frame).unwrap();
+        let (at, _) = payload(&frame).unwrap();
+        (done.action == REDIRECT).then(|| {
+            let (number, formation, m) = oum::open_ordered(&keys(), &done.frame[at..]).unwrap();
+            assert_eq!((number, m.request.client), (NUMBER, ClientId(1 << 16 | 7)));
+            (formation, m.session, m.stamps.sequence(2).unwrap(), m.time)
+        })
+    };
+    assert_eq!(stamp(&program), None, "no session yet");
+    let late = LogTime::from_nanos(u64::MAX / 2);
+    program.begin(1, 10, late, &[0; MAX_GROUPS]).unwrap();
+    assert_eq!(stamp(&program), Some((1, 10, 1, late)));
+    assert_eq!(stamp(&program), Some((1, 10, 2, late)));
+    assert_eq!(program.last(2).unwrap(), 2);
+    program.begin(1, 11, late, &[40; MAX_GROUPS]).unwrap();
+    assert_eq!(program.last(2).unwrap(), 40);
+    assert_eq!(stamp(&program), Some((1, 11, 41, late)));
+    program.end().unwrap();
+    assert_eq!(stamp(&program), None);
+    // The last number is never given.
+    program
+        .begin(1, 12, late, &[u64::MAX - 2; MAX_GROUPS])
+        .unwrap();
+    assert_eq!(stamp(&program), Some((1, 12, u64::MAX - 1, late)));
+    assert_eq!(stamp(&program), None);
+}
+
+#[test]
+fn a_copy_is_addressed_to_its_replica() {
+    if !can_make_interfaces() {
+        return;
+    }
+    let mut program = program();
+    let target = Target {
+        address: SocketAddrV4::new(Ipv4Addr::new(10, 9, 8, 7), 4321),
+        ifindex: 1,
+        from: [2, 0, 0, 0, 0, 0x11],
+        mac: [2, 0, 0, 0, 0, 0x22],
+    };
+    program.set_targets(&[target]).unwrap();
+    let mut random = Random(3);
+    for _ in 0..2_000 {
+        let packet = request(&mut random, &mut 1);
+        let before = frame(&mut random, &packet);
+        let after = program.try_address(&before).unwrap();
+        assert_eq!(after.action, PASS);
+        let mut expected = before.clone();
+        expected[..6].copy_from_slice(&target.mac);
+        expected[6..12].copy_from_slice(&target.from);
+        let ip = if before[12] == 8 { 14 } else { 18 };
+        expected[ip + 8] = 64;
+        expected.copy_within(ip + 16..ip + 20, ip + 12);
+        expected[ip + 16..ip + 20].copy_from_slice(&target.address.ip().octets());
+        expected[ip + 10..ip + 12].fill(0);
+        let checksum = stateplane_wire::checksum::internet(&expected[ip..ip + 20]);
+        expected[ip + 10..ip + 12].copy_from_slice(&checksum.to_be_bytes());
+        expected.copy_within(ip + 22..ip + 24, ip + 20);
+        expected[ip + 22..ip + 24].copy_from_slice(&target.address.port().to_be_bytes());
+        expected[ip + 26..ip + 28].fill(0);
+        assert_eq!(after.frame, expected);
+    }
+}
