@@ -1,18 +1,44 @@
-//! `check [NAME]`: runs the checker within the bounds of this name, or all.
-use stateplane_model::{Effort, check, configs};
+//! `check [narrow|wide|hunts|NAME [SECONDS [MILLIONS]]]`: runs the checker within the bounds
+//! of this kind or name, each for so long and up to so many million states.
+use stateplane_model::{Bounds, Effort, check, configs};
 use std::num::NonZeroUsize;
+use std::process::ExitCode;
 use std::time::Duration;
 
-fn main() {
-    let wanted = std::env::args().nth(1).unwrap_or_default();
-    for (name, bounds) in configs::narrow() {
-        if name.contains(&wanted) {
-            let effort = Effort {
-                threads: 1,
-                states: NonZeroUsize::new(3_000_000).expect("not zero"),
-                time: Duration::from_secs(60),
-            };
-            println!("{}", check(name, &bounds, effort));
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let wanted = args.next().unwrap_or_else(|| "narrow".to_owned());
+    let mut number = |default| {
+        args.next()
+            .map_or(default, |text| text.parse().expect("a number"))
+    };
+    let time = Duration::from_secs(number(60));
+    let millions = usize::try_from(number(8)).expect("memory is finite");
+    let effort = Effort {
+        threads: if wanted == "hunts" { 1 } else { 2 },
+        states: NonZeroUsize::new(millions * 1_000_000).expect("not zero"),
+        time,
+    };
+    let fits = |kind: &str, name: &str| wanted == kind || name.contains(&wanted);
+    let mut sound = true;
+    let sets = [("narrow", configs::narrow()), ("wide", configs::wide())];
+    for (kind, set) in sets {
+        for (name, bounds) in set.iter().filter(|(name, _)| fits(kind, name)) {
+            let outcome = check(name, bounds, effort);
+            println!("{outcome}");
+            sound &= outcome.broken.is_none();
         }
     }
+    for (mutation, bounds) in configs::hunts() {
+        if fits("hunts", mutation.name()) {
+            let bounds = Bounds {
+                mutation: Some(mutation),
+                ..bounds
+            };
+            let outcome = check(mutation.name(), &bounds, effort);
+            println!("{outcome}");
+            sound &= outcome.broken.is_some();
+        }
+    }
+    ExitCode::from(u8::from(!sound))
 }

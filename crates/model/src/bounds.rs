@@ -1,5 +1,6 @@
 //! How much may happen in a checked world.
 use stateplane_group::Mutation;
+use stateplane_wire::group::Body;
 
 /// Which of the messages in flight may be delivered next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,8 @@ pub struct Bounds {
     pub restarts: u8,
     /// Replies reach a real client core. Else it is only watched who could commit.
     pub clients: bool,
+    /// Messages that are always lost.
+    pub lost: fn(from: u8, to: u8, &Body) -> bool,
     /// The rule that is broken.
     pub mutation: Option<Mutation>,
 }
@@ -76,6 +79,7 @@ impl Default for Bounds {
             crash: None,
             restarts: 0,
             clients: false,
+            lost: |_, _, _| false,
             mutation: None,
         }
     }

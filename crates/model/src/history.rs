@@ -4,7 +4,8 @@
 //! NOPaxos published, by their names there:
 //! * **Linearizability**: no two different values are ever *committed* in one slot. A value is
 //!   committed when f+1 replicas, the leader of the view among them, have replied to a client
-//!   that it is in that slot, in one view. Whether a client heard of it does not matter.
+//!   that it is in that slot, in one view. Whether a client heard of it does not matter. What
+//!   the leader has in the slots before is committed with it: its answer depends on them.
 //! * **SyncSafety**: every slot up to a replica's sync point holds what is committed. Here: what
 //!   any other replica's sync point covers and what is committed by replies, wherever known.
 //!
@@ -12,8 +13,10 @@
 //! * **LeaderCompleteness**: a leader in office has what was committed in its view or before.
 //! * **OneLeader**: a view is led by one life of one replica.
 //! * **AtMostOnce**: no replica executes an operation twice.
-//! * **Monotone**: views, sync points and sessions of a life never go back.
-//! * **Answers**: a client is told only what a leader executed.
+//! * **Monotone**: views and sync points of a life never go back. (A session may: that of a
+//!   view which its leader alone entered was never granted.)
+//! * **Answers**: what a client is told is committed.
+//! * **SameExecution**: what replicas have executed up to their sync points is one sequence.
 //! * **Assertions**: the cores' own.
 use stateplane_wire::group::{Entry, Formation, Slot, View};
 use std::collections::BTreeMap;
@@ -27,6 +30,7 @@ pub const INVARIANTS: &[&str] = &[
     "AtMostOnce",
     "Monotone",
     "Answers",
+    "SameExecution",
     "Assertions",
 ];
 
@@ -59,10 +63,14 @@ const LEADER: u16 = 1 << 15;
 pub(crate) struct History {
     /// One bit per replica that replied, and the topmost if the leader did.
     replies: BTreeMap<Vote, u16>,
+    /// What the leader had before a slot that it replied for.
+    prefixes: BTreeMap<Vote, Vec<(Slot, Value)>>,
     /// What is committed by replies, and the first view it was committed in.
     committed: BTreeMap<(Formation, Slot), (View, Value)>,
     /// What some replica's sync point covers.
     synced: BTreeMap<(Formation, Slot), Value>,
+    /// The longest sequence of operations executed up to a sync point.
+    executed: Vec<u8>,
     /// Who led which view: a replica and its life.
     leaders: BTreeMap<(Formation, View), (u8, u64)>,
     /// The first broken invariant, and how.
@@ -85,23 +93,34 @@ impl History {
     }
 
     /// A replica replied to a client.
-    pub(crate) fn reply(&mut self, vote: Vote, replica: u8, leads: bool, quorum: usize) {
+    pub(crate) fn reply(
+        &mut self,
+        vote: Vote,
+        replica: u8,
+        prefix: Option<Vec<(Slot, Value)>>,
+        quorum: usize,
+    ) {
+        let leads = prefix.is_some();
+        if let Some(prefix) = prefix {
+            self.prefixes.entry(vote).or_insert(prefix);
+        }
         let replied = self.replies.entry(vote).or_default();
         *replied |= 1 << replica | if leads { LEADER } else { 0 };
         let majority = (*replied & !LEADER).count_ones() as usize >= quorum;
         if !majority || *replied & LEADER == 0 {
             return;
         }
-        let place = (vote.formation, vote.slot);
-        let (_, value) = *self
-            .committed
-            .entry(place)
-            .or_insert((vote.view, vote.value));
-        if value != vote.value {
-            self.fail(
-                "Linearizability",
-                format!("two values are committed in slot {}", vote.slot),
-            );
+        let before = self.prefixes.get(&vote).cloned().unwrap_or_default();
+        for (slot, value) in before.into_iter().chain([(vote.slot, vote.value)]) {
+            self.commit((vote.formation, slot), vote.view, value);
+        }
+    }
+
+    fn commit(&mut self, place: (Formation, Slot), view: View, value: Value) {
+        let (_, known) = *self.committed.entry(place).or_insert((view, value));
+        if known != value {
+            let how = format!("two values are committed in slot {}", place.1);
+            self.fail("Linearizability", how);
         }
         self.agree(place);
     }
@@ -124,6 +143,25 @@ impl History {
         {
             let how = format!("slot {} is synchronised, not as committed", place.1);
             self.fail("SyncSafety", how);
+        }
+    }
+
+    /// A client was told that its operation took effect.
+    pub(crate) fn answer(&mut self, formation: Formation, slot: Slot) {
+        if !self.committed.contains_key(&(formation, slot)) {
+            let how = format!("a client was answered for slot {slot}, which is not committed");
+            self.fail("Answers", how);
+        }
+    }
+
+    /// A replica has executed this up to its sync point.
+    pub(crate) fn execute(&mut self, executed: &[u8]) {
+        let common = executed.len().min(self.executed.len());
+        if executed[..common] != self.executed[..common] {
+            let how = format!("{executed:?} and {:?} were executed", self.executed);
+            self.fail("SameExecution", how);
+        } else if executed.len() > common {
+            self.executed = executed.to_vec();
         }
     }
 

@@ -100,6 +100,7 @@ pub fn check(name: &str, bounds: &Bounds, effort: Effort) -> Outcome {
         .filter(|name| !INVARIANTS.contains(name))
         .collect();
     reached.sort_unstable();
+    CHECKING.set(false);
     let states = checker.state_count();
     Outcome {
         name: name.to_owned(),
@@ -114,20 +115,19 @@ pub fn check(name: &str, bounds: &Bounds, effort: Effort) -> Outcome {
 }
 
 thread_local! {
-    static LOUD: Cell<bool> = const { Cell::new(false) };
+    static CHECKING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Assertions that break in a checked core are findings, not news for the terminal.
 fn hush() {
     static HOOK: Once = Once::new();
-    LOUD.set(true);
+    CHECKING.set(true);
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let checker = std::thread::current()
-                .name()
-                .is_some_and(|name| name.starts_with("checker-"));
-            if LOUD.get() || !checker {
+            let thread = std::thread::current();
+            let checker = thread.name().is_some_and(|n| n.starts_with("checker-"));
+            if !CHECKING.get() && !checker {
                 before(info);
             }
         }));

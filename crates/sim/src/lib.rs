@@ -39,6 +39,7 @@ mod recorder;
 mod report;
 mod run;
 mod shrink;
+mod slots;
 pub mod spec;
 mod store;
 mod strikes;

@@ -63,6 +63,8 @@ pub(crate) struct Node {
     pub asked: Vec<(RequestId, usize)>,
     /// Fingerprint of the story last compared with the other replicas'.
     pub looked: u64,
+    /// A replica's state when it was last looked at, in this life.
+    pub seen: Option<ReplicaStatus>,
     /// A replica that runs and, since it started, has been a full member once.
     pub sound: bool,
     /// A replica's disk, if it has one.
@@ -101,6 +103,7 @@ impl Node {
             story: Rc::default(),
             asked: Vec::new(),
             looked: 0,
+            seen: None,
             sound: false,
             storage: None,
         }
@@ -125,6 +128,7 @@ impl Node {
         self.requests = ReplayGuard::default();
         self.story = Rc::default();
         self.looked = 0;
+        self.seen = None;
     }
 
     /// A new life begins; its number is higher than all before.

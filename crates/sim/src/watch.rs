@@ -1,7 +1,9 @@
 //! Looks at the replicas after every step they take, and compares them with
 //! each other.
-use crate::node::Node;
+use crate::node::{Node, Role};
 use crate::recorder::Story;
+use crate::slots::Slots;
+use stateplane_group as group;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,6 +16,7 @@ pub(crate) struct Watch {
     canon: Vec<u64>,
     /// The store's fingerprint after so many operations.
     digests: BTreeMap<usize, u64>,
+    slots: Slots,
 }
 
 /// The store's fingerprint costs a walk through it, so it is taken only after
@@ -22,13 +25,18 @@ const DIGEST_EVERY: usize = 8;
 
 impl Watch {
     /// Looks at a replica that just did something.
-    pub(crate) fn look(&mut self, node: &mut Node) -> Result<(), String> {
-        let Some(status) = node.status() else {
+    pub(crate) fn look(&mut self, index: usize, node: &mut Node) -> Result<(), String> {
+        let Some(Role::Replica(core)) = &node.role else {
             return Ok(());
         };
-        node.sound |= status.member;
+        let status = core.inspect();
+        let entry = |slot| core.entry(slot);
+        self.slots.look(index, node.seen.as_ref(), &status, entry)?;
+        node.sound |= status.role != group::Role::Booting;
+        let (executed, commit) = (status.executed, status.commit);
+        node.seen = Some(status);
         // A leader executes ahead of the sync point; only what is final counts.
-        if status.executed > status.commit {
+        if executed > commit {
             return Ok(());
         }
         let told = node.story.borrow().executed.len();

@@ -361,7 +361,7 @@ impl World<'_> {
             self.finish(index, finished)?;
         }
         if index < self.layout.replicas {
-            self.watch.look(&mut self.nodes[index])?;
+            self.watch.look(index, &mut self.nodes[index])?;
         }
         self.plan_wake(index);
         Ok(())
