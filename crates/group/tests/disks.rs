@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Node, World};
+use proptest::prelude::*;
+use proptest::sample::Index;
 use stateplane_base::{Incarnation, ReplicaId, Time};
 use stateplane_group::{Disk, GroupConfig, Mark, Memory, Protocol, Replica, Role, Unreadable};
 use stateplane_wire::group::Body;
@@ -210,6 +212,41 @@ fn nothing_leaves_before_it_is_on_disk() {
         );
         let found = found.expect("what was written is read").inspect();
         assert_eq!(found.log_len, u64::from(i) + 1, "its reply was needed");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Checks on disk keep such bytes away; should they pass, they do no harm.
+    #[test]
+    fn any_memory_is_read_or_refused(changes in proptest::collection::vec(any::<(Index, u8)>(), 1..4)) {
+        let mut w = World::ready_with_disks(small(3));
+        for i in 0..4u8 {
+            w.call(&[i]).unwrap();
+        }
+        let memory = w.disks.as_ref().unwrap()[0].clone().unwrap();
+        let mut parts = memory.records;
+        parts.push(memory.checkpoint);
+        for (at, byte) in changes {
+            let total = parts.iter().map(Vec::len).sum();
+            let mut at = at.index(total);
+            for part in &mut parts {
+                if at < part.len() {
+                    part[at] = byte;
+                    break;
+                }
+                at -= part.len();
+            }
+        }
+        let checkpoint = parts.pop().unwrap();
+        let memory = Memory { checkpoint, records: parts };
+        let app = common::Journal::default();
+        let found = Replica::recover(small(3), ReplicaId(0), &memory, app, Time::ZERO);
+        if let Ok(replica) = found {
+            let found = replica.inspect();
+            prop_assert!(found.commit <= found.log_len && found.log_base <= found.executed);
+        }
     }
 }
 

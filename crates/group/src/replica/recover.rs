@@ -31,6 +31,7 @@ use stateplane_wire::group::Seats;
 
 use super::journal::{Change, Journal, Meta};
 use super::log::Log;
+use super::sane::BOUND;
 use super::transfer::Snapshot;
 use super::{Replica, Status};
 use crate::{GroupConfig, Mark, Mutation};
@@ -122,6 +123,9 @@ impl<A: Application> Replica<A> {
     fn apply(&mut self, change: Change) -> Result<Option<Meta>, Unreadable> {
         if let Some(bytes) = &change.snapshot {
             let snapshot = Snapshot::parse(None, bytes, &self.config.limits)?;
+            if snapshot.at >= BOUND {
+                return Err(Malformed("journal's slots").into());
+            }
             self.app.restore(&snapshot.app)?;
             (self.table, self.log_time) = (snapshot.table, snapshot.log_time);
             (self.executed, self.commit) = (snapshot.at, snapshot.commit);
@@ -155,7 +159,10 @@ impl<A: Application> Replica<A> {
         if found > configured {
             return Err(Unreadable::Size { found, configured });
         }
-        let views = meta.last_normal <= meta.view && (meta.last_normal == meta.view) == meta.normal;
+        let views = meta.last_normal <= meta.view
+            && (meta.last_normal == meta.view) == meta.normal
+            && meta.view < BOUND
+            && meta.session_base < BOUND;
         if !views {
             return Err(Malformed("journal's views").into());
         }

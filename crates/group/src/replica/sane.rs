@@ -4,7 +4,7 @@
 use stateplane_wire::group::{Body, Summary};
 
 /// At a billion a second this takes a century.
-const BOUND: u64 = 1 << 62;
+pub(super) const BOUND: u64 = 1 << 62;
 
 /// Whether all views and slots of a replica's message are within reason.
 pub(super) fn sane(body: &Body) -> bool {
