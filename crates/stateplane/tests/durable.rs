@@ -236,16 +236,16 @@ fn what_was_answered_survives_the_loss_of_all_processes_at_once() {
                 })
             })
             .collect();
-        for round in 0..3 {
+        for torn in REPLICAS {
             thread::sleep(Duration::from_millis(400));
             group.power_off();
-            leave_a_torn_record(&group.segment(REPLICAS[round]));
+            leave_a_torn_record(&group.segment(torn));
             group.power_on();
             let nodes = group.wait();
             for name in REPLICAS {
                 let disk = &nodes[name]["disk"];
                 assert_eq!(disk["found"], "memory", "{name}: {disk}");
-                assert_eq!(disk["torn"], name == REPLICAS[round], "{name}: {disk}");
+                assert_eq!(disk["torn"], name == torn, "{name}: {disk}");
                 assert_eq!(nodes[name]["formation"], first[name]["formation"]);
             }
         }
