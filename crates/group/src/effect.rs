@@ -136,6 +136,7 @@ marks! {
     ChangeEstablished = "change-established", "A view with the new members alone followed a joint one.";
     ChangeGivenUp = "change-given-up", "The replica that was to join fell silent.";
     HandedOver = "handed-over", "A leader that is to leave let another lead.";
+    NewcomerVoted = "newcomer-voted", "A newcomer voted before it had entered a view.";
     Dismissed = "dismissed", "We have left the group, and know it.";
     JointContinued = "joint-continued", "A joint view that is not established was continued.";
     OutsiderRefused = "outsider-refused", "A vote of one that has left moved nobody.";

@@ -4,6 +4,7 @@
 use crate::dice::{Dice, Stream, mix};
 use crate::layout::Layout;
 use crate::plan::{Fault, MS, Plan};
+use stateplane_group::Change;
 
 /// A fault that strikes now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +21,8 @@ pub(crate) enum Strike {
     Pause(usize),
     /// The client's process is replaced by a new one.
     RestartClient(usize),
+    /// The leader is asked for another membership.
+    Reconfigure(Change),
     /// What is sent on the directed links waits until the end.
     Clog(Vec<(usize, usize)>),
     /// The node's clocks leap: its own forward by so many nanoseconds, the time of
@@ -47,6 +50,8 @@ pub(crate) struct Sight {
     /// Replicas have disks: a crash costs them no memory.
     pub durable: bool,
     pub sequencer_up: bool,
+    /// The members of the newest view.
+    pub members: Vec<usize>,
 }
 
 /// The source of faults.
@@ -71,6 +76,7 @@ impl Chaos {
             Fault::Client,
             Fault::Clog,
             Fault::Leap,
+            Fault::Reconfigure,
             Fault::Power,
             Fault::Rot,
         ];
@@ -120,6 +126,7 @@ impl Chaos {
             Fault::Rot if sight.durable => self.victim(sight).map(Strike::Rot),
             Fault::Clog => return self.swizzle(layout.nodes()),
             Fault::Leap => Some(self.leap(sight)),
+            Fault::Reconfigure => return self.upheaval(sight),
             _ => None,
         };
         let Some(strike) = strike else {
@@ -161,6 +168,63 @@ impl Chaos {
             lasts: spread + self.dice.exponential(self.lasts),
         };
         strikes.into_iter().map(blow).collect()
+    }
+
+    /// A change of members and, most often, what makes it hard: while it is under way the
+    /// leader and the newcomer are cut off from the others, or the leader falls.
+    fn upheaval(&mut self, sight: &Sight) -> Vec<Blow> {
+        let change = self.change(sight);
+        let mut blows = vec![Blow {
+            delay: 0,
+            strike: Strike::Reconfigure(change),
+            lasts: MS,
+        }];
+        // A few round trips: just when votes and views are on their way.
+        let delay = self.dice.exponential(MS / 2);
+        let lasts = self.dice.exponential(self.lasts) * 3;
+        let leader = sight.leader.unwrap_or(0);
+        let ours = |node: &usize| *node == leader || change.into.map(usize::from) == Some(*node);
+        let strike = match self.dice.below(5) {
+            0 | 1 => {
+                let all = 0..sight.layout.replicas;
+                let pairs = all.clone().flat_map(|a| all.clone().map(move |b| (a, b)));
+                let apart = pairs.filter(|(a, b)| ours(a) != ours(b)).collect();
+                Strike::Cut(apart)
+            }
+            2 => Strike::Crash(leader),
+            3 => Strike::Pause(leader),
+            _ => return blows,
+        };
+        blows.push(Blow {
+            delay,
+            strike,
+            lasts,
+        });
+        blows
+    }
+
+    /// Another membership: a dead member, if there is one, often leaves.
+    fn change(&mut self, sight: &Sight) -> Change {
+        let pick = |dice: &mut Dice, from: &[usize]| {
+            let at = dice.below(from.len().max(1));
+            from.get(at).and_then(|seat| u8::try_from(*seat).ok())
+        };
+        let (members, sound) = (&sight.members, &sight.sound);
+        let outside = |seat: &usize| !members.contains(seat);
+        let others: Vec<usize> = (0..sight.layout.replicas).filter(outside).collect();
+        let lost = |seat: &&usize| !sound.contains(seat);
+        let dead: Vec<usize> = members.iter().filter(lost).copied().collect();
+        let aim = self.prefers_leader && self.dice.chance(0.3);
+        let bury = self.dice.chance(0.5) && !dead.is_empty();
+        let out = pick(&mut self.dice, if bury { &dead } else { members });
+        let leader = sight.leader.and_then(|seat| u8::try_from(seat).ok());
+        let out = leader.filter(|_| aim).or(out);
+        let into = pick(&mut self.dice, &others);
+        match self.dice.below(4) {
+            0 if into.is_some() => Change { out: None, into },
+            1 if members.len() > 2 => Change { out, into: None },
+            _ => Change { out, into },
+        }
     }
 
     /// Swizzle-clogging, as the simulator of `FoundationDB` does it: some nodes' links
@@ -296,6 +360,7 @@ mod tests {
                 spare: 0,
                 durable: false,
                 sequencer_up: true,
+                members: vec![0, 1, 2],
             };
             for _ in 0..20 {
                 chaos.turn();

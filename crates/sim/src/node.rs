@@ -12,8 +12,8 @@ use crate::workload::Way;
 use core::time::Duration;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
-    self as group, Client, Disk, Effect, GroupConfig, Marks, Mutation, Peer, Replica,
-    ReplicaStatus, RequestId, Sequencer,
+    self as group, Change, Client, Disk, Effect, GroupConfig, Marks, Membership, Mutation, Peer,
+    Replica, ReplicaStatus, RequestId, Sequencer,
 };
 use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
@@ -293,7 +293,7 @@ pub(crate) fn role(
 /// The group's configuration: the default one, or one whose limits are so
 /// small that logs are truncated and snapshots travel in many pieces.
 pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
-    let mut config = GroupConfig::new(plan.replicas);
+    let mut config = GroupConfig::new(plan.replicas).with_spares(plan.spares);
     config.protocol = plan.protocol;
     config.timing.deadline = Duration::from_millis(1_000);
     config.origin = plan.near.unwrap_or_default();
@@ -323,6 +323,7 @@ pub(crate) struct Status {
     pub normal: bool,
     pub view: u64,
     pub last_normal: u64,
+    pub members: Membership,
     pub len: u64,
     pub commit: u64,
     pub executed: u64,
@@ -344,10 +345,26 @@ impl Node {
             normal: matches!(seen.role, group::Role::Leader | group::Role::Follower),
             view: seen.view,
             last_normal: seen.last_normal,
+            members: seen.members,
             len: seen.log_len,
             commit: seen.commit,
             executed: seen.executed,
         })
+    }
+
+    /// The newest view a member has been in, and whom it takes for its members.
+    pub(crate) fn membership(&self) -> Option<(u64, Membership)> {
+        let seen = self.inspect()?;
+        let member = seen.role != group::Role::Booting;
+        member.then_some((seen.last_normal, seen.members))
+    }
+
+    /// Asks a replica for another membership.
+    pub(crate) fn reconfigure(&mut self, now: u64, change: Change) {
+        let local = self.clock.local(now);
+        if let Some(Role::Replica(core)) = self.role.as_mut() {
+            core.reconfigure(local, 0, change);
+        }
     }
 
     /// The view a replica leads, if it leads one.

@@ -74,6 +74,8 @@ named! {
         PowerLoss = "power-loss",
         /// The leader orders (VR), and what it sends is lost, late and cut short.
         Vr = "vr",
+        /// Replicas are added, removed and replaced, while others fail.
+        Reconfigure = "reconfigure",
         /// No faults at all.
         Calm = "calm",
     }
@@ -120,6 +122,8 @@ named! {
         Rot = "rot",
         /// Disks stall and fail.
         BadDisk = "bad-disk",
+        /// The group's membership is changed.
+        Reconfigure = "reconfigure",
     }
 }
 
@@ -165,7 +169,10 @@ pub(crate) struct Plan {
     pub profile: Profile,
     pub faults: Faults,
     pub protocol: Protocol,
+    /// The group forms with so many replicas.
     pub replicas: u8,
+    /// Replicas that may join it later.
+    pub spares: u8,
     pub clients: usize,
     pub ops_per_client: usize,
     /// Operations a client keeps in flight.
@@ -216,6 +223,7 @@ impl Plan {
                 | Profile::Durable
                 | Profile::PowerLoss
                 | Profile::Vr
+                | Profile::Reconfigure
         );
         let faulty_until = dice.between(200, 1_000) * MS;
         let ops_per_client = dice.between(10, 70) as usize;
@@ -233,6 +241,7 @@ impl Plan {
         let protocol = protocol(profile, dice);
         let lone = dice.chance(0.1) && protocol != Protocol::Nopaxos;
         let three = dice.chance(0.7);
+        let spares = dice.between(1, 3) as u8;
         Self {
             profile,
             faults,
@@ -258,6 +267,11 @@ impl Plan {
             sync: dice.between(20, 1_000) * US,
             stall: bad(&faults, dice.real(0.0, 0.1)),
             disk_fails: bad(&faults, dice.real(0.0, 0.01)),
+            spares: if faults.has(Fault::Reconfigure) {
+                spares
+            } else {
+                0
+            },
         }
     }
 
@@ -266,9 +280,9 @@ impl Plan {
         self.faults.has(Fault::Disk)
     }
 
-    /// Replicas the group can lose.
-    pub(crate) fn f(&self) -> usize {
-        usize::from(self.replicas) / 2
+    /// All replicas, spare ones included.
+    pub(crate) fn seats(&self) -> usize {
+        usize::from(self.replicas + self.spares)
     }
 }
 
@@ -284,7 +298,7 @@ fn protocol(profile: Profile, dice: &mut Dice) -> Protocol {
 }
 
 fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
-    const TARGETED: [Profile; 10] = [
+    const TARGETED: [Profile; 11] = [
         Profile::Stray,
         Profile::FailoverStorm,
         Profile::Gaps,
@@ -295,6 +309,7 @@ fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
         Profile::Durable,
         Profile::PowerLoss,
         Profile::Vr,
+        Profile::Reconfigure,
     ];
     let swarm = dice.chance(0.5);
     let target = TARGETED[dice.below(TARGETED.len())];
@@ -348,6 +363,13 @@ fn classes(profile: Profile, dice: &mut Dice) -> Faults {
             Fault::Sequencer,
         ],
         Profile::Vr => &[Fault::Leader, Fault::Crash, Fault::Loss, Fault::Reorder],
+        Profile::Reconfigure => &[
+            Fault::Reconfigure,
+            Fault::Crash,
+            Fault::Leader,
+            Fault::Loss,
+            Fault::Sequencer,
+        ],
         Profile::Pause => &[Fault::Pause, Fault::Clog, Fault::Leap, Fault::Leader],
     };
     aimed.iter().fold(extra, |set, fault| set.with(*fault))
@@ -358,7 +380,8 @@ fn links(profile: Profile, faults: Faults, dice: &mut Dice) -> LinkPlan {
         let rate = dice.real(low, high);
         if faults.has(fault) { rate } else { 0.0 }
     };
-    let gaps = profile == Profile::Gaps;
+    // Two leaders of one session agree, unless each decides on gaps of its own.
+    let gaps = matches!(profile, Profile::Gaps | Profile::Reconfigure);
     let stray = if profile == Profile::Stray {
         0.08
     } else {

@@ -46,6 +46,7 @@ impl World<'_> {
                 sight.spare > 0 && sight.sound.contains(node) && self.nodes[*node].role.is_some()
             }
             Strike::CrashSequencer => sight.sequencer_up,
+            Strike::Reconfigure(_) => sight.leader.is_some_and(|node| !self.nodes[node].is_deaf()),
             _ => true,
         };
         if self.phase != Phase::Faulty || !allowed {
@@ -65,8 +66,9 @@ impl World<'_> {
                     self.mark("strike-crash-leader");
                 }
                 self.crash(*node);
-                let group = &self.nodes[..self.layout.replicas];
-                if group.iter().filter(|n| n.role.is_none()).count() > self.plan.f() {
+                let members = self.watch.members();
+                let down = |seat: &&usize| self.nodes[**seat].role.is_none();
+                if members.iter().filter(down).count() > members.len() / 2 {
                     self.mark("strike-crash-beyond-f");
                 }
             }
@@ -94,6 +96,13 @@ impl World<'_> {
                 for (from, to) in links {
                     self.network.clog(*from, *to, self.now + lasts);
                 }
+            }
+            Strike::Reconfigure(change) => {
+                self.mark("strike-reconfigure");
+                let leader = sight.leader.expect("only a leader is asked");
+                self.watch.expect(self.now, *change);
+                self.nodes[leader].reconfigure(self.now, *change);
+                self.settle_accounts(leader)?;
             }
             Strike::Leap(node, own, day) => {
                 self.mark("strike-leap");
@@ -125,7 +134,10 @@ impl World<'_> {
             Strike::Crash(_) | Strike::Rot(_) => Ok(()),
             Strike::CrashSequencer => self.start(self.layout.sequencer(0)),
             Strike::Pause(node) => self.resume(*node),
-            Strike::RestartClient(_) | Strike::Clog(_) | Strike::Leap(..) => Ok(()),
+            Strike::RestartClient(_)
+            | Strike::Clog(_)
+            | Strike::Leap(..)
+            | Strike::Reconfigure(_) => Ok(()),
         }
     }
 
@@ -158,11 +170,11 @@ impl World<'_> {
         let replicas = layout.replicas;
         let group = &self.nodes[..replicas];
         let sound: Vec<usize> = (0..replicas).filter(|i| group[*i].remembers()).collect();
-        let lost = replicas - sound.len();
         Sight {
             layout,
             leader: self.leader(),
-            spare: self.plan.f().saturating_sub(lost),
+            spare: self.watch.spare(self.now, group),
+            members: self.watch.members(),
             sound,
             durable: self.plan.durable(),
             sequencer_up: self.nodes[self.layout.sequencer(0)].role.is_some(),

@@ -1,9 +1,12 @@
 //! Looks at the replicas after every step they take, and compares them with
 //! each other.
 use crate::node::{Node, Role};
+use crate::plan::MS;
 use crate::recorder::Story;
 use crate::slots::Slots;
 use stateplane_group as group;
+use stateplane_group::{Change, Membership};
+use stateplane_wire::group::Seats;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,7 +20,14 @@ pub(crate) struct Watch {
     /// The store's fingerprint after so many operations.
     digests: BTreeMap<usize, u64>,
     slots: Slots,
+    /// The newest view any replica has been in, and its members.
+    newest: (u64, Membership),
+    /// What the members may be soon, and until when that is possible.
+    soon: Vec<(u64, Membership)>,
 }
+
+/// A change that was asked for may be under way for so long.
+const UNDER_WAY: u64 = 500 * MS;
 
 /// The store's fingerprint costs a walk through it, so it is taken only after
 /// every so many operations.
@@ -32,7 +42,10 @@ impl Watch {
         let status = core.inspect();
         let entry = |slot| core.entry(slot);
         self.slots.look(index, node.seen.as_ref(), &status, entry)?;
-        node.sound |= status.role != group::Role::Booting;
+        node.sound = status.role != group::Role::Booting;
+        if node.sound && status.last_normal >= self.newest.0 {
+            self.newest = (status.last_normal, status.members);
+        }
         let (executed, commit) = (status.executed, status.commit);
         node.seen = Some(status);
         // A leader executes ahead of the sync point; only what is final counts.
@@ -50,6 +63,44 @@ impl Watch {
             self.compare_digest(told, node)?;
         }
         Ok(())
+    }
+
+    /// The seats of the newest membership.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        seats(self.newest.1.seats())
+    }
+
+    /// A change is asked for.
+    pub(crate) fn expect(&mut self, now: u64, change: Change) {
+        let next = self
+            .newest
+            .1
+            .changed(change.out, change.into.map(|j| (j, 1)));
+        self.soon.retain(|(until, _)| *until > now);
+        self.soon.extend(next.map(|next| (now + UNDER_WAY, next)));
+    }
+
+    /// How many replicas may lose their memory, whichever membership is in force. One that
+    /// is about to join has nothing to lose yet.
+    pub(crate) fn spare(&self, now: u64, group: &[Node]) -> usize {
+        let spare = |of: Seats, fresh: Seats| {
+            let able =
+                |j: usize| group[j].remembers() || fresh & 1 << j != 0 && group[j].role.is_some();
+            let all = seats(of);
+            let able = all.iter().filter(|j| able(**j)).count();
+            able.saturating_sub(all.len() / 2 + 1)
+        };
+        let both = |m: Membership, fresh| {
+            let former = m.joint().then(|| spare(m.former(), 0));
+            spare(m.seats(), fresh).min(former.unwrap_or(usize::MAX))
+        };
+        let known = group.iter().filter_map(Node::membership).max();
+        let known = known.map_or(usize::MAX, |(_, members)| both(members, 0));
+        let soon = self.soon.iter().filter(|(until, _)| *until > now);
+        let soon = soon.map(|(_, next)| both(*next, next.seats() & !next.former()));
+        known
+            .min(both(self.newest.1, 0))
+            .min(soon.min().unwrap_or(usize::MAX))
     }
 
     /// All final stories are beginnings of one story.
@@ -81,18 +132,30 @@ impl Watch {
         }
     }
 
-    /// Whether all live replicas are members of one view and have executed the
-    /// same.
+    /// Whether all live members of the newest view are in it and have executed the same,
+    /// and all others know that they are none.
     pub(crate) fn settled(&mut self, group: &[Node]) -> Result<bool, String> {
-        let mut statuses = group.iter().filter_map(Node::status);
+        let members = self.newest.1;
+        let (inside, outside): (Vec<_>, Vec<_>) = group
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.role.is_some())
+            .partition(|(j, _)| members.seats() & 1 << j != 0);
+        if outside
+            .iter()
+            .any(|(_, node)| node.status().is_some_and(|s| s.member))
+        {
+            return Ok(false);
+        }
+        let mut statuses = inside.iter().filter_map(|(_, node)| node.status());
         let Some(first) = statuses.next() else {
             return Ok(false);
         };
         let idle = first.executed == first.len && first.commit == first.len;
-        if !first.normal || !idle || statuses.any(|s| s != first) {
+        if !first.normal || !idle || first.members.joint() || statuses.any(|s| s != first) {
             return Ok(false);
         }
-        for node in group.iter().filter(|n| n.role.is_some()) {
+        for (_, node) in inside {
             self.compare(&node.story.borrow())?;
             let told = node.story.borrow().executed.len();
             self.compare_digest(told, node)?;
@@ -100,9 +163,17 @@ impl Watch {
         Ok(true)
     }
 
-    /// The story on which all live replicas agree.
+    /// The story on which all live members agree.
     pub(crate) fn story(&self, group: &[Node]) -> Rc<RefCell<Story>> {
-        let live = group.iter().find(|node| node.role.is_some());
+        let members = self.members();
+        let live = members
+            .iter()
+            .map(|j| &group[*j])
+            .find(|node| node.role.is_some());
         live.map_or_else(Rc::default, |node| Rc::clone(&node.story))
     }
+}
+
+fn seats(set: Seats) -> Vec<usize> {
+    (0..16).filter(|j| set & 1 << j != 0).collect()
 }

@@ -139,7 +139,7 @@ impl<'a> World<'a> {
         let mut dice = Dice::new(setup.seed, Stream::Nodes);
         let key = Key::new([7; 16]);
         let layout = Layout {
-            replicas: usize::from(plan.replicas),
+            replicas: plan.seats(),
             sequencers: 1,
             clients: plan.clients,
         };

@@ -265,6 +265,10 @@ impl<A: Application> Replica<A> {
                 self.join(now, from, formation, m);
                 false
             }
+            Body::ViewChange(m) if self.boot.learning => {
+                self.vote_as_newcomer(now, formation, m);
+                self.status != Status::Booting
+            }
             Body::Heartbeat { .. } | Body::ViewChange(_) => self.act_on_formation(now, formation),
             Body::Entries(_) | Body::SnapshotChunk(_) => {
                 (self.staging.is_some() || self.boot.learning) && formation == self.formation

@@ -31,7 +31,11 @@
 //!   v is forgotten, as a view that never was. If it is for one below u, that view cannot
 //!   be established any more, because u's votes came from a majority of O that had not
 //!   entered it and no longer will.
-//! * *A newcomer* votes only once it has entered a view, that is, has its whole log.
+//! * *A newcomer* counts as being in a view only once it has that view's whole log. It
+//!   may vote earlier, as soon as another's vote shows that a view admits this life of
+//!   it: it then says, truly, that it has entered none. (A restarted *member* may not:
+//!   its former life may have.) Without that, a leader lost at the wrong moment could
+//!   take the majority of N with it.
 //! * *Who left* has no say: its life is in no membership that a newer log names, so its
 //!   votes are not counted, and members refuse to follow it into a view change unless it
 //!   knows a newer log than they do. Returning, it counts as a new life.
@@ -47,7 +51,8 @@
 use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Answer, Body, Change, Formation, Hint, Learn, Membership, Seats, Slot, StartView, leader_of,
+    Answer, Body, Change, Formation, Hint, Learn, Membership, Seats, Slot, StartView, ViewChange,
+    leader_of,
 };
 
 use super::boot::Boot;
@@ -164,6 +169,11 @@ impl<A: Application> Replica<A> {
         Answer::NoMajority
     }
 
+    /// The change this leader was asked for.
+    pub(super) fn changing(&self) -> Option<Change> {
+        self.changing.as_ref().map(|changing| changing.change)
+    }
+
     /// Leader, now and then: brings a change forward.
     pub(super) fn pursue_change(&mut self, now: Time) {
         if self.members.joint() && self.in_office() {
@@ -231,6 +241,21 @@ impl<A: Application> Replica<A> {
             upto: self.executed,
         };
         self.send_to(from, learned);
+    }
+
+    /// Newcomer: somebody votes on top of a view that admits us, whose leader may be gone
+    /// before we have entered it. This life has promised nothing yet, so it may say so.
+    pub(super) fn vote_as_newcomer(&mut self, now: Time, formation: Formation, m: &ViewChange) {
+        let admitted = m.members.admits(self.me, self.incarnation);
+        if !self.boot.learning || formation != self.formation || !admitted {
+            return;
+        }
+        self.marks.hit(Mark::NewcomerVoted);
+        self.staging = None;
+        self.leave_boot();
+        self.status = Status::ViewChange;
+        self.members = m.members;
+        self.start_view_change(now, m.view);
     }
 
     /// New leader, merging: completes a change that is established by the votes of those

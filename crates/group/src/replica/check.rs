@@ -2,7 +2,7 @@
 
 use stateplane_base::LogTime;
 use stateplane_state::Application;
-use stateplane_wire::group::{Entry, Formation, Membership, Session, Slot, View};
+use stateplane_wire::group::{Change, Entry, Formation, Membership, Seats, Session, Slot, View};
 
 use super::{Replica, Status};
 
@@ -62,6 +62,12 @@ pub struct ReplicaStatus {
     pub stashed: usize,
     /// Followers that entered this view (leader only).
     pub followers: usize,
+    /// Who belongs to the last view whose log it had.
+    pub members: Membership,
+    /// Seats that entered this view (leader only).
+    pub present: Seats,
+    /// A change that is about to begin (leader only).
+    pub changing: Option<Change>,
     /// Clients in the client table.
     pub clients: usize,
     /// The time of the last executed slot.
@@ -79,6 +85,11 @@ impl<A: Application> Replica<A> {
             Status::Normal if self.leads() => Role::Leader,
             Status::Normal => Role::Follower,
         };
+        let present = if role == Role::Leader {
+            self.present()
+        } else {
+            0
+        };
         ReplicaStatus {
             role,
             incarnation: self.incarnation,
@@ -93,11 +104,10 @@ impl<A: Application> Replica<A> {
             executed: self.executed,
             missing: self.known_tail.saturating_sub(self.log.len()),
             stashed: self.stash.len() + self.early.len(),
-            followers: if role == Role::Leader {
-                self.present().count_ones() as usize - 1
-            } else {
-                0
-            },
+            followers: present.count_ones().saturating_sub(1) as usize,
+            members: self.members,
+            present,
+            changing: self.changing(),
             clients: self.table.len(),
             log_time: self.log_time,
             receiving: self.download.is_some(),
