@@ -43,8 +43,6 @@ pub struct Bounds {
     pub operation: usize,
     /// Bytes of an operation that goes in one datagram with others.
     pub datagram: usize,
-    /// Operations under way.
-    pub outstanding: usize,
 }
 
 /// A client of the store.
@@ -114,10 +112,17 @@ impl StateClient {
                 Bounds {
                     operation,
                     datagram: operation,
-                    outstanding: usize::MAX,
                 }
             }
             Self::Group(client) => client.bounds(),
+        }
+    }
+
+    /// How many more operations it takes now.
+    pub fn room(&self) -> u64 {
+        match self {
+            Self::Embedded(_) => u64::MAX,
+            Self::Group(client) => client.room(),
         }
     }
 

@@ -168,9 +168,7 @@ impl Client {
         if op.len() > self.config.limits.operation {
             return Err(Busy::TooLarge);
         }
-        // The replicas cache results for a window of ids above the oldest.
-        let full = self.next.saturating_sub(self.done_below()) >= self.config.limits.window;
-        if full || self.done.len() as u64 >= self.config.limits.window {
+        if self.room() == 0 {
             return Err(Busy::Outstanding);
         }
         let id = self.next;
@@ -188,6 +186,14 @@ impl Client {
         );
         self.due.insert((due, id));
         Ok(RequestId(id))
+    }
+
+    /// How many more operations it takes now.
+    pub fn room(&self) -> u64 {
+        // The replicas cache results for a window of ids above the oldest.
+        let ids = self.next.saturating_sub(self.done_below());
+        let taken = ids.max(self.done.len() as u64);
+        self.config.limits.window.saturating_sub(taken)
     }
 
     fn done_below(&self) -> u64 {

@@ -139,8 +139,11 @@ impl GroupClient {
         Bounds {
             operation: limits.operation,
             datagram: limits.batch_bytes,
-            outstanding: usize::try_from(limits.window).unwrap_or(usize::MAX),
         }
+    }
+
+    pub(super) fn room(&self) -> u64 {
+        self.core.room()
     }
 
     pub(super) fn view(&self) -> (u64, usize) {

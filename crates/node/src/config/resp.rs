@@ -66,3 +66,44 @@ fn password(value: &DeValue<'_>) -> Parsed<String> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Plain};
+    use std::path::Path;
+
+    #[test]
+    fn a_front_end_says_where_it_listens_and_who_may_connect() {
+        let path = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../examples/redis.toml"
+        ));
+        let (config, warnings) = Config::load(path).unwrap_or_else(|error| panic!("{error}"));
+        assert!(warnings.is_empty(), "{}", Plain(&warnings));
+        let front = config.nodes["front"].resp.as_ref().expect("a front end");
+        assert_eq!((front.listen.port(), front.max_connections), (6379, 10_000));
+
+        let with = |line: &str| {
+            let text = std::fs::read_to_string(path).expect("readable");
+            let text = text.replace("listen = \"127.0.0.1:6379\"", line);
+            Config::parse("redis.toml", &text, Path::new("."))
+        };
+        let (_, warnings) = with("listen = \"0.0.0.0:6379\"").expect("allowed");
+        assert!(
+            Plain(&warnings).to_string().contains("password"),
+            "{}",
+            Plain(&warnings)
+        );
+        let (config, warnings) =
+            with("listen = \"[::]:6379\"\npassword = \"sesame\"").expect("allowed");
+        assert!(warnings.is_empty(), "{}", Plain(&warnings));
+        assert!(
+            !format!("{config:?}").contains("sesame"),
+            "a password is not shown"
+        );
+        for wrong in ["", "listen = \"6379\"", "listen = \"127.0.0.1:0\""] {
+            let refused = with(wrong).expect_err(wrong).to_string();
+            assert!(refused.contains("node.front.listen"), "{refused}");
+        }
+    }
+}

@@ -28,6 +28,8 @@ pub(super) struct Batch {
     begins: usize,
     /// The store is asked even without a command.
     must_ask: bool,
+    /// A command writes, or asks what time it is.
+    needs_slot: bool,
 }
 
 /// The operation would be too large.
@@ -48,7 +50,13 @@ impl Batch {
         let mut batch = Self::default();
         codec::begin(TRANSACTION, watched, &mut batch.op);
         batch.begins = batch.op.len();
+        batch.needs_slot = true;
         batch
+    }
+
+    /// Whether it needs a place in the log; what only reads does not.
+    pub(super) fn needs_slot(&self) -> bool {
+        self.needs_slot
     }
 
     /// Bytes of the operation.
@@ -116,6 +124,7 @@ impl Batch {
             return Err(TooLarge);
         }
         self.ends.push(self.op.len());
+        self.needs_slot |= command.shape().writes || !command.is_timeless();
         Ok(())
     }
 

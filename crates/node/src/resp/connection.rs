@@ -114,6 +114,8 @@ pub(super) struct Connection {
     held: bool,
     /// It stands in the queue of those to be served.
     pub(super) queued: bool,
+    /// It stands in the queue of those the store has no room for.
+    pub(super) stalled: bool,
     session: Session,
     decoder: Decoder,
     input: Vec<u8>,
@@ -139,6 +141,7 @@ impl Connection {
             ended: false,
             held: false,
             queued: false,
+            stalled: false,
             session: Session::new(authenticated),
             // On the wire a word has a longer header than in an operation.
             decoder: Decoder::new(sizes.most * 2),
@@ -518,12 +521,16 @@ impl Connection {
     }
 
     /// The operation to ask the store next, if there is one and none is under way.
-    pub(super) fn operation(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn operation(&mut self) -> Option<Ask> {
         if !self.has_operation() {
             return None;
         }
         self.under_way = true;
-        Some(self.batch.op().to_vec())
+        let op = self.batch.op().to_vec();
+        Some(match self.batch.needs_slot() {
+            true => Ask::Execute(op),
+            false => Ask::Read(op),
+        })
     }
 
     /// The operation's end: the store's reply, or why there is none.
@@ -619,6 +626,14 @@ impl Connection {
     pub(super) fn turn_away(mut stream: TcpStream) -> io::Result<()> {
         stream.write_all(b"-ERR max number of clients reached\r\n")
     }
+}
+
+/// An operation for the store.
+pub(super) enum Ask {
+    /// It has a place in the log.
+    Execute(Vec<u8>),
+    /// It only reads.
+    Read(Vec<u8>),
 }
 
 /// Why an operation has no result.

@@ -34,7 +34,7 @@ mod local;
 mod reply;
 pub mod request;
 
-use connection::{Connection, Sizes};
+use connection::{Ask, Connection, Sizes};
 use info::{Facts, Figures};
 use local::Context;
 
@@ -109,7 +109,6 @@ pub struct Resp {
     facts: Facts,
     figures: Figures,
     sizes: Sizes,
-    window: usize,
     certain: usize,
     status: Publisher<RespStatus>,
 }
@@ -166,7 +165,6 @@ impl Resp {
                 most: bounds.operation,
                 usual: bounds.datagram.min(bounds.operation),
             },
-            window: bounds.outstanding,
             status,
         })
     }
@@ -277,17 +275,19 @@ impl Resp {
                 enqueue(connection, &mut self.queue);
             }
         }
-        for _ in self.state.pending()..self.window {
+        for _ in 0..self.state.room() {
             let Some(id) = self.stalled.pop_front() else {
                 break;
             };
             if let Some(connection) = self.connections.get_mut(&id) {
+                connection.stalled = false;
                 enqueue(connection, &mut self.queue);
             }
         }
     }
 
     fn serve(&mut self, now: Time, id: u64) {
+        self.figures.clients = self.connections.len();
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
@@ -301,16 +301,19 @@ impl Resp {
         };
         connection.advance(&mut self.scratch, self.sizes, now, &mut context);
         self.figures = context.figures;
-        if self.state.pending() >= self.window {
-            if connection.has_operation() {
+        if self.state.room() == 0 {
+            if connection.has_operation() && !connection.stalled {
+                connection.stalled = true;
                 self.stalled.push_back(id);
             }
             return;
         }
-        if let Some(op) = connection.operation() {
-            self.state.submit(now, Ticket(id), op);
-            self.figures.operations += 1;
+        match connection.operation() {
+            Some(Ask::Execute(op)) => self.state.submit(now, Ticket(id), op),
+            Some(Ask::Read(op)) => self.state.read(now, Ticket(id), op),
+            None => return,
         }
+        self.figures.operations += 1;
     }
 
     fn write(&mut self) {

@@ -25,10 +25,6 @@ pub const ABORTED: u16 = u16::MAX;
 
 /// A transaction: all of its commands are executed or none.
 pub const TRANSACTION: u8 = 1;
-/// The log's time may be that of the last operation, long past: what depends on it is refused with
-/// [`NEEDS_SLOT`](super::NEEDS_SLOT).
-pub const UNTIMED: u8 = 2;
-
 /// A key and the version it must have; zero: it must not exist.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watched {

@@ -143,18 +143,44 @@ commands! {
     81 Versions "~versions" -2 reads (1, -1, 1);
 }
 
-/// Longer than every name.
-const NAME: usize = 16;
+/// A name in lower case as a number that sorts as the name does; `None` if it is too long.
+const fn packed(name: &[u8]) -> Option<u128> {
+    if name.len() > 16 {
+        return None;
+    }
+    let (mut number, mut at) = (0, 0);
+    while at < name.len() {
+        number |= (name[at].to_ascii_lowercase() as u128) << (120 - 8 * at);
+        at += 1;
+    }
+    Some(number)
+}
+
+/// The names of [`Command::ALL`], packed: each command a client sends is looked up.
+static NAMES: [u128; Command::ALL.len()] = {
+    let (mut names, mut at) = ([0; Command::ALL.len()], 0);
+    while at < names.len() {
+        names[at] = packed(Command::ALL[at].shape().name.as_bytes()).expect("names are short");
+        at += 1;
+    }
+    names
+};
 
 impl Command {
+    /// Whether what it says follows from the keys alone, and not from what time it is.
+    pub const fn is_timeless(self) -> bool {
+        !matches!(
+            self,
+            Self::Ttl | Self::PTtl | Self::RandomKey | Self::Figures
+        )
+    }
+
     /// The command called `name`, in whatever case.
     pub fn named(name: &[u8]) -> Option<Self> {
-        let mut lower = [0; NAME];
-        let lower = lower.get_mut(..name.len())?;
-        lower.copy_from_slice(name);
-        lower.make_ascii_lowercase();
-        let found = Self::ALL.binary_search_by(|known| known.shape().name.as_bytes().cmp(lower));
-        found.ok().map(|at| Self::ALL[at])
+        let at = NAMES.binary_search(&packed(name)?).ok()?;
+        // Zeros at a name's end are lost in its number.
+        let found = Self::ALL[at];
+        (found.shape().name.len() == name.len()).then_some(found)
     }
 }
 
@@ -167,7 +193,6 @@ mod tests {
         assert!(Command::ALL.is_sorted_by_key(|command| command.shape().name));
         for command in Command::ALL {
             let shape = command.shape();
-            assert!(shape.name.len() < NAME);
             assert_eq!(Command::named(shape.name.as_bytes()), Some(*command));
             let upper = shape.name.to_ascii_uppercase();
             assert_eq!(Command::named(upper.as_bytes()), Some(*command));
@@ -175,6 +200,7 @@ mod tests {
         }
         assert_eq!(Command::named(b"no such command, and a long one"), None);
         assert_eq!(Command::named(b""), None);
+        assert_eq!(Command::named(b"get\0"), None);
     }
 
     #[test]

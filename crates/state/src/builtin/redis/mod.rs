@@ -31,13 +31,10 @@ mod sets;
 mod space;
 mod strings;
 
-use codec::{ABORTED, Input, TRANSACTION, UNTIMED};
+use codec::{ABORTED, Input, TRANSACTION};
 pub use command::{Command, Shape};
 use reply::Out;
 use space::Space;
-
-/// Refuses an operation that was asked not to depend on the time: a key it looks at has a deadline.
-pub const NEEDS_SLOT: Refusal = Refusal::custom(0);
 
 /// Why a command failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,8 +49,6 @@ enum Fault {
     Expire,
     /// What it says does not fit into a reply.
     TooLong,
-    /// See [`NEEDS_SLOT`].
-    NeedsSlot,
 }
 
 impl Fault {
@@ -71,7 +66,6 @@ impl Fault {
     fn refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
-            Self::NeedsSlot => NEEDS_SLOT,
             Self::TooLong => Refusal::ReplyTooLarge,
             Self::Says(_) | Self::Arity | Self::Expire => Refusal::BadArguments,
         }
@@ -198,7 +192,6 @@ fn explain(fault: Fault, command: Command, tx: &Tx<'_>, out: &mut Out<'_>) {
             out.error("OOM command not allowed when used memory > 'maxmemory'.");
         }
         Fault::Refused(refusal) => say(format_args!("ERR {refusal}")),
-        Fault::NeedsSlot => unreachable!("it refuses the whole operation"),
     }
 }
 
@@ -209,7 +202,7 @@ const VALUE_OVERHEAD: usize = 17;
 
 /// The procedure.
 fn run(
-    mut space: Space,
+    space: Space,
     sweep: TimerKind,
     tx: &mut Tx<'_>,
     arguments: &[u8],
@@ -217,7 +210,6 @@ fn run(
 ) -> Result<(), Refusal> {
     let mut input = Input(arguments);
     let flags = input.byte().ok_or(Refusal::BadArguments)?;
-    space.untimed = flags & UNTIMED != 0;
     let transaction = flags & TRANSACTION != 0;
     let begins = reply.len();
     reply.extend_from_slice(&ABORTED.to_be_bytes());
@@ -245,7 +237,6 @@ fn run(
         if let Err(fault) = done {
             reply.truncate(before);
             match fault {
-                Fault::NeedsSlot => return Err(NEEDS_SLOT),
                 Fault::TooLong if transaction => return Err(Refusal::ReplyTooLarge),
                 Fault::TooLong if executed > 0 => break,
                 _ => explain(fault, command, tx, &mut Out(reply)),

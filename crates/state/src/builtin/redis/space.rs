@@ -131,7 +131,7 @@ pub(super) struct Place {
     pub(super) at: U64,
 }
 
-/// The tables, and what the present call may rely on.
+/// The tables.
 #[derive(Clone, Copy)]
 pub(super) struct Space {
     keys: Table<[u8], [u8]>,
@@ -141,8 +141,6 @@ pub(super) struct Space {
     pub(super) items: Table<Place, [u8]>,
     garbage: Table<U64, Garbage, Ordered>,
     meta: Table<[u8], Armed>,
-    /// Log time may be long past, see [`super::codec::UNTIMED`].
-    pub(super) untimed: bool,
 }
 
 const SWEEP: &[u8] = b"sweep";
@@ -157,7 +155,6 @@ impl Space {
             items: registry.table(TableSpec::new("redis.items", ROWS))?,
             garbage: registry.ordered_table(TableSpec::new("redis.garbage", ROWS))?,
             meta: registry.table(TableSpec::new("redis.meta", 1))?,
-            untimed: false,
         };
         let sweep = registry.timer("redis.sweep", move |tx, kind, _| space.sweep(tx, kind))?;
         Ok((space, sweep))
@@ -166,9 +163,6 @@ impl Space {
     /// The key, if it exists.
     pub(super) fn find<'t>(self, tx: &'t Tx<'_>, key: &[u8]) -> Result<Option<Entry<'t>>, Fault> {
         let entry = self.row(tx, key)?;
-        if self.untimed && entry.is_some_and(|entry| entry.deadline != 0) {
-            return Err(Fault::NeedsSlot);
-        }
         Ok(entry.filter(|entry| !expired(tx, entry.deadline)))
     }
 
@@ -395,14 +389,11 @@ impl Space {
         let next = tx.scan(self.expiries, &[][..]).next();
         let next = next.and_then(|(row, _)| split_deadline(row));
         let next = next.map(|(deadline, _)| LogTime::from_millis(deadline));
-        let soon = tx.now() + SOON;
+        let (now, soon) = (tx.now(), tx.now() + SOON);
         let more = tx.len(self.garbage) > 0;
-        match next
-            .map(|next| next.max(soon))
-            .into_iter()
-            .chain(more.then_some(soon))
-            .min()
-        {
+        // A read from the present state counts on a timer being due when anything has ended.
+        let next = next.map(|next| if next > now { next } else { soon });
+        match next.into_iter().chain(more.then_some(soon)).min() {
             Some(due) => self.sweep_at(tx, sweep, due),
             None => Ok(()),
         }
