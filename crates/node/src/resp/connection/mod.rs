@@ -6,7 +6,6 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::ops::Range;
 
 use stateplane_base::Time;
 use stateplane_host::epoll::Ready;
@@ -22,14 +21,18 @@ use super::local::{self, After, Context, Who};
 use super::reply::{self, Protocol};
 use super::request::{Decoder, Event};
 
+mod transaction;
+mod words;
+
+use transaction::Multi;
+use words::{Words, before_authentication, too_large, unknown};
+
 /// Nothing more is executed for a client that has so many bytes to read.
 const OUTPUT: usize = 256 << 10;
 /// A buffer that grew beyond this is not kept.
 const KEEP: usize = 16 << 10;
 /// Commands of one operation: their results must be kept until they are acknowledged.
 const COMMANDS: usize = 512;
-/// Keys a connection may watch.
-const WATCHED: usize = 64;
 
 /// Bounds on operations.
 #[derive(Clone, Copy, Debug)]
@@ -60,14 +63,6 @@ impl Session {
             watched: Vec::new(),
         }
     }
-}
-
-/// A transaction that is being written.
-#[derive(Debug)]
-struct Multi {
-    batch: Batch,
-    /// A command was refused: `EXEC` will be, too.
-    broken: bool,
 }
 
 /// What an operation's reply is for.
@@ -421,105 +416,6 @@ impl Connection {
         }
     }
 
-    fn multi(&mut self) -> Next {
-        if self.session.multi.is_some() {
-            return self.refuse(|out| reply::error("ERR MULTI calls can not be nested", out));
-        }
-        // The watched keys' versions must be known.
-        if !self.batch.is_empty() {
-            return Next::Wait;
-        }
-        self.session.multi = Some(Multi {
-            batch: Batch::transaction(&self.session.watched),
-            broken: false,
-        });
-        self.say(|_, out| reply::status("OK", out));
-        Next::Taken
-    }
-
-    fn exec(&mut self) -> Next {
-        if !self.batch.is_empty() {
-            return Next::Wait;
-        }
-        let Some(multi) = self.session.multi.take() else {
-            self.say(|_, out| reply::error("ERR EXEC without MULTI", out));
-            return Next::Taken;
-        };
-        let watches = !std::mem::take(&mut self.session.watched).is_empty();
-        if multi.broken {
-            let text = "EXECABORT Transaction discarded because of previous errors.";
-            self.say(|_, out| reply::error(text, out));
-            return Next::Taken;
-        }
-        let mut batch = multi.batch;
-        if !batch.asks_store() && watches {
-            // The store alone knows whether what was watched has changed.
-            batch.ask_nothing();
-        }
-        if !batch.asks_store() {
-            reply::array(batch.replies(), &mut self.output);
-            let done = batch.write(self.session.protocol, 0, &[], &mut self.output);
-            self.dead |= done.is_err();
-            return Next::Taken;
-        }
-        self.batch = batch;
-        self.purpose = Purpose::Exec;
-        Next::Last
-    }
-
-    fn discard(&mut self) -> Next {
-        self.session.watched.clear();
-        let text = match self.session.multi.take() {
-            Some(_) => None,
-            None => Some("ERR DISCARD without MULTI"),
-        };
-        self.say(|_, out| match text {
-            None => reply::status("OK", out),
-            Some(text) => reply::error(text, out),
-        });
-        Next::Taken
-    }
-
-    fn unwatch(&mut self) -> Next {
-        match &mut self.session.multi {
-            // Executed with the others it finds nothing to do.
-            Some(multi) => {
-                multi.batch.give(b"+OK\r\n".to_vec());
-                self.say(|_, out| reply::status("QUEUED", out));
-            }
-            None => {
-                self.session.watched.clear();
-                self.say(|_, out| reply::status("OK", out));
-            }
-        }
-        Next::Taken
-    }
-
-    fn watch(&mut self, words: Words<'_>, sizes: Sizes) -> Next {
-        if self.session.multi.is_some() {
-            let text = "ERR WATCH inside MULTI is not allowed";
-            self.say(|_, out| reply::error(text, out));
-            return Next::Taken;
-        }
-        if !self.batch.is_empty() {
-            return Next::Wait;
-        }
-        let keys: Vec<Vec<u8>> = words.arguments().map(<[u8]>::to_vec).collect();
-        if self.session.watched.len() + keys.len() > WATCHED {
-            let text = format!("ERR a connection watches {WATCHED} keys at most");
-            self.say(|_, out| reply::error(&text, out));
-            return Next::Taken;
-        }
-        let pushed = self
-            .batch
-            .push(Command::Versions, words.arguments(), sizes.most);
-        if pushed == Err(TooLarge) {
-            return self.refuse(|out| too_large(sizes, out));
-        }
-        self.purpose = Purpose::Watch(keys);
-        Next::Last
-    }
-
     /// The operation to ask the store next, if there is one and none is under way.
     pub(super) fn operation(&mut self) -> Option<Ask> {
         if !self.has_operation() {
@@ -640,57 +536,4 @@ pub(super) enum Ask {
 enum Failed {
     Said(String),
     Malformed,
-}
-
-/// A request's words.
-#[derive(Clone, Copy)]
-struct Words<'a> {
-    bytes: &'a [u8],
-    ranges: &'a [Range<usize>],
-}
-
-impl<'a> Words<'a> {
-    fn len(self) -> usize {
-        self.ranges.len()
-    }
-
-    fn name(self) -> &'a [u8] {
-        self.ranges
-            .first()
-            .map_or(&[], |range| &self.bytes[range.clone()])
-    }
-
-    fn arguments(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
-        let rest = self.ranges.get(1..).unwrap_or_default();
-        rest.iter().map(move |range| &self.bytes[range.clone()])
-    }
-}
-
-fn before_authentication(name: &[u8]) -> bool {
-    ["auth", "hello", "quit", "reset"]
-        .iter()
-        .any(|allowed| name.eq_ignore_ascii_case(allowed.as_bytes()))
-}
-
-fn too_large(sizes: Sizes, out: &mut Vec<u8>) {
-    let text = format!(
-        "ERR the command or transaction is longer than the store takes: {} bytes",
-        sizes.most
-    );
-    reply::error(&text, out);
-}
-
-fn unknown(words: Words<'_>, out: &mut Vec<u8>) {
-    let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
-    let args: Vec<String> = words
-        .arguments()
-        .take(8)
-        .map(|arg| format!("'{}'", shown(arg)))
-        .collect();
-    let text = format!(
-        "ERR unknown command '{}', with args beginning with: {}",
-        shown(words.name()),
-        args.join(" ")
-    );
-    reply::error(&text, out);
 }
