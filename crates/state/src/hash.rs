@@ -41,6 +41,62 @@ impl Fingerprint {
     }
 }
 
+/// A checksum of bytes that come piece by piece; how they are cut does not matter.
+#[derive(Clone)]
+pub(crate) struct Checksum {
+    hash: u64,
+    len: u64,
+    /// The last bytes, fewer than eight.
+    rest: [u8; 8],
+    held: usize,
+}
+
+impl Checksum {
+    pub(crate) const fn new() -> Self {
+        Self {
+            hash: Fingerprint::new(6).0,
+            len: 0,
+            rest: [0; 8],
+            held: 0,
+        }
+    }
+
+    /// Takes in the next bytes.
+    pub(crate) fn take(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len() as u64;
+        if self.held > 0 {
+            let missing = (8 - self.held).min(bytes.len());
+            self.rest[self.held..self.held + missing].copy_from_slice(&bytes[..missing]);
+            self.held += missing;
+            bytes = &bytes[missing..];
+            if self.held < 8 {
+                return;
+            }
+            self.hash = fold(self.hash ^ u64::from_le_bytes(self.rest));
+        }
+        let (words, tail) = bytes.as_chunks::<8>();
+        for word in words {
+            self.hash = fold(self.hash ^ u64::from_le_bytes(*word));
+        }
+        self.rest[..tail.len()].copy_from_slice(tail);
+        self.held = tail.len();
+    }
+
+    /// The checksum of all bytes so far.
+    pub(crate) fn finish(&self) -> [u8; 8] {
+        let mut last = [0; 8];
+        last[..self.held].copy_from_slice(&self.rest[..self.held]);
+        let hash = Fingerprint(fold(self.hash ^ u64::from_le_bytes(last)));
+        hash.number(self.len).finish().to_be_bytes()
+    }
+}
+
+impl Default for Checksum {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Multiplies and folds the product's halves together. The constant keeps zero from being a trap.
 const fn fold(x: u64) -> u64 {
     let product = (x as u128 ^ 0x9e37_79b9_7f4a_7c15) * MULTIPLIER as u128;
@@ -82,6 +138,26 @@ mod tests {
         assert!(seen.insert(of(&[b"a", b"bc"])));
         assert!(seen.insert(of(&[b"abc"])));
         assert!(seen.insert(Fingerprint::new(2).bytes(b"abc").finish()));
+    }
+
+    #[test]
+    fn a_checksum_does_not_depend_on_how_bytes_are_cut() {
+        let bytes: alloc::vec::Vec<u8> = (0..100).collect();
+        let sum = |cuts: &[usize]| {
+            let (mut sum, mut from) = (Checksum::new(), 0);
+            for cut in cuts.iter().chain([&bytes.len()]) {
+                sum.take(&bytes[from..*cut]);
+                from = *cut;
+            }
+            sum.finish()
+        };
+        let whole = sum(&[]);
+        for cuts in [&[1, 2, 3][..], &[8, 16], &[5, 5, 14, 97], &[7, 8, 9, 99]] {
+            assert_eq!(sum(cuts), whole);
+        }
+        let mut shorter = Checksum::new();
+        shorter.take(&bytes[..99]);
+        assert_ne!(shorter.finish(), whole);
     }
 
     #[test]

@@ -11,184 +11,158 @@
 //! Numbers are in network byte order. Tables follow in the order registered, which the fingerprint
 //! vouches for; rows in the byte order of their keys; timers in the order they fire. Equal states
 //! so have equal bytes, and the reader accepts no others.
+//!
+//! A snapshot is written at once ([`encode`]) or piece by piece from a [`Cut`] ([`Outgoing`]), to
+//! the same bytes. It is read piece by piece ([`Incoming`]) into a state of its own.
 
 use alloc::vec::Vec;
 
 use stateplane_base::LogTime;
 
-use crate::application::SnapshotError;
-use crate::hash::Fingerprint;
-use crate::refusal::Refusal;
+use crate::cut::{Cut, Pile};
+use crate::hash::Checksum;
+use crate::limits::Limits;
 use crate::state::State;
 use crate::timers::{Alarm, TimerId};
 
+mod incoming;
+
+pub use incoming::Incoming;
+
 const MAGIC: [u8; 4] = *b"SPST";
 const VERSION: u16 = 1;
+const HEADER_LEN: usize = 32;
+const COUNT_LEN: usize = 8;
+const CHECKSUM_LEN: usize = 8;
+/// What comes before a row's key, and a timer's.
+const ROW_HEADER_LEN: usize = 6;
+const TIMER_HEADER_LEN: usize = 20;
 
-fn checksum(bytes: &[u8]) -> [u8; 8] {
-    Fingerprint::new(6).bytes(bytes).finish().to_be_bytes()
-}
-
-/// Whether the checksum is right. A fuzzer finds none, so its builds go on without.
-#[allow(unexpected_cfgs, reason = "cargo-fuzz sets it")]
-fn intact(body: &[u8], sum: [u8; 8]) -> bool {
-    cfg!(fuzzing) || checksum(body) == sum
-}
-
-/// Writes a snapshot.
-pub(crate) fn encode(state: &State, fingerprint: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + state.bytes);
+fn append_header(out: &mut Vec<u8>, fingerprint: u64, now: LogTime, last_serial: u64) {
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_be_bytes());
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&fingerprint.to_be_bytes());
-    out.extend_from_slice(&state.now.as_nanos().to_be_bytes());
-    out.extend_from_slice(&state.timers.last_serial.to_be_bytes());
+    out.extend_from_slice(&now.as_nanos().to_be_bytes());
+    out.extend_from_slice(&last_serial.to_be_bytes());
+}
+
+pub(crate) fn append_row(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let key_len = u16::try_from(key.len()).expect("keys have at most 64 KiB");
+    let value_len = u32::try_from(value.len()).expect("values have at most 4 GiB");
+    out.extend_from_slice(&key_len.to_be_bytes());
+    out.extend_from_slice(&value_len.to_be_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(value);
+}
+
+pub(crate) fn append_timer(out: &mut Vec<u8>, id: TimerId, alarm: &Alarm) {
+    let key_len = u16::try_from(alarm.key.len()).expect("keys have at most 64 KiB");
+    out.extend_from_slice(&id.deadline().as_nanos().to_be_bytes());
+    out.extend_from_slice(&id.serial().to_be_bytes());
+    out.extend_from_slice(&alarm.kind.to_be_bytes());
+    out.extend_from_slice(&key_len.to_be_bytes());
+    out.extend_from_slice(&alarm.key);
+}
+
+fn append_count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&(count as u64).to_be_bytes());
+}
+
+/// Writes a snapshot at once.
+pub(crate) fn encode(state: &State, fingerprint: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(size(state));
+    append_header(&mut out, fingerprint, state.now, state.timers.last_serial);
     for table in &state.tables {
-        out.extend_from_slice(&(table.rows.len() as u64).to_be_bytes());
+        append_count(&mut out, table.rows.len());
         for (key, value) in table.rows.sorted() {
-            let key_len = u16::try_from(key.len()).expect("keys have at most 64 KiB");
-            let value_len = u32::try_from(value.len()).expect("values have at most 4 GiB");
-            out.extend_from_slice(&key_len.to_be_bytes());
-            out.extend_from_slice(&value_len.to_be_bytes());
-            out.extend_from_slice(key);
-            out.extend_from_slice(value);
+            append_row(&mut out, key, value);
         }
     }
-    out.extend_from_slice(&(state.timers.len() as u64).to_be_bytes());
+    append_count(&mut out, state.timers.len());
     for (id, alarm) in state.timers.iter() {
-        let key_len = u16::try_from(alarm.key.len()).expect("keys have at most 64 KiB");
-        out.extend_from_slice(&id.deadline().as_nanos().to_be_bytes());
-        out.extend_from_slice(&id.serial().to_be_bytes());
-        out.extend_from_slice(&alarm.kind.to_be_bytes());
-        out.extend_from_slice(&key_len.to_be_bytes());
-        out.extend_from_slice(&alarm.key);
+        append_timer(&mut out, id, alarm);
     }
-    let sum = checksum(&out);
-    out.extend_from_slice(&sum);
+    let mut sum = Checksum::new();
+    sum.take(&out);
+    out.extend_from_slice(&sum.finish());
     out
 }
 
-/// Reads a snapshot into an empty state.
-pub(crate) fn decode(
-    bytes: &[u8],
-    mut state: State,
-    fingerprint: u64,
-    timer_kinds: usize,
-) -> Result<State, SnapshotError> {
-    let mut input = Reader(bytes);
-    if input.array() != Some(MAGIC) {
-        return Err(SnapshotError::NotASnapshot);
+/// How long the snapshot of a state is.
+pub(crate) fn size(state: &State) -> usize {
+    let (mut bytes, mut rest) = (HEADER_LEN + CHECKSUM_LEN, state.bytes);
+    for table in &state.tables {
+        let rows = table.rows.len();
+        rest -= table.bytes;
+        bytes += COUNT_LEN + table.bytes - rows * Limits::ROW_COST + rows * ROW_HEADER_LEN;
     }
-    let found = input.u16()?;
-    if found != VERSION {
-        return Err(SnapshotError::Version { found });
-    }
-    let (body, sum) = bytes
-        .split_last_chunk::<8>()
-        .ok_or(SnapshotError::Damaged)?;
-    if !intact(body, *sum) {
-        return Err(SnapshotError::Damaged);
-    }
-    let mut input = Reader(&body[6..]);
-    if input.u16()? != 0 {
-        return Err(SnapshotError::Damaged);
-    }
-    if input.u64()? != fingerprint {
-        return Err(SnapshotError::OtherConfiguration);
-    }
-    state.now = LogTime::from_nanos(input.u64()?);
-    state.timers.last_serial = input.u64()?;
-    for table in 0..state.tables.len() {
-        read_table(&mut input, &mut state, table as u16)?;
-    }
-    read_timers(&mut input, &mut state, timer_kinds)?;
-    if input.0.is_empty() {
-        Ok(state)
-    } else {
-        Err(SnapshotError::Damaged)
-    }
+    let timers = state.timers.len();
+    bytes + COUNT_LEN + rest - timers * Limits::ROW_COST + timers * TIMER_HEADER_LEN
 }
 
-fn read_table(input: &mut Reader, state: &mut State, table: u16) -> Result<(), SnapshotError> {
-    let mut last: Option<&[u8]> = None;
-    for _ in 0..input.u64()? {
-        let (key_len, value_len) = (input.u16()?, input.u32()?);
-        let key = input.bytes(usize::from(key_len))?;
-        let value = input.bytes(value_len as usize)?;
-        if last.is_some_and(|last| last >= key) {
-            return Err(SnapshotError::Damaged);
+/// A snapshot on its way out, after its cut has collected everything.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    sum: Checksum,
+    table: usize,
+    /// The table's count is written.
+    counted: bool,
+}
+
+impl Outgoing {
+    /// Appends the next piece of the snapshot; how many rows it has, or none after the last.
+    pub(crate) fn write(
+        &mut self,
+        cut: &mut Cut,
+        fingerprint: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let start = out.len();
+        if (self.table, self.counted) == (0, false) {
+            append_header(out, fingerprint, cut.now, cut.last_serial);
         }
-        state.put(table, key, value).map_err(too_large)?;
-        last = Some(key);
-    }
-    Ok(())
-}
-
-fn read_timers(
-    input: &mut Reader,
-    state: &mut State,
-    timer_kinds: usize,
-) -> Result<(), SnapshotError> {
-    let mut last = None;
-    for _ in 0..input.u64()? {
-        let id = TimerId::new(LogTime::from_nanos(input.u64()?), input.u64()?);
-        let (kind, key_len) = (input.u16()?, input.u16()?);
-        let key = input.bytes(usize::from(key_len))?;
-        let ordered = last.is_none_or(|last| last < id);
-        let armed = id.deadline() > state.now && id.serial() <= state.timers.last_serial;
-        if !ordered || !armed || usize::from(kind) >= timer_kinds {
-            return Err(SnapshotError::Damaged);
+        let count = cut.rows(self.table);
+        if !self.counted {
+            append_count(out, count.unwrap_or(cut.timers()));
+            self.counted = true;
         }
-        state
-            .arm(
-                id,
-                Alarm {
-                    kind,
-                    key: key.into(),
-                },
-            )
-            .map_err(too_large)?;
-        last = Some(id);
+        let rows = match count {
+            Some(_) => cut
+                .next_pile(self.table)
+                .map(|pile| append_pile(&pile, out)),
+            None => cut.next_timers().map(|pile| {
+                out.extend_from_slice(&pile.bytes);
+                pile.rows
+            }),
+        };
+        self.sum.take(&out[start..]);
+        if rows.is_none() && count.is_none() {
+            out.extend_from_slice(&self.sum.finish());
+            return None;
+        }
+        if rows.is_none() {
+            (self.table, self.counted) = (self.table + 1, false);
+        }
+        Some(rows.unwrap_or(1))
     }
-    Ok(())
 }
 
-fn too_large(_: Refusal) -> SnapshotError {
-    SnapshotError::TooLarge
-}
-
-/// Bytes not yet read.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, len: usize) -> Result<&'a [u8], SnapshotError> {
-        let (head, rest) = self.0.split_at_checked(len).ok_or(SnapshotError::Damaged)?;
-        self.0 = rest;
-        Ok(head)
+/// Appends a pile's rows in the order of their keys.
+fn append_pile(pile: &Pile, out: &mut Vec<u8>) -> usize {
+    let mut rows = Vec::with_capacity(pile.rows);
+    let mut rest = &pile.bytes[..];
+    while let Some((header, body)) = rest.split_first_chunk::<ROW_HEADER_LEN>() {
+        let [k0, k1, v0, v1, v2, v3] = *header;
+        let key_len = usize::from(u16::from_be_bytes([k0, k1]));
+        let len = key_len + u32::from_be_bytes([v0, v1, v2, v3]) as usize;
+        let (row, others) = rest.split_at(ROW_HEADER_LEN + len);
+        rows.push((&body[..key_len], row));
+        rest = others;
     }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*head)
+    rows.sort_unstable();
+    for (_, row) in &rows {
+        out.extend_from_slice(row);
     }
-
-    fn u16(&mut self) -> Result<u16, SnapshotError> {
-        self.array()
-            .map(u16::from_be_bytes)
-            .ok_or(SnapshotError::Damaged)
-    }
-
-    fn u32(&mut self) -> Result<u32, SnapshotError> {
-        self.array()
-            .map(u32::from_be_bytes)
-            .ok_or(SnapshotError::Damaged)
-    }
-
-    fn u64(&mut self) -> Result<u64, SnapshotError> {
-        self.array()
-            .map(u64::from_be_bytes)
-            .ok_or(SnapshotError::Damaged)
-    }
+    rows.len()
 }

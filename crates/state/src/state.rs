@@ -5,11 +5,14 @@ use core::mem;
 
 use stateplane_base::LogTime;
 
+use crate::cut::Cut;
 use crate::hash::{Fingerprint, Seed};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::table::{Key, Rows, Slot, Value};
+use crate::rows::{Rows, Slot};
+use crate::table::{Key, Value};
 use crate::timers::{Alarm, TimerId, Timers};
+use crate::waste::Waste;
 
 /// One table's rows and sizes.
 pub(crate) struct TableState {
@@ -28,6 +31,8 @@ pub(crate) struct Cleared {
     rows: Rows,
     bytes: usize,
     sum: u64,
+    /// They are a cut's as well.
+    cut: bool,
 }
 
 /// What a table is to be, as the registry knows it.
@@ -49,6 +54,10 @@ pub(crate) struct State {
     pub(crate) bytes: usize,
     /// Sum of the fingerprints of all rows and timers: the same whatever order they came in.
     sum: u64,
+    /// The state at an earlier moment, while it is collected for a snapshot.
+    pub(crate) cut: Option<Cut>,
+    /// What nobody needs any more.
+    pub(crate) waste: Waste,
 }
 
 impl State {
@@ -71,6 +80,8 @@ impl State {
             limits,
             bytes: 0,
             sum: 0,
+            cut: None,
+            waste: Waste::default(),
         }
     }
 
@@ -95,7 +106,11 @@ impl State {
         if value.len() > limits.value_bytes {
             return Err(Refusal::ValueTooLarge);
         }
-        let table = &mut self.tables[usize::from(table)];
+        let (index, table) = (table, &mut self.tables[usize::from(table)]);
+        if let Some(cut) = &mut self.cut {
+            cut.before_change(index, &table.rows, key);
+        }
+        let may_split = !self.cut.as_ref().is_some_and(Cut::is_collecting);
         let full = table.rows.len() >= table.max_rows;
         let new = table.tag.bytes(key).bytes(value).finish();
         let (old, grown, gone) = match table.rows.slot(key) {
@@ -119,6 +134,7 @@ impl State {
                     return Err(Refusal::MemoryFull);
                 }
                 slot.fill(value.into());
+                table.rows.grown(may_split);
                 (None, cost, 0)
             }
         };
@@ -130,7 +146,10 @@ impl State {
     }
 
     pub(crate) fn remove(&mut self, table: u16, key: &[u8]) -> Option<(Key, Value)> {
-        let table = &mut self.tables[usize::from(table)];
+        let (index, table) = (table, &mut self.tables[usize::from(table)]);
+        if let Some(cut) = &mut self.cut {
+            cut.before_change(index, &table.rows, key);
+        }
         let (key, value) = table.rows.remove(key)?;
         let cost = key.len() + value.len() + Limits::ROW_COST;
         table.bytes -= cost;
@@ -143,9 +162,11 @@ impl State {
 
     /// Takes all rows of a table out at once, whatever their number.
     pub(crate) fn clear(&mut self, table: u16) -> Cleared {
+        let cut = self.cut.as_mut().is_some_and(|cut| cut.cleared(table));
         let table = &mut self.tables[usize::from(table)];
         let rows = table.rows.emptied();
         let cleared = Cleared {
+            cut,
             rows: mem::replace(&mut table.rows, rows),
             bytes: mem::take(&mut table.bytes),
             sum: mem::take(&mut table.sum),
@@ -157,6 +178,9 @@ impl State {
 
     /// Puts back what [`Self::clear`] took out of a table that is empty again.
     pub(crate) fn refill(&mut self, table: u16, cleared: Cleared) {
+        if let Some(cut) = self.cut.as_mut().filter(|_| cleared.cut) {
+            cut.refilled(table);
+        }
         let table = &mut self.tables[usize::from(table)];
         assert_eq!(table.rows.len(), 0, "rows set since were removed first");
         self.bytes += cleared.bytes;
@@ -164,6 +188,30 @@ impl State {
         table.rows = cleared.rows;
         table.bytes = cleared.bytes;
         table.sum = cleared.sum;
+    }
+
+    /// What [`Self::clear`] took out does not come back.
+    pub(crate) fn bury(&mut self, table: u16, cleared: Cleared) {
+        match self.cut.as_mut().filter(|_| cleared.cut) {
+            Some(cut) => cut.keep(table, cleared.rows),
+            None => self.waste.rows.push(cleared.rows),
+        }
+    }
+
+    /// Collects some rows for the cut; how many, or none if it has all.
+    pub(crate) fn collect(&mut self) -> Option<usize> {
+        let cut = self.cut.as_mut().filter(|cut| cut.is_collecting())?;
+        Some(cut.collect(&self.tables, &self.timers, &mut self.waste))
+    }
+
+    /// Gives up everything, to be freed by and by.
+    pub(crate) fn into_waste(self) -> Waste {
+        let mut waste = self.waste;
+        waste
+            .rows
+            .extend(self.tables.into_iter().map(|table| table.rows));
+        waste.timers.push(self.timers);
+        waste
     }
 
     /// Arms a timer within the limits.
@@ -180,12 +228,18 @@ impl State {
         }
         self.bytes += cost;
         self.sum = self.sum.wrapping_add(timer_hash(id, &alarm));
+        if let Some(cut) = &mut self.cut {
+            cut.before_arm(id);
+        }
         self.timers.insert(id, alarm);
         Ok(())
     }
 
     pub(crate) fn disarm(&mut self, id: TimerId) -> Option<Alarm> {
         let alarm = self.timers.remove(id)?;
+        if let Some(cut) = &mut self.cut {
+            cut.after_disarm(id, &alarm);
+        }
         self.bytes -= alarm.key.len() + Limits::ROW_COST;
         self.sum = self.sum.wrapping_sub(timer_hash(id, &alarm));
         Some(alarm)

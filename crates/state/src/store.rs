@@ -1,16 +1,18 @@
 //! The store: the sequential machine that a group replicates and an embedded user calls.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use stateplane_base::LogTime;
 
 use crate::application::{Application, SnapshotError};
+use crate::cut::Cut;
 use crate::hash::Seed;
 use crate::limits::Limits;
 use crate::op;
 use crate::refusal::Refusal;
 use crate::registry::Registry;
-use crate::snapshot;
+use crate::snapshot::{self, Incoming, Outgoing};
 use crate::state::State;
 use crate::timers::TimerKind;
 use crate::tx::Journal;
@@ -22,6 +24,7 @@ pub struct Store {
     journal: Journal,
     seed: Seed,
     tally: Tally,
+    outgoing: Outgoing,
 }
 
 /// What a store has done since it was made. Not part of its state.
@@ -85,6 +88,7 @@ impl Store {
             journal: Journal::default(),
             seed,
             tally: Tally::default(),
+            outgoing: Outgoing::default(),
         }
     }
 
@@ -143,7 +147,7 @@ impl Store {
             self.tally.fired += 1;
             let mut tx = self.journal.begin(&mut self.state);
             match handler(&mut tx, TimerKind(alarm.kind), &alarm.key) {
-                Ok(()) => self.journal.commit(),
+                Ok(()) => self.journal.commit(&mut self.state),
                 Err(_) => {
                     self.journal.undo(&mut self.state);
                     self.tally.misfired += 1;
@@ -151,6 +155,17 @@ impl Store {
             }
         }
         self.state.now = at;
+    }
+
+    /// Appends the next rows of the snapshot; how many, or none when it is complete.
+    fn write_snapshot(&mut self, out: &mut Vec<u8>) -> Option<usize> {
+        let cut = self.state.cut.as_mut()?;
+        let fingerprint = self.registry.fingerprint();
+        let written = self.outgoing.write(cut, fingerprint, out);
+        if written.is_none() {
+            self.state.cut = None;
+        }
+        written
     }
 
     fn call(&mut self, op: &[u8], reply: &mut Vec<u8>) -> Result<(), Refusal> {
@@ -172,14 +187,19 @@ impl Store {
 }
 
 impl Application for Store {
+    type Incoming = Incoming;
+
     fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
+        if self.state.cut.as_ref().is_some_and(Cut::presses) {
+            self.state.collect();
+        }
         // A time before the last one (a sequencer's clock was set back) stands still instead.
         self.fire_until(at.max(self.state.now));
         reply.clear();
         reply.push(op::OK);
         self.tally.executed += 1;
         match self.call(op, reply) {
-            Ok(()) => self.journal.commit(),
+            Ok(()) => self.journal.commit(&mut self.state),
             Err(refusal) => {
                 self.journal.undo(&mut self.state);
                 reply.clear();
@@ -209,11 +229,50 @@ impl Application for Store {
         snapshot::encode(&self.state, self.registry.fingerprint())
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+    fn begin_snapshot(&mut self) -> u64 {
+        let state = &mut self.state;
+        state.cut = Some(Cut::new(state.now, &state.tables, &state.timers));
+        self.outgoing = Outgoing::default();
+        snapshot::size(state) as u64
+    }
+
+    fn continue_snapshot(&mut self, rows: usize, out: &mut Vec<u8>) -> bool {
+        let mut left = rows;
+        while left > 0 {
+            let done = match self.state.collect() {
+                Some(done) => done,
+                None => match self.write_snapshot(out) {
+                    Some(done) => done,
+                    None => return true,
+                },
+            };
+            left = left.saturating_sub(done);
+        }
+        false
+    }
+
+    fn abandon_snapshot(&mut self) {
+        self.state.cut = None;
+    }
+
+    fn incoming(&self) -> Incoming {
         let empty = State::new(self.registry.tables(), self.state.limits, self.seed);
         let kinds = self.registry.timer_kinds();
-        self.state = snapshot::decode(bytes, empty, self.registry.fingerprint(), kinds)?;
+        Incoming::new(empty, self.registry.fingerprint(), kinds)
+    }
+
+    fn take(incoming: &mut Incoming, piece: &[u8]) -> Result<(), SnapshotError> {
+        incoming.take(piece)
+    }
+
+    fn install(&mut self, incoming: Incoming) -> Result<(), SnapshotError> {
+        let former = mem::replace(&mut self.state, incoming.finish()?);
+        self.state.waste.append(former.into_waste());
         Ok(())
+    }
+
+    fn tidy(&mut self, rows: usize) -> bool {
+        self.state.waste.shed(rows)
     }
 
     fn digest(&self) -> u64 {

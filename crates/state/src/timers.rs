@@ -1,6 +1,7 @@
 //! Timers: what is to happen when the log's time reaches a deadline.
 
 use alloc::collections::BTreeMap;
+use core::ops::Bound;
 
 use stateplane_base::LogTime;
 
@@ -65,6 +66,19 @@ impl Timers {
     /// The next timer to fire.
     pub(crate) fn first(&self) -> Option<TimerId> {
         self.armed.first_key_value().map(|(id, _)| *id)
+    }
+
+    /// The timers after one of them, in the order they fire; without one, all.
+    pub(crate) fn after(&self, last: Option<TimerId>) -> impl Iterator<Item = (TimerId, &Alarm)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.armed.range((from, Bound::Unbounded));
+        range.map(|(id, alarm)| (*id, alarm))
+    }
+
+    /// Forgets about `count` timers, or all; how many.
+    pub(crate) fn shed(&mut self, count: usize) -> usize {
+        let gone = core::iter::from_fn(|| self.armed.pop_first());
+        gone.take(count).count()
     }
 
     /// All timers in the order they fire.

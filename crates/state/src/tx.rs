@@ -51,8 +51,12 @@ impl Journal {
     }
 
     /// Keeps the changes.
-    pub(crate) fn commit(&mut self) {
-        self.changes.clear();
+    pub(crate) fn commit(&mut self, state: &mut State) {
+        for change in self.changes.drain(..) {
+            if let Undo::Refill { table, rows } = change {
+                state.bury(table, rows);
+            }
+        }
         self.serial = None;
     }
 

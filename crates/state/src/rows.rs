@@ -1,0 +1,283 @@
+//! A table's rows in memory.
+//!
+//! Rows that are only found by key lie in a hash table of many small *parts* that grows by
+//! splitting one part at a time (linear hashing): no insertion ever waits for more than one part to
+//! move, and a snapshot can walk over the parts while rows change.
+
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table;
+
+use crate::hash::Seed;
+use crate::table::{Key, Value};
+
+/// Rows of one part, on average.
+const PART: usize = 512;
+
+/// A place in a table: a row, or where one would be.
+pub(crate) enum Slot<'a> {
+    Used(&'a mut Value),
+    Free(FreeSlot<'a>),
+}
+
+pub(crate) enum FreeSlot<'a> {
+    Hashed(hash_table::VacantEntry<'a, (Key, Value)>, Key),
+    Ordered(btree_map::VacantEntry<'a, Key, Value>),
+}
+
+impl FreeSlot<'_> {
+    pub(crate) fn fill(self, value: Value) {
+        match self {
+            Self::Hashed(slot, key) => drop(slot.insert((key, value))),
+            Self::Ordered(slot) => drop(slot.insert(value)),
+        }
+    }
+}
+
+/// A table's rows.
+pub(crate) enum Rows {
+    Hashed(Parts),
+    Ordered(BTreeMap<Key, Value>),
+}
+
+impl Rows {
+    pub(crate) fn new(ordered: bool, reserve: usize, seed: Seed) -> Self {
+        if ordered {
+            Self::Ordered(BTreeMap::new())
+        } else {
+            Self::Hashed(Parts::new(reserve, seed))
+        }
+    }
+
+    /// A table of the same kind without rows.
+    pub(crate) fn emptied(&self) -> Self {
+        match self {
+            Self::Hashed(parts) => Self::new(false, 0, parts.seed),
+            Self::Ordered(_) => Self::Ordered(BTreeMap::new()),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Hashed(parts) => parts.len,
+            Self::Ordered(rows) => rows.len(),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Hashed(parts) => parts.get(key),
+            Self::Ordered(rows) => rows.get(key).map(|value| &**value),
+        }
+    }
+
+    pub(crate) fn slot(&mut self, key: &[u8]) -> Slot<'_> {
+        match self {
+            Self::Hashed(parts) => parts.slot(key),
+            Self::Ordered(rows) => match rows.entry(key.into()) {
+                btree_map::Entry::Occupied(slot) => Slot::Used(slot.into_mut()),
+                btree_map::Entry::Vacant(slot) => Slot::Free(FreeSlot::Ordered(slot)),
+            },
+        }
+    }
+
+    /// A free slot was filled; `may_split` unless somebody counts on where rows lie.
+    pub(crate) fn grown(&mut self, may_split: bool) {
+        if let Self::Hashed(parts) = self {
+            parts.len += 1;
+            if may_split && parts.len > parts.parts.len() * PART {
+                parts.split();
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<(Key, Value)> {
+        match self {
+            Self::Hashed(parts) => parts.remove(key),
+            Self::Ordered(rows) => rows.remove_entry(key),
+        }
+    }
+
+    /// The rows of an ordered table from a key on; none if it is not ordered.
+    pub(crate) fn scan<'a>(
+        &'a self,
+        from: &[u8],
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let range = match self {
+            Self::Hashed(_) => None,
+            Self::Ordered(rows) => {
+                Some(rows.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)))
+            }
+        };
+        range
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (&**key, &**value))
+    }
+
+    /// All rows in the order of their keys.
+    pub(crate) fn sorted(&self) -> Vec<(&[u8], &[u8])> {
+        match self {
+            Self::Hashed(parts) => {
+                let rows = parts.parts.iter().flatten();
+                let mut all: Vec<(&[u8], &[u8])> =
+                    rows.map(|(key, value)| (&**key, &**value)).collect();
+                all.sort_unstable_by(|a, b| a.0.cmp(b.0));
+                all
+            }
+            Self::Ordered(rows) => rows.iter().map(|(key, value)| (&**key, &**value)).collect(),
+        }
+    }
+
+    /// Forgets about `rows` rows, or all; how many.
+    pub(crate) fn shed(&mut self, rows: usize) -> usize {
+        let mut gone = 0;
+        while gone < rows {
+            gone += match self {
+                Self::Hashed(parts) => match parts.parts.pop() {
+                    Some(part) => part.len().max(1),
+                    None => break,
+                },
+                Self::Ordered(rows) => match rows.pop_first() {
+                    Some(_) => 1,
+                    None => break,
+                },
+            };
+        }
+        gone
+    }
+}
+
+/// The parts of a hash table.
+pub(crate) struct Parts {
+    parts: Vec<HashTable<(Key, Value)>>,
+    len: usize,
+    seed: Seed,
+}
+
+impl Parts {
+    fn new(reserve: usize, seed: Seed) -> Self {
+        let mut parts = vec![];
+        // As many as splitting would make, each with its share of the room.
+        let count = reserve.div_ceil(PART).max(1);
+        parts.resize_with(count, || HashTable::with_capacity(reserve / count));
+        Self {
+            parts,
+            len: 0,
+            seed,
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The rows of one part.
+    pub(crate) fn part(&self, index: usize) -> impl Iterator<Item = &(Key, Value)> {
+        self.parts[index].iter()
+    }
+
+    /// The part in which a key is, if anywhere.
+    pub(crate) fn of_key(&self, key: &[u8]) -> usize {
+        self.of_hash(self.seed.hash(key))
+    }
+
+    /// Parts are chosen by bits that do not place rows within them. Those from the last power of
+    /// two on have been split off.
+    fn of_hash(&self, hash: u64) -> usize {
+        let count = self.parts.len();
+        let mask = count.next_power_of_two() - 1;
+        let index = (hash >> 24) as usize & mask;
+        if index < count {
+            index
+        } else {
+            index & (mask >> 1)
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        let hash = self.seed.hash(key);
+        let part = &self.parts[self.of_hash(hash)];
+        part.find(hash, |row| *row.0 == *key).map(|row| &*row.1)
+    }
+
+    fn slot(&mut self, key: &[u8]) -> Slot<'_> {
+        let (seed, hash) = (self.seed, self.seed.hash(key));
+        let index = self.of_hash(hash);
+        let rehash = move |row: &(Key, Value)| seed.hash(&row.0);
+        match self.parts[index].entry(hash, |row| *row.0 == *key, rehash) {
+            hash_table::Entry::Occupied(slot) => Slot::Used(&mut slot.into_mut().1),
+            hash_table::Entry::Vacant(slot) => Slot::Free(FreeSlot::Hashed(slot, key.into())),
+        }
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<(Key, Value)> {
+        let hash = self.seed.hash(key);
+        let index = self.of_hash(hash);
+        let slot = self.parts[index]
+            .find_entry(hash, |row| *row.0 == *key)
+            .ok()?;
+        self.len -= 1;
+        Some(slot.remove().0)
+    }
+
+    /// Splits the next part in two.
+    fn split(&mut self) {
+        let new = self.parts.len();
+        let source = new - (new + 1).next_power_of_two() / 2;
+        self.parts.push(HashTable::new());
+        let (seed, mask) = (self.seed, (new + 1).next_power_of_two() - 1);
+        let moves = |row: &mut (Key, Value)| (seed.hash(&row.0) >> 24) as usize & mask == new;
+        let mut moved = HashTable::with_capacity(PART);
+        for row in self.parts[source].extract_if(moves) {
+            moved.insert_unique(seed.hash(&row.0), row, |row| seed.hash(&row.0));
+        }
+        self.parts[new] = moved;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_split_and_lose_no_row() {
+        let mut rows = Rows::new(false, 0, Seed(3, 4));
+        let key = |n: u32| n.to_be_bytes();
+        for n in 0..20_000 {
+            let Slot::Free(slot) = rows.slot(&key(n)) else {
+                panic!("{n} is new");
+            };
+            slot.fill(key(n)[..].into());
+            // For a while somebody counts on where rows lie.
+            rows.grown(!(5_000..9_000).contains(&n));
+        }
+        let Rows::Hashed(parts) = &rows else {
+            panic!("it is not ordered");
+        };
+        assert_eq!(
+            (parts.count(), rows.len()),
+            (20_000_usize.div_ceil(PART), 20_000)
+        );
+        for (index, part) in parts.parts.iter().enumerate() {
+            assert!(part.len() < 4 * PART, "rows are spread");
+            assert!(part.iter().all(|row| parts.of_key(&row.0) == index));
+        }
+        assert!((0..20_000).all(|n| rows.get(&key(n)) == Some(&key(n))));
+        assert!(
+            (0..20_000)
+                .step_by(2)
+                .all(|n| rows.remove(&key(n)).is_some())
+        );
+        assert_eq!(rows.len(), 10_000);
+        assert!((0..20_000).all(|n| rows.get(&key(n)).is_some() == (n % 2 == 1)));
+        assert!(rows.sorted().is_sorted());
+        while rows.shed(100) > 0 {}
+    }
+}
