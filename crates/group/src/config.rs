@@ -122,6 +122,8 @@ pub struct Timing {
     pub resend: Duration,
     /// Patience with a view that does not start; grows with each attempt.
     pub view_patience: Duration,
+    /// Between the turns that deal with a snapshot.
+    pub snapshot: Duration,
     /// Between a booting replica's announcements.
     pub boot: Duration,
     /// A boot or hint heard longer ago than this is history.
@@ -148,6 +150,7 @@ impl Default for Timing {
             gap_retry: ms(3),
             resend: ms(10),
             view_patience: ms(40),
+            snapshot: ms(1),
             boot: ms(20),
             boot_memory: ms(200),
             tail: ms(1),
@@ -176,8 +179,10 @@ pub struct Limits {
     pub chunk: usize,
     /// Snapshot pieces asked for at once.
     pub chunks: u16,
-    /// Size of a snapshot.
+    /// Size of a snapshot: the largest store and the largest client table fit.
     pub snapshot_bytes: u64,
+    /// Rows of a snapshot that one turn of a replica deals with, about.
+    pub snapshot_rows: usize,
     /// Bytes of records on disk after which a checkpoint replaces them.
     pub journal_bytes: usize,
     /// Clients in the client table.
@@ -196,6 +201,14 @@ pub struct Limits {
     pub reply_bytes: usize,
 }
 
+impl Limits {
+    /// Bytes one client takes in a snapshot at most.
+    pub(crate) fn client_row(&self) -> usize {
+        // A result is taken while there is room, so the last one may exceed it.
+        self.client_bytes + (64 << 10) + (self.window as usize + 2) * 20
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -206,7 +219,8 @@ impl Default for Limits {
             fetch: 128,
             chunk: 1200,
             chunks: 32,
-            snapshot_bytes: 256 << 20,
+            snapshot_bytes: 4 << 30,
+            snapshot_rows: 2048,
             journal_bytes: 64 << 20,
             clients: 1024,
             client_idle: Duration::from_secs(60),

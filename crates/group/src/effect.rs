@@ -123,6 +123,8 @@ marks! {
     SessionStarted = "session-started", "A view with a new session started.";
     SessionGranted = "session-granted", "A session was granted to its sequencer.";
     SnapshotTaken = "snapshot-taken", "A snapshot was taken for a peer.";
+    SnapshotPiece = "snapshot-piece", "A turn dealt with a part of a snapshot.";
+    SnapshotAbandoned = "snapshot-abandoned", "A snapshot was given up before it was complete.";
     SnapshotInstalled = "snapshot-installed", "A peer's snapshot replaced our state.";
     SnapshotRestarted = "snapshot-restarted", "A snapshot's source went away or moved on.";
     BehindTruncation = "behind-truncation", "Slots we lack are truncated at the peer.";

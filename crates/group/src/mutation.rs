@@ -53,6 +53,7 @@ mutations! {
     FormerMembersIgnored = "former-members-ignored", "A merge on top of a joint view needs the new members alone.";
     JointViewAnswers = "joint-view-answers", "A leader answers clients before its joint view is established.";
     NewcomerWithoutState = "newcomer-without-state", "A new member takes part before it has the state.";
+    SnapshotLate = "snapshot-late", "A snapshot counts as the state after the slot at which it was complete, not begun.";
     SendBeforeSync = "send-before-sync", "A replica with a disk answers before its journal is on it.";
     VoteNotPersisted = "vote-not-persisted", "A replica with a disk forgets in a crash what it voted for.";
     TornTailAccepted = "torn-tail-accepted", "A record that was cut off in mid-write counts as far as it goes.";

@@ -7,6 +7,8 @@ use stateplane_state::{Application, SnapshotError};
 pub(crate) struct Ledger(pub(crate) Vec<u8>);
 
 impl Application for Ledger {
+    type Incoming = Vec<u8>;
+
     fn execute(&mut self, _: LogTime, op: &[u8], reply: &mut Vec<u8>) {
         self.0.extend_from_slice(op);
         reply.clear();
@@ -22,9 +24,34 @@ impl Application for Ledger {
         self.0.clone()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        self.0 = bytes.to_vec();
+    // Small enough to be handed out at once, before anything else happens.
+    fn begin_snapshot(&mut self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn continue_snapshot(&mut self, _: usize, out: &mut Vec<u8>) -> bool {
+        out.extend_from_slice(&self.0);
+        true
+    }
+
+    fn abandon_snapshot(&mut self) {}
+
+    fn incoming(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn take(incoming: &mut Vec<u8>, piece: &[u8]) -> Result<(), SnapshotError> {
+        incoming.extend_from_slice(piece);
         Ok(())
+    }
+
+    fn install(&mut self, incoming: Vec<u8>) -> Result<(), SnapshotError> {
+        self.0 = incoming;
+        Ok(())
+    }
+
+    fn tidy(&mut self, _: usize) -> bool {
+        true
     }
 
     fn digest(&self) -> u64 {

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use stateplane_base::Time;
 use stateplane_functions::{StateError, Ticket};
-use stateplane_state::{Application, Limits};
+use stateplane_state::{Application, Limits, Store};
 
 use crate::logclock::LogClock;
 
@@ -145,16 +145,16 @@ impl StateClient {
 
 /// The store inside the function's own process.
 pub struct Embedded {
-    store: Box<dyn Application + Send>,
+    store: Box<Store>,
     clock: LogClock,
     done: VecDeque<Done>,
 }
 
 impl Embedded {
     /// An own store; nobody else sees it, and it ends with the process.
-    pub fn new(store: Box<dyn Application + Send>) -> Self {
+    pub fn new(store: Store) -> Self {
         Self {
-            store,
+            store: Box::new(store),
             clock: LogClock::default(),
             done: VecDeque::new(),
         }

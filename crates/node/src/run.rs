@@ -195,7 +195,7 @@ impl Starter<'_> {
         match &self.config.state {
             State::Embedded => {
                 let store = store::new(self.config)?;
-                Ok(StateClient::Embedded(Embedded::new(Box::new(store))))
+                Ok(StateClient::Embedded(Embedded::new(store)))
             }
             State::Group { .. } => {
                 let id = self.identity(role).client_id();

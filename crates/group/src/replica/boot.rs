@@ -160,6 +160,7 @@ impl<A: Application> Replica<A> {
 
     /// Forgets everything a half-received snapshot may have left.
     pub(super) fn reset(&mut self) {
+        self.drop_picture();
         self.app
             .restore(&self.blank)
             .expect("the application takes back its own first snapshot");
@@ -173,7 +174,6 @@ impl<A: Application> Replica<A> {
         self.stash.clear();
         self.staging = None;
         self.download = None;
-        self.serving = None;
     }
 
     /// A replica without memory announces itself.

@@ -9,7 +9,7 @@
 //! * [`gap`]: gap agreement, at the leader and at followers (5.3)
 //! * [`view_change`]: votes and the merge (5.4)
 //! * [`staging`]: from the merge, or a view's start, to a log that follows it
-//! * [`transfer`]: snapshots to and from peers
+//! * [`transfer`]: snapshots to and from peers; [`picture`]: how they are made and read
 //! * [`journal`], [`recover`]: what is on disk, if there is one, and back
 //! * [`change`]: other members (and why that is safe)
 //! * [`boot`]: how a group forms and how a replica without memory joins
@@ -48,6 +48,7 @@ mod model;
 mod mutation;
 mod normal;
 mod ordered;
+mod picture;
 mod primary;
 mod read;
 mod recover;
@@ -76,11 +77,12 @@ use clock::Clock;
 use gap::LeaderGap;
 use journal::Journal;
 use log::Log;
+use picture::Picture;
 use primary::Ordering;
 pub use recover::{Disk, Memory, Unreadable};
 use staging::Staging;
 use table::ClientTable;
-use transfer::{Download, Serving};
+use transfer::Download;
 
 /// What a replica is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -103,11 +105,12 @@ struct Timers {
     patience: Option<Time>,
     boot: Option<Time>,
     transfer: Option<Time>,
+    snapshot: Option<Time>,
     prepare: Option<Time>,
 }
 
 impl Timers {
-    const fn all(&self) -> [Option<Time>; 8] {
+    const fn all(&self) -> [Option<Time>; 9] {
         [
             self.heartbeat,
             self.silence,
@@ -116,6 +119,7 @@ impl Timers {
             self.patience,
             self.boot,
             self.transfer,
+            self.snapshot,
             self.prepare,
         ]
     }
@@ -136,7 +140,7 @@ struct Follower {
 
 /// The replica core.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Replica<A> {
+pub struct Replica<A: Application> {
     config: GroupConfig,
     me: u8,
     incarnation: u64,
@@ -195,9 +199,9 @@ pub struct Replica<A> {
     /// A sequencer that wants a session.
     wanted_session: Option<u64>,
 
-    staging: Option<Staging>,
-    download: Option<Download>,
-    serving: Option<Serving>,
+    staging: Option<Staging<A::Incoming>>,
+    download: Option<Download<A::Incoming>>,
+    serving: Option<Picture>,
     boot: Boot,
     /// If it has a disk.
     journal: Option<Journal>,
@@ -438,6 +442,9 @@ impl<A: Application> Replica<A> {
         }
         if due(&mut self.timers.transfer, now) {
             self.on_transfer_timer(now);
+        }
+        if due(&mut self.timers.snapshot, now) {
+            self.on_snapshot_timer(now);
         }
         if due(&mut self.timers.prepare, now) {
             self.on_prepare_timer(now);

@@ -7,7 +7,7 @@ use stateplane_state::Application;
 use super::{Replica, Timers};
 
 impl Timers {
-    fn named(&mut self) -> [(&'static str, &mut Option<Time>); 8] {
+    fn named(&mut self) -> [(&'static str, &mut Option<Time>); 9] {
         [
             ("heartbeat", &mut self.heartbeat),
             ("silence", &mut self.silence),
@@ -16,6 +16,7 @@ impl Timers {
             ("patience", &mut self.patience),
             ("boot", &mut self.boot),
             ("transfer", &mut self.transfer),
+            ("snapshot", &mut self.snapshot),
             ("prepare", &mut self.prepare),
         ]
     }

@@ -2,9 +2,23 @@
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Formation, Membership, Session, StartView, View};
+use stateplane_wire::group::{Formation, Membership, Session, Slot, StartView, View};
 
+use super::picture::Picture;
 use super::{Replica, Status};
+
+impl Picture {
+    /// [`Mutation::SnapshotLate`](crate::Mutation): the state claims to be that after a later slot.
+    pub(super) fn claim(&mut self, at: Slot) {
+        if self.complete && self.settled {
+            self.at = at;
+            // After the head's length, the version and the view.
+            for word in [13, 21] {
+                self.bytes[word..word + 8].copy_from_slice(&at.to_be_bytes());
+            }
+        }
+    }
+}
 
 impl<A: Application> Replica<A> {
     /// [`Mutation::JoinInPlace`](crate::Mutation): the new life takes the former's place in

@@ -31,8 +31,8 @@ use stateplane_wire::group::Seats;
 
 use super::journal::{Change, Journal, Meta};
 use super::log::Log;
+use super::picture::{Snapshot, Unusable};
 use super::sane::BOUND;
-use super::transfer::Snapshot;
 use super::{Replica, Status};
 use crate::{GroupConfig, Mark, Mutation};
 
@@ -71,6 +71,15 @@ pub enum Unreadable {
         /// Seats now.
         configured: usize,
     },
+}
+
+impl From<Unusable> for Unreadable {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Layout(malformed) => Self::Layout(malformed),
+            Unusable::State(error) => Self::State(error),
+        }
+    }
 }
 
 impl<A: Application> Replica<A> {
@@ -122,11 +131,11 @@ impl<A: Application> Replica<A> {
 
     fn apply(&mut self, change: Change) -> Result<Option<Meta>, Unreadable> {
         if let Some(bytes) = &change.snapshot {
-            let snapshot = Snapshot::parse(None, bytes, &self.config.limits)?;
+            let snapshot = Snapshot::parse(&self.app, bytes, &self.config.limits)?;
             if snapshot.at >= BOUND {
                 return Err(Malformed("journal's slots").into());
             }
-            self.app.restore(&snapshot.app)?;
+            self.app.install(snapshot.app)?;
             (self.table, self.log_time) = (snapshot.table, snapshot.log_time);
             (self.executed, self.commit) = (snapshot.at, snapshot.commit);
             self.log = Log::after(snapshot.commit, true);

@@ -10,7 +10,7 @@ use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{Body, Entries, Entry, Slot, StartView, Summary};
 
-use super::transfer::Snapshot;
+use super::picture::Snapshot;
 use super::{Follower, Replica, Status};
 use crate::{Alarm, Mark, Mutation, Peer};
 
@@ -19,7 +19,7 @@ const ANNOUNCE: u64 = 2048;
 
 /// A view on its way in.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Staging {
+pub(super) struct Staging<I> {
     pub(super) target: StartView,
     /// We lead it: slots come from the voters, not from a leader.
     lead: bool,
@@ -33,10 +33,10 @@ pub(super) struct Staging {
     /// Our source has truncated its log up to here.
     floor: Option<Slot>,
     /// The state after some slot of the target, to be installed with it.
-    snapshot: Option<Snapshot>,
+    snapshot: Option<Snapshot<I>>,
 }
 
-impl Staging {
+impl<I> Staging<I> {
     pub(super) const fn new(target: StartView, lead: bool, sources: Vec<(u8, Summary)>) -> Self {
         Self {
             target,
@@ -67,7 +67,7 @@ impl Staging {
     }
 
     /// Keeps a snapshot that is not final but part of the target.
-    pub(super) fn keep(&mut self, mut snapshot: Snapshot) -> bool {
+    pub(super) fn keep(&mut self, mut snapshot: Snapshot<I>) -> bool {
         let (start, summary) = (&self.target, &self.target.summary);
         let of_target = snapshot.view == start.view || snapshot.view == start.basis;
         let mut slots = (snapshot.commit + 1..).zip(&snapshot.entries);
@@ -121,12 +121,12 @@ enum Origin {
 }
 
 impl<A: Application> Replica<A> {
-    pub(super) fn begin_staging(&mut self, now: Time, staging: Staging) {
+    pub(super) fn begin_staging(&mut self, now: Time, staging: Staging<A::Incoming>) {
         self.staging = Some(staging);
         self.stage_step(now, true);
     }
 
-    fn origin(&self, staging: &Staging, slot: Slot) -> Origin {
+    fn origin(&self, staging: &Staging<A::Incoming>, slot: Slot) -> Origin {
         if slot <= self.commit || staging.snapshot.as_ref().is_some_and(|s| slot <= s.commit) {
             return Origin::Own; // final in every view
         }
@@ -150,7 +150,7 @@ impl<A: Application> Replica<A> {
     }
 
     /// We executed something that is not in the new log, or might not be.
-    fn must_roll_back(&self, staging: &Staging) -> bool {
+    fn must_roll_back(&self, staging: &Staging<A::Incoming>) -> bool {
         if self.config.broken(Mutation::NoRollback) {
             return false;
         }
@@ -199,7 +199,7 @@ impl<A: Application> Replica<A> {
     }
 
     /// Asks for the first missing slots, in runs.
-    fn fetch_missing(&mut self, staging: &mut Staging) {
+    fn fetch_missing(&mut self, staging: &mut Staging<A::Incoming>) {
         self.marks.hit(Mark::MergeFetched);
         let len = staging.target.summary.len;
         let view = staging.target.view;
@@ -278,9 +278,9 @@ impl<A: Application> Replica<A> {
     }
 
     /// The log becomes the view's, and the view ours.
-    fn adopt(&mut self, now: Time, mut staging: Staging) {
+    fn adopt(&mut self, now: Time, mut staging: Staging<A::Incoming>) {
         if let Some(snapshot) = staging.snapshot.take()
-            && !self.install(snapshot)
+            && !self.install(now, snapshot)
         {
             self.alarm(Alarm::SnapshotRefused);
             self.staging = Some(staging);

@@ -15,6 +15,10 @@ use stateplane_wire::group::Slot;
 
 use crate::Limits;
 
+/// Bytes of a client in a snapshot: what is before its results, and before each.
+const ROW_HEADER: usize = 36;
+const RESULT_HEADER: usize = 20;
+
 /// In which slot an operation was executed, and what came of it. Most results fit in place.
 type Outcome = (Slot, Blob<22>);
 
@@ -23,6 +27,8 @@ struct Row {
     done_below: u64,
     last_seen: LogTime,
     bytes: usize,
+    /// How many results there are.
+    count: usize,
     /// For the ids from `done_below` on. Ids come almost in order, so a ring holds them with
     /// few gaps, and no allocation for each.
     results: VecDeque<Option<Outcome>>,
@@ -34,6 +40,7 @@ impl Row {
             done_below,
             last_seen,
             bytes: 0,
+            count: 0,
             results: VecDeque::new(),
         }
     }
@@ -53,6 +60,7 @@ impl Row {
             self.results.resize(place + 1, None);
         }
         self.bytes += result.len();
+        self.count += 1;
         self.results[place].replace((slot, result.into()))
     }
 
@@ -63,7 +71,10 @@ impl Row {
                 self.done_below = id;
                 break;
             };
-            self.bytes -= gone.map_or(0, |(_, result)| result.len());
+            if let Some((_, result)) = gone {
+                self.bytes -= result.len();
+                self.count -= 1;
+            }
             self.done_below += 1;
         }
     }
@@ -172,48 +183,54 @@ impl ClientTable {
         assert!(before.is_none(), "an operation is executed once");
     }
 
-    /// Appends the table to a snapshot.
-    pub(super) fn encode(&self, w: &mut Writer<'_>) {
-        w.u64(self.rows.len() as u64);
-        for (client, row) in &self.rows {
-            w.u64(client.0);
-            w.u64(row.done_below);
-            w.u64(row.last_seen.as_nanos());
-            w.u64(row.outcomes().count() as u64);
-            for (id, (slot, result)) in row.outcomes() {
-                w.u64(id);
-                w.u64(*slot);
-                w.string(result);
-            }
-        }
+    /// Bytes that all rows take in a snapshot.
+    pub(super) fn encoded_size(&self) -> usize {
+        let row = |row: &Arc<Row>| ROW_HEADER + row.count * RESULT_HEADER + row.bytes;
+        self.rows.values().map(row).sum()
     }
 
-    /// Reads a table from a snapshot.
-    pub(super) fn decode(r: &mut Reader<'_>, limits: &Limits) -> Result<Self, Malformed> {
-        let clients = r.u64()?;
-        if clients > limits.clients as u64 {
-            return Err(Malformed("client table too large"));
+    /// Moves the first client into a snapshot; how many results it has.
+    pub(super) fn encode_first(&mut self, w: &mut Writer<'_>) -> Option<usize> {
+        let (client, row) = self.rows.pop_first()?;
+        let size = ROW_HEADER - 4 + row.count * RESULT_HEADER + row.bytes;
+        w.u32(u32::try_from(size).expect("a client's memory is bounded"));
+        w.u64(client.0);
+        w.u64(row.done_below);
+        w.u64(row.last_seen.as_nanos());
+        w.u64(row.count as u64);
+        for (id, (slot, result)) in row.outcomes() {
+            w.u64(id);
+            w.u64(*slot);
+            w.string(result);
         }
-        let mut table = Self::default();
-        for _ in 0..clients {
-            let client = ClientId(r.u64()?);
-            let done_below = r.u64()?;
-            let last_seen = LogTime::from_nanos(r.u64()?);
-            let count = r.u64()?;
-            if count > limits.window {
-                return Err(Malformed("client window too large"));
-            }
-            let mut row = Row::new(done_below, last_seen);
-            for _ in 0..count {
-                let (id, slot, result) = (r.u64()?, r.u64()?, r.string()?);
-                let known = id >= done_below && id - done_below < limits.window;
-                if !known || row.set(id, slot, result).is_some() {
-                    return Err(Malformed("client window"));
-                }
-            }
-            table.rows.insert(client, Arc::new(row));
+        Some(row.count)
+    }
+
+    /// Reads the next client from a snapshot, without the length before it.
+    pub(super) fn decode_next(
+        &mut self,
+        r: &mut Reader<'_>,
+        limits: &Limits,
+    ) -> Result<(), Malformed> {
+        let client = ClientId(r.u64()?);
+        let mut row = Row::new(r.u64()?, LogTime::from_nanos(r.u64()?));
+        let count = r.u64()?;
+        if count > limits.window {
+            return Err(Malformed("client window too large"));
         }
-        Ok(table)
+        for _ in 0..count {
+            let (id, slot, result) = (r.u64()?, r.u64()?, r.string()?);
+            let known = id >= row.done_below && id - row.done_below < limits.window;
+            if !known || row.set(id, slot, result).is_some() {
+                return Err(Malformed("client window"));
+            }
+        }
+        let last = self.rows.last_key_value().map(|(last, _)| *last);
+        if last >= Some(client) {
+            return Err(Malformed("clients are not in order"));
+        }
+        self.rows.insert(client, Arc::new(row));
+        Ok(())
     }
 }
 
@@ -277,10 +294,18 @@ mod tests {
         table.admit(ClientId(1), 3, LogTime::from_millis(5), &limits);
         table.store(ClientId(1), 4, 8, &[1, 2, 3]);
         table.store(ClientId(1), 6, 9, &[4; 100]);
-        let mut bytes = vec![];
-        table.encode(&mut Writer::new(&mut bytes));
-        let mut r = Reader::new(&bytes);
-        assert_eq!(ClientTable::decode(&mut r, &limits), Ok(table));
-        assert_eq!(r.remaining(), 0);
+        table.admit(ClientId(2), 1, LogTime::from_millis(6), &limits);
+        let (mut bytes, mut rows) = (vec![], table.clone());
+        while rows.encode_first(&mut Writer::new(&mut bytes)).is_some() {}
+        assert_eq!(bytes.len(), table.encoded_size());
+        let mut copy = ClientTable::default();
+        let (mut r, mut again) = (Reader::new(&bytes), Reader::new(&bytes[4..]));
+        while r.remaining() > 0 {
+            let mut row = Reader::new(r.string().expect("as written"));
+            assert_eq!(copy.decode_next(&mut row, &limits), Ok(()));
+            assert_eq!(row.remaining(), 0);
+        }
+        assert_eq!(copy, table);
+        assert!(copy.decode_next(&mut again, &limits).is_err(), "once each");
     }
 }

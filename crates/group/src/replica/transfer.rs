@@ -12,19 +12,15 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use stateplane_base::{LogTime, Time};
+use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::codec::{Malformed, Reader, Writer};
-use stateplane_wire::group::{
-    Body, Entry, Slot, SnapshotChunk, View, decode_entry, encode_entry, leader_of,
-};
+use stateplane_wire::group::{Body, Slot, SnapshotChunk, leader_of};
 
+use super::picture::{Arriving, Picture, Snapshot, Unusable};
 use super::staging::Staging;
-use super::table::ClientTable;
 use super::{Replica, Status};
-use crate::{Alarm, Limits, Mark};
+use crate::{Alarm, Mark};
 
-const VERSION: u8 = 1;
 /// A snapshot nobody asked for so long is dropped.
 const IDLE: Duration = Duration::from_secs(1);
 /// Fruitless requests after which another peer is asked.
@@ -32,24 +28,17 @@ const PATIENCE: u32 = 2;
 /// Pieces sent per request, whatever is asked for.
 const MAX_CHUNKS: u16 = 256;
 
-/// A snapshot taken for peers.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Serving {
-    at: Slot,
-    /// All of it was final already.
-    settled: bool,
-    bytes: Vec<u8>,
-    used: Time,
-}
-
 /// A snapshot on its way in.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Download {
+pub(super) struct Download<I> {
     floor: Slot,
     source: u8,
     /// Known from the first piece on.
     found: Option<(Slot, u64)>,
-    bytes: Vec<u8>,
+    /// What came so far,
+    arriving: Arriving<I>,
+    /// and how many bytes that is.
+    have: u64,
     ahead: BTreeMap<u64, Vec<u8>>,
     /// End of what was asked for.
     asked: u64,
@@ -59,13 +48,14 @@ pub(super) struct Download {
     refused: bool,
 }
 
-impl Download {
-    const fn new(floor: Slot, source: u8) -> Self {
+impl<I> Download<I> {
+    fn new(floor: Slot, source: u8, app: I) -> Self {
         Self {
             floor,
             source,
             found: None,
-            bytes: Vec::new(),
+            arriving: Arriving::new(app),
+            have: 0,
             ahead: BTreeMap::new(),
             asked: 0,
             fruitless: 0,
@@ -82,7 +72,7 @@ impl<A: Application> Replica<A> {
             .as_ref()
             .is_some_and(|s| now.since(s.used) > IDLE);
         if idle {
-            self.serving = None;
+            self.drop_picture();
         }
         self.serving.as_ref().map(|s| s.at)
     }
@@ -100,7 +90,7 @@ impl<A: Application> Replica<A> {
             return;
         }
         let base = self.log.base();
-        let usable = |s: &&mut Serving| {
+        let usable = |s: &&mut Picture| {
             if at == 0 {
                 s.at >= floor && s.at >= base
             } else {
@@ -117,17 +107,26 @@ impl<A: Application> Replica<A> {
             return;
         };
         serving.used = now;
-        let (at, total) = (serving.at, serving.bytes.len() as u64);
+        let (at, total) = (serving.at, serving.total);
         let size = self.config.limits.chunk;
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|o| serving.bytes.get(o..))
             .unwrap_or_default();
-        let pieces: Vec<Vec<u8>> = rest
+        // Only the last piece is a short one. An empty one says that there will be more.
+        let ready = if rest.len() as u64 + offset < total {
+            rest.len() / size * size
+        } else {
+            rest.len()
+        };
+        let mut pieces: Vec<Vec<u8>> = rest[..ready]
             .chunks(size)
             .take(chunks.min(MAX_CHUNKS).into())
             .map(<[u8]>::to_vec)
             .collect();
+        if pieces.is_empty() && offset < total {
+            pieces.push(Vec::new());
+        }
         for bytes in pieces {
             let next = offset + bytes.len() as u64;
             self.send_to(
@@ -143,64 +142,20 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    /// Takes a snapshot of the executed state, if it is recent enough.
-    fn take_snapshot(&mut self, now: Time, floor: Slot) {
-        self.serving = None;
-        if self.executed < floor || self.executed == 0 {
-            return;
-        }
-        let bytes = self.encode_state();
-        if bytes.len() as u64 > self.config.limits.snapshot_bytes {
-            return self.alarm(Alarm::SnapshotTooLarge);
-        }
-        self.marks.hit(Mark::SnapshotTaken);
-        self.serving = Some(Serving {
-            at: self.executed,
-            settled: self.executed <= self.commit,
-            bytes,
-            used: now,
-        });
-    }
-
-    /// The executed state, with those of its slots that are not final.
-    pub(super) fn encode_state(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut w = Writer::new(&mut bytes);
-        w.u8(VERSION);
-        let commit = self.commit.min(self.executed);
-        for word in [
-            self.last_normal,
-            self.executed,
-            commit,
-            self.log_time.as_nanos(),
-        ] {
-            w.u64(word);
-        }
-        (commit + 1..=self.executed).for_each(|slot| encode_entry(self.log.get(slot), &mut w));
-        self.table.encode(&mut w);
-        w.string(&self.app.snapshot());
-        bytes
-    }
-
-    /// What is not final belongs to the view it was taken in.
-    pub(super) fn drop_unsettled_snapshot(&mut self) {
-        self.serving.take_if(|serving| !serving.settled);
-    }
-
     /// Wants a snapshot of slot `floor` or later.
     pub(super) fn start_download(&mut self, now: Time, floor: Slot) {
         match &mut self.download {
             Some(download) if download.floor >= floor => return,
             Some(download) => {
                 self.marks.hit(Mark::SnapshotRestarted);
-                *download = Download::new(floor, download.source);
+                *download = Download::new(floor, download.source, self.app.incoming());
             }
             None => {
                 // Who voted with the log wanted has it; else anybody, the busy leader last.
                 let voter = self.staging.as_ref().and_then(Staging::voter);
                 let first = voter.or_else(|| self.peer_after(leader_of(self.view)));
                 let Some(first) = first else { return };
-                self.download = Some(Download::new(floor, first));
+                self.download = Some(Download::new(floor, first, self.app.incoming()));
             }
         }
         self.request_pieces(now);
@@ -221,7 +176,7 @@ impl<A: Application> Replica<A> {
         let Some(download) = self.download.as_mut() else {
             return;
         };
-        let offset = download.bytes.len() as u64;
+        let offset = download.have;
         download.asked = offset + u64::from(chunks) * self.config.limits.chunk as u64;
         let (floor, source) = (download.floor, download.source);
         let at = download.found.map_or(0, |(at, _)| at);
@@ -248,7 +203,7 @@ impl<A: Application> Replica<A> {
             let next = self.peer_after(source).unwrap_or(source);
             self.download = Some(Download {
                 refused,
-                ..Download::new(floor, next)
+                ..Download::new(floor, next, self.app.incoming())
             });
         }
         self.request_pieces(now);
@@ -268,46 +223,56 @@ impl<A: Application> Replica<A> {
             }
             return;
         }
-        let have = download.bytes.len() as u64;
-        if m.offset < have || m.offset >= download.asked || m.bytes.is_empty() {
+        if m.offset < download.have || m.offset >= download.asked {
             return;
         }
         download.fruitless = 0;
-        download.ahead.insert(m.offset, m.bytes);
-        while let Some(bytes) = download.ahead.remove(&(download.bytes.len() as u64)) {
-            download.bytes.extend_from_slice(&bytes);
+        if !m.bytes.is_empty() {
+            download.ahead.insert(m.offset, m.bytes);
         }
-        let have = download.bytes.len() as u64;
+        let mut usable = Ok(());
+        while let Some(bytes) = download.ahead.remove(&download.have) {
+            download.have += bytes.len() as u64;
+            usable = usable.and_then(|()| download.arriving.take::<A>(&bytes, limits));
+        }
+        let have = download.have;
         let hopeful = !download.refused;
         if hopeful && self.status == Status::ViewChange && self.timers.patience.is_some() {
             self.timers.patience = Some(now + self.config.timing.view_patience);
         }
-        if have == total {
-            self.finish_download(now, at);
+        if have == total || usable.is_err() {
+            self.finish_download(now, at, usable);
         } else if have >= download.asked.min(total) {
             self.request_pieces(now);
         }
     }
 
-    fn finish_download(&mut self, now: Time, at: Slot) {
+    fn finish_download(&mut self, now: Time, at: Slot, usable: Result<(), Unusable>) {
         let Some(download) = self.download.take() else {
             return;
         };
         self.timers.transfer = None;
-        let snapshot = Snapshot::parse(Some(at), &download.bytes, &self.config.limits);
-        let taken = match snapshot {
-            Ok(snapshot) if at >= self.log.base() => self.take_in(snapshot),
+        let Download {
+            floor,
+            source,
+            arriving,
+            ..
+        } = download;
+        let taken = match usable.and_then(|()| arriving.finish()) {
+            Ok(snapshot) if snapshot.at == at && at >= self.log.base() => {
+                self.take_in(now, snapshot)
+            }
             _ => {
                 self.alarm(Alarm::SnapshotRefused);
                 false
             }
         };
         if !taken {
-            let next = self.peer_after(download.source).unwrap_or(download.source);
-            let floor = download.floor.max(self.log.base());
+            let next = self.peer_after(source).unwrap_or(source);
+            let floor = floor.max(self.log.base());
             self.download = Some(Download {
                 refused: true,
-                ..Download::new(floor, next)
+                ..Download::new(floor, next, self.app.incoming())
             });
             self.timers.transfer = Some(now + self.config.timing.resend);
             return;
@@ -325,10 +290,10 @@ impl<A: Application> Replica<A> {
 
     /// Installs a snapshot, or keeps it for the view being entered; false if it
     /// is of no use.
-    fn take_in(&mut self, snapshot: Snapshot) -> bool {
+    fn take_in(&mut self, now: Time, snapshot: Snapshot<A::Incoming>) -> bool {
         let same_view = snapshot.view == self.last_normal && self.status != Status::Booting;
         if snapshot.commit >= snapshot.at || same_view {
-            let installed = self.install(snapshot);
+            let installed = self.install(now, snapshot);
             if !installed {
                 self.alarm(Alarm::SnapshotRefused);
             } else if let Some(staging) = self.staging.as_mut() {
@@ -342,16 +307,17 @@ impl<A: Application> Replica<A> {
     }
 
     /// The state becomes the snapshot's. Slots of our log after it stay.
-    pub(super) fn install(&mut self, snapshot: Snapshot) -> bool {
-        if self.app.restore(&snapshot.app).is_err() {
+    pub(super) fn install(&mut self, now: Time, snapshot: Snapshot<A::Incoming>) -> bool {
+        self.drop_picture();
+        if self.app.install(snapshot.app).is_err() {
             return false;
         }
+        self.timers.snapshot = Some(now);
         self.marks.hit(Mark::SnapshotInstalled);
         self.jumped();
         self.table = snapshot.table;
         self.log_time = snapshot.log_time;
         self.executed = snapshot.at;
-        self.serving = None;
         if snapshot.commit > self.commit {
             self.commit = snapshot.commit;
             self.log.truncate_to(snapshot.commit);
@@ -364,56 +330,5 @@ impl<A: Application> Replica<A> {
             }
         }
         true
-    }
-}
-
-/// A received snapshot.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Snapshot {
-    /// In whose log ...
-    pub(super) view: View,
-    /// ... it is the state after this slot,
-    pub(super) at: Slot,
-    /// of which these slots are final
-    pub(super) commit: Slot,
-    /// and these follow.
-    pub(super) entries: Vec<Entry>,
-    pub(super) log_time: LogTime,
-    pub(super) table: ClientTable,
-    pub(super) app: Vec<u8>,
-}
-
-impl Snapshot {
-    pub(super) fn parse(
-        at: Option<Slot>,
-        bytes: &[u8],
-        limits: &Limits,
-    ) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes);
-        if r.u8()? != VERSION {
-            return Err(Malformed("snapshot version"));
-        }
-        let (view, executed, commit) = (r.u64()?, r.u64()?, r.u64()?);
-        let at = at.unwrap_or(executed);
-        if executed != at || commit > at || at - commit > limits.unsynced + limits.fetch {
-            return Err(Malformed("snapshot header"));
-        }
-        let log_time = LogTime::from_nanos(r.u64()?);
-        let mut entries = Vec::new();
-        for _ in commit..at {
-            entries.push(decode_entry(&mut r)?.ok_or(Malformed("snapshot entry"))?);
-        }
-        let table = ClientTable::decode(&mut r, limits)?;
-        let app = r.string()?.to_vec();
-        r.finish()?;
-        Ok(Self {
-            view,
-            at,
-            commit,
-            entries,
-            log_time,
-            table,
-            app,
-        })
     }
 }

@@ -19,9 +19,13 @@ use stateplane_wire::oum::{self, Groups, Keys};
 #[derive(Default)]
 pub struct Journal {
     pub ops: Vec<(LogTime, Vec<u8>)>,
+    /// A snapshot under way: what is not handed out yet.
+    rest: Option<Vec<u8>>,
 }
 
 impl Application for Journal {
+    type Incoming = Vec<u8>;
+
     fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
         self.ops.push((at, op.to_vec()));
         reply.extend_from_slice(&(self.ops.len() as u64).to_be_bytes());
@@ -47,8 +51,38 @@ impl Application for Journal {
         out
     }
 
-    fn restore(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
-        let mut ops = Vec::new();
+    fn begin_snapshot(&mut self) -> u64 {
+        let bytes = self.snapshot();
+        self.rest.insert(bytes).len() as u64
+    }
+
+    /// Two bytes a row.
+    fn continue_snapshot(&mut self, rows: usize, out: &mut Vec<u8>) -> bool {
+        let rest = self.rest.as_mut().expect("it has begun");
+        let len = rest.len().min(rows * 2);
+        out.extend(rest.drain(..len));
+        rest.is_empty() && self.rest.take().is_some()
+    }
+
+    fn abandon_snapshot(&mut self) {
+        self.rest = None;
+    }
+
+    fn incoming(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn take(incoming: &mut Vec<u8>, piece: &[u8]) -> Result<(), SnapshotError> {
+        incoming.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn tidy(&mut self, _: usize) -> bool {
+        true
+    }
+
+    fn install(&mut self, incoming: Vec<u8>) -> Result<(), SnapshotError> {
+        let (mut ops, mut bytes) = (Vec::new(), &incoming[..]);
         while let Some((head, rest)) = bytes.split_first_chunk::<12>() {
             let at = LogTime::from_nanos(u64::from_be_bytes(head[..8].try_into().unwrap()));
             let len = u32::from_be_bytes(head[8..].try_into().unwrap()) as usize;

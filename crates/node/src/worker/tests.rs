@@ -80,7 +80,7 @@ impl Bench {
         let runtime_config = RuntimeConfig::new([port(1), port(2)], [1, 2]);
         let runtime = Runtime::new(now, runtime_config, Nat44::new(function));
         let store = store::new(&config).expect("a blank store");
-        let state = StateClient::Embedded(Embedded::new(Box::new(store)));
+        let state = StateClient::Embedded(Embedded::new(store));
         let hops = Hops(BTreeMap::from([
             (HOST, Hop::Ready(HOST_MAC)),
             (SERVER, Hop::Ready(SERVER_MAC)),
