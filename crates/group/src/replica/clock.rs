@@ -55,11 +55,9 @@ impl Clock {
 impl<A: Application> Replica<A> {
     /// What the log's time is by our clock; `None` if it is not known.
     pub(super) fn clock(&self, now: Time) -> Option<LogTime> {
-        let clock = if self.config.leader_orders() {
-            Some(self.day(now))
-        } else {
-            self.clock.read(now)
-        };
+        // Who orders without a sequencer sets out from the time of day if nobody knows better.
+        let day = || self.config.leader_orders().then(|| self.day(now));
+        let clock = self.clock.read(now).or_else(day);
         clock.map(|time| time.max(self.log_time))
     }
 }

@@ -57,9 +57,8 @@ impl<A: Application> Replica<A> {
             return self.marks.hit(Mark::WindowFull);
         }
         request.reply_to = from;
-        // Execution takes the highest time so far, so a clock behind a predecessor's does
-        // no harm.
-        let time = self.day(now);
+        let time = self.clock(now).unwrap_or_else(|| self.day(now));
+        self.clock.stamped(now, time);
         self.append(self.log.len() + 1, Entry::Value { time, request });
         if self.timers.prepare.is_none() {
             self.timers.prepare = Some(now + self.config.timing.gap_retry);

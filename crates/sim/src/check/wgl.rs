@@ -3,8 +3,10 @@
 //! at a time. Needs no help from the protocol, and is exponential in the
 //! number of concurrent clients, so the work is bounded.
 use crate::check::Record;
+use crate::dice::mix;
 use crate::spec::{Action, Model, Object, Outcome, Sequential};
-use std::collections::{BTreeMap, HashSet};
+use hashbrown::HashSet;
+use std::collections::BTreeMap;
 
 /// One operation on one object: an interval of time, an action and, if known,
 /// its outcome.
@@ -145,13 +147,14 @@ impl Timeline {
     }
 }
 
-/// Which operations are already in the order.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Members(Vec<u64>);
+/// Which operations are already in the order, as a hash that does not depend on the
+/// sequence in which they came (Zobrist): two sets share one with probability 2^-64.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Members(u64);
 
 impl Members {
-    fn flip(&mut self, i: usize) {
-        self.0[i / 64] ^= 1 << (i % 64);
+    const fn flip(&mut self, i: usize) {
+        self.0 ^= mix(i as u64 + 1);
     }
 }
 
@@ -164,7 +167,7 @@ pub fn search<S: Sequential>(
 ) -> Verdict {
     let mut line = Timeline::new(operations);
     let mut waiting = operations.iter().filter(|o| o.returned.is_some()).count();
-    let mut members = Members(vec![0; operations.len().div_ceil(64)]);
+    let mut members = Members::default();
     let mut visited: HashSet<(Members, S)> = HashSet::new();
     let mut chosen: Vec<(usize, S)> = Vec::new();
     let mut at = line.events[END].next;
@@ -178,7 +181,7 @@ pub fn search<S: Sequential>(
             let outcome = operations[i].returned.as_ref().map(|(_, o)| o);
             if let Some(next) = state.step(&operations[i].action, outcome) {
                 members.flip(i);
-                if visited.insert((members.clone(), next.clone())) {
+                if visited.insert((members, next.clone())) {
                     chosen.push((i, core::mem::replace(&mut state, next)));
                     waiting -= usize::from(line.ret[i].is_some());
                     line.lift(i);
