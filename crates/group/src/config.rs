@@ -132,6 +132,8 @@ pub struct Timing {
     pub tail: Duration,
     /// ... and again at this interval.
     pub tail_idle: Duration,
+    /// A leader that hears nothing from the sequencer for so long invites another one.
+    pub sequencer_silence: Duration,
     /// Client: first patience with a request; then adapts.
     pub retry: Duration,
     /// Client: longest patience.
@@ -154,7 +156,8 @@ impl Default for Timing {
             boot: ms(20),
             boot_memory: ms(200),
             tail: ms(1),
-            tail_idle: ms(20),
+            tail_idle: ms(10),
+            sequencer_silence: ms(50),
             retry: ms(10),
             retry_max: ms(50),
             deadline: ms(2000),

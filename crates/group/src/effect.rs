@@ -121,6 +121,10 @@ marks! {
     DeposedRollback = "deposed-rollback", "We had executed what did not survive.";
     SessionRequested = "session-requested", "A sequencer asked for a session.";
     SessionStarted = "session-started", "A view with a new session started.";
+    SessionRefused = "session-refused", "A sequencer asked for a session while another one serves.";
+    SequencerSilent = "sequencer-silent", "A leader heard nothing from the sequencer and invited another.";
+    SequencerInvited = "sequencer-invited", "A sequencer was invited to ask for a session.";
+    SequencerStandsBy = "sequencer-stands-by", "A sequencer was refused or deposed, and stands by.";
     SessionGranted = "session-granted", "A session was granted to its sequencer.";
     SnapshotTaken = "snapshot-taken", "A snapshot was taken for a peer.";
     SnapshotPiece = "snapshot-piece", "A turn dealt with a part of a snapshot.";

@@ -2,9 +2,13 @@
 //!
 //! It has no memory worth keeping. At start it asks the replicas for a session
 //! under a nonce of its own; they change the view to one whose session is bound
-//! to that nonce and grant it. Numbers then start at 1. When replicas tell it
-//! that another session is in force, it asks anew *under a new nonce*, so that
-//! no delayed grant can ever make it number a session twice.
+//! to that nonce and grant it. Numbers then start at 1.
+//!
+//! The first of several sequencers asks when it starts. The others *stand by*,
+//! silent until a leader invites them; so does one that is told that another has
+//! the session. Whoever asks again does so *under a new nonce*, so that no delayed
+//! grant can ever make it number a session twice. The log's time goes on from what
+//! the grant says it is.
 
 use alloc::collections::VecDeque;
 
@@ -24,6 +28,8 @@ pub struct SequencerStatus {
     pub formation: Formation,
     /// Its session (0 = waiting for one).
     pub session: Session,
+    /// It has none and asks for none: another sequencer serves.
+    pub stands_by: bool,
     /// The last number given in it to the configured group.
     pub sequence: u64,
     /// The last time stamped.
@@ -37,8 +43,11 @@ pub struct Sequencer {
     /// Ours; its lowest bits are our place in the configuration.
     nonce: u64,
     formation: Formation,
-    /// 0 while asking for one.
+    /// 0 while asking for one, or standing by.
     session: Session,
+    /// It asks for a session: the first of the configuration from its start, the others
+    /// when a leader invites them.
+    asks: bool,
     /// The last number given to each group.
     sequences: [u64; MAX_GROUPS],
     /// The last time stamped, and none below it.
@@ -70,6 +79,7 @@ impl Sequencer {
             nonce: nonce - nonce % step + u64::from(me),
             formation: 0,
             session: 0,
+            asks: me == 0,
             sequences: [0; MAX_GROUPS],
             time: LogTime::ZERO,
             began: None,
@@ -92,7 +102,7 @@ impl Sequencer {
                     runs,
                 },
             ) => {
-                if self.session != 0 || nonce != self.nonce || session == 0 {
+                if self.session != 0 || !self.asks || nonce != self.nonce || session == 0 {
                     self.marks.hit(Mark::GrantIgnored);
                     return;
                 }
@@ -105,16 +115,46 @@ impl Sequencer {
                 self.due = now + self.config.timing.tail_idle;
             }
             (Peer::Replica(_), Body::SessionInfo { session, nonce }) => {
+                self.on_session_info(now, formation, session, nonce);
+            }
+            (Peer::Replica(_), Body::Invite { session }) => {
                 let deposed = formation != self.formation || session > self.session;
-                if self.session != 0 && deposed && nonce != self.nonce {
-                    self.marks.hit(Mark::SequencerDeposed);
-                    self.session = 0;
-                    self.nonce = self.nonce.wrapping_add(MAX_SEQUENCERS as u64);
-                    self.ask(now);
+                if self.session != 0 && !deposed || self.session == 0 && self.asks {
+                    return; // the leader does not hear us, or does not know that we ask
                 }
+                self.marks.hit(Mark::SequencerInvited);
+                self.ask_anew(now);
             }
             _ => {}
         }
+    }
+
+    /// Which session is in force: a replica refuses ours, or our request for one.
+    fn on_session_info(&mut self, now: Time, formation: Formation, session: Session, nonce: u64) {
+        let deposed = formation != self.formation || session > self.session;
+        let ours = session == 0 || sequencer_of(nonce) == sequencer_of(self.nonce);
+        if nonce == self.nonce || self.session != 0 && !deposed {
+            return;
+        }
+        if self.session != 0 {
+            self.marks.hit(Mark::SequencerDeposed);
+            if ours {
+                return self.ask_anew(now);
+            }
+        } else if ours || !self.asks {
+            return; // our own former life has it: the leader hears that we ask
+        }
+        self.marks.hit(Mark::SequencerStandsBy);
+        self.session = 0;
+        self.asks = false;
+    }
+
+    /// Asks under a new nonce: a delayed grant of the former one counts for nothing.
+    fn ask_anew(&mut self, now: Time) {
+        self.session = 0;
+        self.asks = true;
+        self.nonce = self.nonce.wrapping_add(MAX_SEQUENCERS as u64);
+        self.ask(now);
     }
 
     /// Numbers a request for these groups; `wall` is the time of day, from which the log's
@@ -170,13 +210,13 @@ impl Sequencer {
     }
 
     /// When [`Self::on_timer`] wants to be called.
-    pub const fn next_timer(&self) -> Option<Time> {
-        Some(self.due)
+    pub fn next_timer(&self) -> Option<Time> {
+        (self.session != 0 || self.asks).then_some(self.due)
     }
 
     /// Does what is due at `now`.
     pub fn on_timer(&mut self, now: Time) {
-        if now < self.due {
+        if now < self.due || self.session == 0 && !self.asks {
             return;
         }
         if self.session == 0 {
@@ -223,6 +263,7 @@ impl Sequencer {
         SequencerStatus {
             formation: self.formation,
             session: self.session,
+            stands_by: self.session == 0 && !self.asks,
             sequence: self.sequence(),
             log_time: self.time,
         }
@@ -237,5 +278,97 @@ impl Sequencer {
             self.session == 0 || self.formation != 0,
             "a session belongs to a formation"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stateplane_base::ReplicaId;
+
+    fn hear(sequencer: &mut Sequencer, body: Body) {
+        let msg = Message { formation: 7, body };
+        sequencer.on_message(Time::from_millis(1), Peer::Replica(ReplicaId(0)), msg);
+    }
+
+    /// The nonce it asks with, if it asks.
+    fn asks(sequencer: &mut Sequencer) -> Option<u64> {
+        sequencer.on_timer(Time::from_millis(1_000_000));
+        let said = core::iter::from_fn(|| sequencer.poll_effect());
+        let nonces = said.filter_map(|effect| match effect {
+            Effect::Send { msg, .. } => match msg.body {
+                Body::SessionRequest { nonce } => Some(nonce),
+                _ => None,
+            },
+            _ => None,
+        });
+        nonces.last()
+    }
+
+    fn of_two(me: u8) -> Sequencer {
+        let mut config = GroupConfig::new(3);
+        config.sequencers = 2;
+        Sequencer::new(config, me, 0xabcd_0000)
+    }
+
+    const fn grant(session: Session, nonce: u64) -> Body {
+        Body::SessionGrant {
+            session,
+            nonce,
+            time: LogTime::ZERO,
+            runs: false,
+        }
+    }
+
+    #[test]
+    fn a_standby_speaks_when_it_is_invited_and_under_a_new_nonce_each_time() {
+        let mut standby = of_two(1);
+        assert_eq!((standby.next_timer(), asks(&mut standby)), (None, None));
+        hear(&mut standby, Body::Invite { session: 3 });
+        let first = asks(&mut standby).expect("it was invited");
+        assert_eq!(sequencer_of(first), 1);
+        hear(
+            &mut standby,
+            Body::SessionInfo {
+                session: 3,
+                nonce: 0,
+            },
+        );
+        assert!(standby.inspect().stands_by && asks(&mut standby).is_none());
+        hear(&mut standby, grant(4, first));
+        assert_eq!(standby.inspect().session, 0, "that grant came too late");
+        hear(&mut standby, Body::Invite { session: 3 });
+        let second = asks(&mut standby).expect("it was invited again");
+        assert_ne!(first, second);
+        hear(&mut standby, grant(5, first));
+        assert_eq!(standby.inspect().session, 0);
+        hear(&mut standby, grant(6, second));
+        assert_eq!(standby.inspect().session, 6);
+    }
+
+    #[test]
+    fn a_deposed_sequencer_stands_by_unless_the_session_is_its_former_lifes() {
+        let mut first = of_two(0);
+        let nonce = asks(&mut first).expect("the first asks by itself");
+        hear(&mut first, grant(2, nonce));
+        let other = Body::SessionInfo {
+            session: 5,
+            nonce: 0x51,
+        };
+        hear(&mut first, other);
+        assert!(first.inspect().stands_by);
+
+        let mut again = of_two(0);
+        let nonce = asks(&mut again).expect("the first asks by itself");
+        hear(&mut again, grant(2, nonce));
+        hear(
+            &mut again,
+            Body::SessionInfo {
+                session: 5,
+                nonce: 0x50,
+            },
+        );
+        assert!(!again.inspect().stands_by);
+        assert!(asks(&mut again).is_some_and(|n| n != nonce));
     }
 }

@@ -29,6 +29,8 @@ pub struct SequencerStatus {
     pub formation: u64,
     /// Its session (0: waiting for one).
     pub session: u64,
+    /// It has none and asks for none, because another sequencer serves.
+    pub stands_by: bool,
     /// The last number given in the session.
     pub sequence: u64,
     /// The last time stamped, nanoseconds since 1970.
@@ -43,7 +45,7 @@ pub struct SequencerStatus {
 
 impl RoleStatus for SequencerStatus {
     fn readiness(&self) -> Result<(), String> {
-        if self.session != 0 {
+        if self.session != 0 || self.stands_by {
             Ok(())
         } else {
             Err("no session granted by the replicas".to_owned())
@@ -146,6 +148,7 @@ impl Sequencer {
             *s = SequencerStatus {
                 formation: core.formation,
                 session: core.session,
+                stands_by: core.stands_by,
                 sequence: core.sequence,
                 log_time_ns: core.log_time.as_nanos(),
                 marks,

@@ -16,7 +16,7 @@ pub(crate) enum Strike {
     /// The replica loses its process, and its disk a bit.
     Rot(usize),
     /// The sequencer loses its process and its memory.
-    CrashSequencer,
+    CrashSequencer(usize),
     /// The node stops, but what reaches it waits in its socket.
     Pause(usize),
     /// The client's process is replaced by a new one.
@@ -49,7 +49,8 @@ pub(crate) struct Sight {
     pub spare: usize,
     /// Replicas have disks: a crash costs them no memory.
     pub durable: bool,
-    pub sequencer_up: bool,
+    /// Sequencers that run.
+    pub stamping: Vec<usize>,
     /// The members of the newest view.
     pub members: Vec<usize>,
 }
@@ -115,7 +116,10 @@ impl Chaos {
         let layout = sight.layout;
         let strike = match class {
             Fault::Crash => self.victim(sight).map(Strike::Crash),
-            Fault::Sequencer if sight.sequencer_up => Some(Strike::CrashSequencer),
+            Fault::Sequencer if !sight.stamping.is_empty() => {
+                let any = self.dice.below(sight.stamping.len());
+                Some(Strike::CrashSequencer(sight.stamping[any]))
+            }
             Fault::Pause => Some(Strike::Pause(self.target(sight, layout.nodes()))),
             Fault::Client => {
                 let client = layout.client(self.dice.below(layout.clients));
@@ -158,7 +162,8 @@ impl Chaos {
     fn power_loss(&mut self, sight: &Sight) -> Vec<Blow> {
         let mut strikes: Vec<Strike> = (0..sight.layout.replicas).map(Strike::Crash).collect();
         if self.dice.chance(0.7) {
-            strikes.push(Strike::CrashSequencer);
+            let all = (0..sight.layout.sequencers).map(|n| sight.layout.sequencer(n));
+            strikes.extend(all.map(Strike::CrashSequencer));
         }
         // Often within one round trip, so that some have synced what others have not.
         let spread = self.dice.between(0, 2 * MS);
@@ -254,7 +259,7 @@ impl Chaos {
     fn leap(&mut self, sight: &Sight) -> Strike {
         let node = self.target(sight, sight.layout.nodes());
         let node = if self.dice.chance(0.3) {
-            sight.layout.sequencer(0)
+            self.sequencer(sight)
         } else {
             node
         };
@@ -263,12 +268,18 @@ impl Chaos {
         Strike::Leap(node, own, day - i64::try_from(200 * MS).expect("short"))
     }
 
+    fn sequencer(&mut self, sight: &Sight) -> usize {
+        let any = self.dice.below(sight.layout.sequencers);
+        sight.layout.sequencer(any)
+    }
+
     /// Cuts the links from one node, most often the one that orders, to some replicas.
     fn deafen(&mut self, sight: &Sight) -> Vec<(usize, usize)> {
         let aloof = self.target(sight, sight.layout.replicas);
-        let orders = match sight.sequencer_up {
-            true => sight.layout.sequencer(0),
-            false => sight.leader.unwrap_or(aloof),
+        let orders = if sight.stamping.is_empty() {
+            sight.leader.unwrap_or(aloof)
+        } else {
+            self.sequencer(sight)
         };
         let from = if self.dice.chance(0.6) { orders } else { aloof };
         let deaf = |dice: &mut Dice| dice.chance(0.5);
@@ -359,7 +370,7 @@ mod tests {
                 sound: vec![1, 2],
                 spare: 0,
                 durable: false,
-                sequencer_up: true,
+                stamping: vec![3],
                 members: vec![0, 1, 2],
             };
             for _ in 0..20 {

@@ -295,6 +295,7 @@ pub(crate) fn role(
 pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
     let mut config = GroupConfig::new(plan.replicas).with_spares(plan.spares);
     config.protocol = plan.protocol;
+    config.sequencers = plan.sequencers;
     config.timing.deadline = Duration::from_millis(1_000);
     config.origin = plan.near.unwrap_or_default();
     if plan.small_limits {

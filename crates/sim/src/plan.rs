@@ -173,6 +173,8 @@ pub(crate) struct Plan {
     pub replicas: u8,
     /// Replicas that may join it later.
     pub spares: u8,
+    /// One that serves, and those that stand by.
+    pub sequencers: u8,
     pub clients: usize,
     pub ops_per_client: usize,
     /// Operations a client keeps in flight.
@@ -271,6 +273,11 @@ impl Plan {
                 spares
             } else {
                 0
+            },
+            sequencers: if dice.chance(0.5) {
+                1
+            } else {
+                dice.between(2, 3) as u8
             },
         }
     }

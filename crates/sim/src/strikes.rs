@@ -45,7 +45,7 @@ impl World<'_> {
             Strike::Rot(node) | Strike::Crash(node) => {
                 sight.spare > 0 && sight.sound.contains(node) && self.nodes[*node].role.is_some()
             }
-            Strike::CrashSequencer => sight.sequencer_up,
+            Strike::CrashSequencer(node) => sight.stamping.contains(node),
             Strike::Reconfigure(_) => sight.leader.is_some_and(|node| !self.nodes[node].is_deaf()),
             _ => true,
         };
@@ -76,11 +76,10 @@ impl World<'_> {
                 self.crash(*node);
                 self.rot(*node);
             }
-            Strike::CrashSequencer => {
+            Strike::CrashSequencer(node) => {
                 self.mark("strike-crash-sequencer");
-                let sequencer = self.layout.sequencer(0);
-                self.gather_marks(sequencer);
-                self.nodes[sequencer].stop();
+                self.gather_marks(*node);
+                self.nodes[*node].stop();
             }
             Strike::Pause(node) => {
                 self.mark("strike-pause");
@@ -132,7 +131,8 @@ impl World<'_> {
                 self.start(*node)
             }
             Strike::Crash(_) | Strike::Rot(_) => Ok(()),
-            Strike::CrashSequencer => self.start(self.layout.sequencer(0)),
+            Strike::CrashSequencer(node) if self.nodes[*node].role.is_none() => self.start(*node),
+            Strike::CrashSequencer(_) => Ok(()),
             Strike::Pause(node) => self.resume(*node),
             Strike::RestartClient(_)
             | Strike::Clog(_)
@@ -154,7 +154,9 @@ impl World<'_> {
         for node in 0..self.nodes.len() {
             let dead = self.nodes[node].role.is_none();
             let needed = dead && self.nodes[node].remembers();
-            if dead && grave && node != self.layout.sequencer(0) && (!needed || spare > 0) {
+            // One sequencer must be left.
+            let last = self.layout.sequences(node) && self.sight().stamping.is_empty();
+            if dead && grave && !last && (!needed || spare > 0) {
                 spare -= usize::from(needed);
                 self.mark("left-in-grave");
             } else if dead {
@@ -177,7 +179,10 @@ impl World<'_> {
             members: self.watch.members(),
             sound,
             durable: self.plan.durable(),
-            sequencer_up: self.nodes[self.layout.sequencer(0)].role.is_some(),
+            stamping: (0..layout.sequencers)
+                .map(|number| layout.sequencer(number))
+                .filter(|node| self.nodes[*node].role.is_some())
+                .collect(),
         }
     }
 }

@@ -122,6 +122,8 @@ pub struct Client {
     heard: Time,
     /// The sequencer in force, as far as we know.
     sequencer: u8,
+    /// It may be another: nothing was heard for as long as a try.
+    lost_sequencer: bool,
     jitter: u64,
     effects: VecDeque<Effect>,
     done: VecDeque<(RequestId, Result<Committed, Unknown>)>,
@@ -149,6 +151,7 @@ impl Client {
             leader: ReplicaId(0),
             heard: Time::ZERO,
             sequencer: 0,
+            lost_sequencer: false,
             jitter: seed,
             effects: VecDeque::new(),
             done: VecDeque::new(),
@@ -252,11 +255,18 @@ impl Client {
             formation: 0,
             body: Body::Request(request),
         };
-        let to = if self.config.leader_orders() {
-            Peer::Replica(self.leader)
-        } else {
-            Peer::Sequencer(self.sequencer)
-        };
+        if self.config.leader_orders() {
+            let to = Peer::Replica(self.leader);
+            return self.effects.push_back(Effect::Send { to, msg });
+        }
+        if self.lost_sequencer {
+            // Only the one in force stamps it; the others drop it.
+            for other in (0..self.config.sequencers).filter(|i| *i != self.sequencer) {
+                let (to, msg) = (Peer::Sequencer(other), msg.clone());
+                self.effects.push_back(Effect::Send { to, msg });
+            }
+        }
+        let to = Peer::Sequencer(self.sequencer);
         self.effects.push_back(Effect::Send { to, msg });
     }
 
@@ -340,12 +350,14 @@ impl Client {
         }
         if !again.is_empty() {
             self.try_another_leader(now);
+            self.lost_sequencer = now.since(self.heard) >= self.config.timing.retry;
         }
         #[cfg(feature = "mutations")]
         if self.config.broken(crate::Mutation::RetryRenamed) {
             self.send_renamed(&again);
         }
         self.send(&again);
+        self.lost_sequencer = false;
         self.ask(&reads);
     }
 

@@ -5,6 +5,7 @@
 //! * [`primary`]: VR instead: the leader orders, and a majority acknowledges
 //! * [`normal`]: append, execute, reply, synchronise (5.2, 5.5)
 //! * [`clock`]: the log's time between stamps
+//! * [`sessions`]: who stamps
 //! * [`read`]: answers without a slot
 //! * [`gap`]: gap agreement, at the leader and at followers (5.3)
 //! * [`view_change`]: votes and the merge (5.4)
@@ -53,6 +54,7 @@ mod primary;
 mod read;
 mod recover;
 mod sane;
+mod sessions;
 mod staging;
 mod table;
 mod transfer;
@@ -80,6 +82,7 @@ use log::Log;
 use picture::Picture;
 use primary::Ordering;
 pub use recover::{Disk, Memory, Unreadable};
+use sessions::Sequencers;
 use staging::Staging;
 use table::ClientTable;
 use transfer::Download;
@@ -176,6 +179,7 @@ pub struct Replica<A: Application> {
     known_tail: Slot,
     /// When a sequencer was last told which session is in force.
     told_session: Option<Time>,
+    sequencers: Sequencers,
 
     followers: Vec<Follower>,
     gap: Option<LeaderGap>,
@@ -247,6 +251,7 @@ impl<A: Application> Replica<A> {
             early: VecDeque::new(),
             known_tail: 0,
             told_session: None,
+            sequencers: Sequencers::default(),
             followers: vec![
                 Follower {
                     acked: None,
@@ -334,8 +339,8 @@ impl<A: Application> Replica<A> {
             ) => {
                 self.on_tail(now, i, formation, session, group, sequence);
             }
-            (Peer::Sequencer(_), Body::SessionRequest { nonce }) => {
-                self.on_session_request(now, nonce)
+            (Peer::Sequencer(i), Body::SessionRequest { nonce }) => {
+                self.on_session_request(now, i, nonce);
             }
             (Peer::Replica(j), body)
                 if j.0 < self.config.seats && j.0 != self.me && sane::sane(&body) =>

@@ -187,6 +187,7 @@ impl<A: Application> Replica<A> {
         if !self.is_leader() {
             return;
         }
+        self.watch_sequencer(now);
         self.beats += 1;
         self.send_heartbeat(now);
         if self.beats.is_multiple_of(2) {

@@ -33,6 +33,7 @@ impl<A: Application> Replica<A> {
             return;
         };
         self.clock.stamped(now, m.time);
+        self.sequencers.hear(now);
         self.place(
             now,
             slot,
@@ -89,6 +90,9 @@ impl<A: Application> Replica<A> {
         }
         if formation != self.formation || session < self.session {
             return self.tell_session(now, from);
+        }
+        if session == self.session {
+            self.sequencers.hear(now);
         }
         let tail = self.session_base.saturating_add(sequence);
         if session == self.session && tail > self.known_tail.max(self.log.len()) {

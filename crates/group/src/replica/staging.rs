@@ -351,6 +351,7 @@ impl<A: Application> Replica<A> {
             };
         }
         self.wanted_session = None;
+        self.sequencers.hear(now);
         self.changing = None;
         self.staging = None;
         self.download = None;

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, leader_of, sequencer_of,
+    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, leader_of,
 };
 
 use super::log::SUMMARY_SPAN;
@@ -247,44 +247,6 @@ impl<A: Application> Replica<A> {
         self.timers.resend = Some(now + timing.resend);
         let sources = [(from, m.summary.clone())];
         self.begin_staging(now, Staging::new(m, false, sources.into()));
-    }
-
-    /// A sequencer asks for a session: only a leader in office can start one.
-    pub(super) fn on_session_request(&mut self, now: Time, nonce: u64) {
-        if !self.is_leader() {
-            return;
-        }
-        if self.session != 0 && nonce == self.nonce {
-            self.granted = false;
-            return self.grant_session(now);
-        }
-        if self.session != 0 && self.config.broken(Mutation::SessionReused) {
-            (self.nonce, self.granted) = (nonce, false);
-            return self.grant_session(now);
-        }
-        self.marks.hit(Mark::SessionRequested);
-        self.wanted_session = Some(nonce);
-        self.start_view_change(now, self.next_own_view());
-    }
-
-    /// Grants the session once a majority knows it.
-    pub(super) fn grant_session(&mut self, now: Time) {
-        if self.session == 0 || self.granted || !self.in_office() || !self.decides() {
-            return;
-        }
-        self.granted = true;
-        self.marks.hit(Mark::SessionGranted);
-        let (session, nonce, clock) = (self.session, self.nonce, self.clock(now));
-        let time = clock.unwrap_or(self.log_time);
-        self.send(
-            Peer::Sequencer(sequencer_of(nonce)),
-            Body::SessionGrant {
-                session,
-                nonce,
-                time,
-                runs: clock.is_some(),
-            },
-        );
     }
 }
 
