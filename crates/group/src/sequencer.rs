@@ -174,16 +174,37 @@ impl Sequencer {
             }
             *last
         });
-        let (began, then) = *self.began.get_or_insert((wall, now));
-        self.time = self.time.max(began + now.since(then));
         self.due = now + self.config.timing.tail;
         Some(Stamp {
             sequencer: sequencer_of(self.nonce),
             formation: self.formation,
             session: self.session,
-            time: self.time,
+            time: self.clock(now, wall),
             stamps,
         })
+    }
+
+    /// The log's time at `now`, as a stamp would have it.
+    pub fn clock(&mut self, now: Time, wall: LogTime) -> LogTime {
+        let (began, then) = *self.began.get_or_insert((wall, now));
+        self.time = self.time.max(began + now.since(then));
+        self.time
+    }
+
+    /// The last number given to each group in this session.
+    pub const fn sequences(&self) -> &[u64; MAX_GROUPS] {
+        &self.sequences
+    }
+
+    /// What stamps in this core's place, in its session, has given numbers up to `last`.
+    pub fn gave(&mut self, now: Time, group: GroupId, last: u64) {
+        let Some(known) = self.sequences.get_mut(usize::from(group)) else {
+            return;
+        };
+        if last > *known {
+            *known = last;
+            self.due = now + self.config.timing.tail;
+        }
     }
 
     /// The last number is never given, so that "the next" always exists.

@@ -151,6 +151,11 @@ impl Channel {
         })
     }
 
+    /// The keys of the ordered multicast.
+    pub fn keys(&self) -> &Keys {
+        &self.me.keys
+    }
+
     /// For waiting.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

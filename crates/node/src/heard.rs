@@ -59,6 +59,11 @@ impl<'a> Asked<'a> {
         self.packet
     }
 
+    /// The packet.
+    pub fn packet(&self) -> &[u8] {
+        self.packet
+    }
+
     /// What is asked, if the inner tag says so too.
     pub fn read(&self) -> Option<Request> {
         let (_, request) = oum::read_request(self.keys, self.packet).ok()?;

@@ -23,6 +23,7 @@ mod heard;
 pub mod heartbeat;
 mod logclock;
 mod nat;
+mod offload;
 pub mod peers;
 pub mod replica;
 pub mod resp;

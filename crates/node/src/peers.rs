@@ -86,6 +86,22 @@ impl Peers {
         }
     }
 
+    /// All clients, with where answers to them go.
+    pub fn clients(&self) -> Vec<(u16, SocketAddrV4)> {
+        let clients = self.clients.iter();
+        clients
+            .map(|(sender, address)| (*sender, *address))
+            .collect()
+    }
+
+    /// Where a sequencer hears.
+    ///
+    /// # Panics
+    /// If there is none of this number.
+    pub fn sequencer_address(&self, number: u8) -> SocketAddrV4 {
+        self.sequencers[usize::from(number)].1
+    }
+
     /// The replicas that this node is not.
     pub fn others(&self) -> &[SocketAddr] {
         &self.others

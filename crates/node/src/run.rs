@@ -119,7 +119,7 @@ impl Starter<'_> {
             Role::Sequencer => {
                 let status = self.board.add("sequencer", SequencerStatus::default());
                 let channel = self.channel(role)?;
-                let sequencer = Sequencer::new(self.config, &self.node.name, channel, status);
+                let sequencer = Sequencer::new(self.config, &self.node.name, channel, status)?;
                 Ok(Box::new(move |stop| sequencer.run(io, stop)))
             }
             Role::Replica => {

@@ -8,12 +8,14 @@ use std::os::fd::BorrowedFd;
 use serde::Serialize;
 use stateplane_base::Time;
 use stateplane_group::Effect;
+use stateplane_host::bpf::sequencer::Identity;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel, Heard};
 use crate::config::{Config, Io, Role};
 use crate::failure::Failure;
 use crate::logclock::LogClock;
+use crate::offload::{self, Offload, OffloadStatus};
 use crate::peers::Peers;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
@@ -41,6 +43,8 @@ pub struct SequencerStatus {
     pub ignored: u64,
     /// Datagrams.
     pub datagrams: channel::Counters,
+    /// The XDP program that stamps, if one does.
+    pub offload: Option<OffloadStatus>,
 }
 
 impl RoleStatus for SequencerStatus {
@@ -85,6 +89,8 @@ pub struct Sequencer {
     peers: Peers,
     channel: Channel,
     log_clock: LogClock,
+    offload: Option<Offload>,
+    looked: Time,
     stamped: Stamped,
     session: u64,
     ignored: u64,
@@ -98,21 +104,36 @@ impl Sequencer {
         node: &str,
         channel: Channel,
         status: Publisher<SequencerStatus>,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let peers = Peers::new(config, node, Role::Sequencer);
         let me = peers.my_sequencer().expect("a sequencer is configured");
         let core = stateplane_group::Sequencer::new(peers.group_config(), me, random());
         let log_clock = LogClock::default();
-        Self {
+        let interface = config.node(node).and_then(|node| node.offload.as_deref());
+        let offload = interface
+            .map(|interface| {
+                let (number, address) = (me, peers.sequencer_address(me));
+                let keys = channel.keys().clone();
+                let identity = Identity {
+                    address,
+                    number,
+                    keys,
+                };
+                Offload::new(interface, &identity, &peers.clients(), peers.others())
+            })
+            .transpose()?;
+        Ok(Self {
             core,
             peers,
             channel,
             log_clock,
+            offload,
+            looked: Time::ZERO,
             stamped: Stamped::default(),
             session: 0,
             ignored: 0,
             status,
-        }
+        })
     }
 
     /// Stamps until asked to stop.
@@ -154,6 +175,7 @@ impl Sequencer {
                 marks,
                 ignored: self.ignored,
                 datagrams: self.channel.counters(),
+                offload: self.offload.as_ref().map(Offload::status),
             };
         });
     }
@@ -169,7 +191,8 @@ impl Turn for Sequencer {
 
     fn next(&self) -> Time {
         let core = self.core.next_timer().unwrap_or(Time::MAX);
-        core.min(self.status.next())
+        let look = self.offload.as_ref().map(|_| self.looked + offload::LOOK);
+        core.min(self.status.next()).min(look.unwrap_or(Time::MAX))
     }
 
     fn hear(&mut self, now: Time) -> io::Result<usize> {
@@ -178,19 +201,25 @@ impl Turn for Sequencer {
             peers,
             channel,
             log_clock,
+            offload,
             stamped,
             ignored,
             ..
         } = self;
         let wall = log_clock.now();
         let heard = channel.receive(BATCH, |heard| match heard {
-            Heard::Request(asked) => match peers.reply_address(asked.ask.client) {
-                Some(reply_to) => {
+            Heard::Request(asked) => match (peers.reply_address(asked.ask.client), &offload) {
+                (None, _) => *ignored += 1,
+                (Some(_), Some(offload)) => {
+                    if let Some(packet) = offload.stamp(asked.packet()) {
+                        stamped.push(&packet);
+                    }
+                }
+                (Some(reply_to), None) => {
                     if let Some(stamp) = core.stamp(now, wall, &asked.ask.groups) {
                         stamped.push(asked.stamp(&stamp, reply_to));
                     }
                 }
-                None => *ignored += 1,
             },
             heard => match peers.hear(heard) {
                 Some((peer, message)) => core.on_message(now, peer, message),
@@ -205,6 +234,10 @@ impl Turn for Sequencer {
     }
 
     fn act(&mut self, now: Time) -> io::Result<()> {
+        if let Some(offload) = &mut self.offload {
+            self.looked = now;
+            offload.follow(now, self.log_clock.now(), &mut self.core)?;
+        }
         if self.core.next_timer().is_some_and(|due| due <= now) {
             self.core.on_timer(now);
         }

@@ -20,6 +20,7 @@ pub mod problem;
 mod read;
 mod resp;
 mod section;
+mod sequencer;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -164,6 +165,8 @@ pub struct Node {
     pub function: Option<Function>,
     /// Set for a switch.
     pub switch: Option<Switch>,
+    /// The interface where an XDP program stamps, if this sequencer has one do it.
+    pub offload: Option<String>,
     /// Set for a front end of the Redis protocol.
     pub resp: Option<Resp>,
 }

@@ -11,7 +11,7 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, State, Switch, Timeouts, check, io, resp, state, values,
+    Problems, Role, State, Switch, Timeouts, check, io, resp, sequencer, state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -284,6 +284,9 @@ fn node(
     if is(Role::Resp) || unsure {
         known.extend(resp::KEYS);
     }
+    if is(Role::Sequencer) || unsure {
+        known.extend(sequencer::KEYS);
+    }
     section.only(&known, out);
     let control = control(section, roles.as_deref().unwrap_or(&[]), out);
     let cpu = io::cpus(section, roles.as_deref().unwrap_or(&[]), out);
@@ -306,6 +309,11 @@ fn node(
     } else {
         None
     };
+    let offload = if is(Role::Sequencer) {
+        sequencer::offload(section, out)
+    } else {
+        None
+    };
     let resp = is(Role::Resp).then(|| resp::resp(section, out));
     Some(Node {
         name: name.to_owned(),
@@ -320,6 +328,7 @@ fn node(
             Some(read) => Some(read?),
             None => None,
         },
+        offload,
         resp: match resp {
             Some(read) => Some(read?),
             None => None,

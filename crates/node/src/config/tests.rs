@@ -465,6 +465,28 @@ fn a_durable_group_has_a_directory() {
 }
 
 #[test]
+fn a_sequencer_may_stamp_in_the_network() {
+    let said = |keys: &str| {
+        let roles = "roles = [\"sequencer\"]\n";
+        assert!(GOOD.contains(roles));
+        let text = GOOD.replacen(roles, &format!("{roles}{keys}"), 1);
+        parse(&text).map(|(config, _)| config.node("seq").expect("declared").offload.clone())
+    };
+    assert_eq!(said("").expect("right"), None);
+    assert_eq!(said("mode = \"user-space\"\n").expect("right"), None);
+    let xdp = said("mode = \"xdp\"\ninterface = \"eth0\"\n");
+    assert_eq!(xdp.expect("right"), Some("eth0".to_owned()));
+    for wrong in [
+        "mode = \"xdp\"\n",
+        "interface = \"eth0\"\n",
+        "mode = \"switch\"\n",
+    ] {
+        let problems = said(wrong).expect_err("wrong").to_string();
+        assert!(problems.contains("node.seq"), "{problems}");
+    }
+}
+
+#[test]
 fn a_function_needs_something_to_do() {
     let end = GOOD.find("[nat]").expect("has nat");
     let problems = parse(&GOOD[..end])
