@@ -58,8 +58,10 @@ fn turn<T: Turn>(role: &mut T, io: Io, awake: Time) -> io::Result<Time> {
     let now = clock::now();
     let heard = role.hear(now)?;
     role.act(now)?;
-    if heard > 0 {
-        return Ok(now);
+    let awake = if heard > 0 { now } else { awake };
+    if heard > 1 {
+        // Where several came at once there are more by now: no need to ask.
+        return Ok(awake);
     }
     if now.since(awake) < io.busy_poll {
         std::hint::spin_loop();
