@@ -156,6 +156,7 @@ marks! {
     ReadDisagreed = "read-disagreed", "Replicas answered a read in different views, or followers were behind.";
     ReadRepeated = "read-repeated", "A client asked for a read again.";
     ReadTookSlot = "read-took-slot", "A read took a slot after all.";
+    ReadEarly = "read-early", "A new leader did not know yet what of its log is final.";
     ReadOutdated = "read-outdated", "Something a read would see should have ended meanwhile.";
     ReadTooLong = "read-too-long", "A read's result does not fit a datagram.";
     UnknownOutcome = "unknown-outcome", "A client gave an operation up.";

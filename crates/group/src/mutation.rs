@@ -27,6 +27,7 @@ mutations! {
     ClientQuorum = "client-quorum", "A client trusts f replies, the leader's among them.";
     ReadWithoutFollowers = "read-without-followers", "A client trusts a leader's read without its followers.";
     ReadAcrossViews = "read-across-views", "A client counts replicas of other views for a read.";
+    ReadAtTakeover = "read-at-takeover", "A new leader that orders answers reads before it has what its predecessor answered.";
     OwnTimeOfDay = "own-time-of-day", "A new session's time is that of its sequencer's machine.";
     QuorumAcrossViews = "quorum-across-views", "A client counts replies of different views together.";
     GapWithoutQuorum = "gap-without-quorum", "A leader passes a gap before f followers have the no-ops.";

@@ -106,6 +106,7 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::TornTailAccepted, Profile::PowerLoss, 6_000).noticed(MEMORY),
     hunt(Mutation::ReadWithoutFollowers, Profile::FailoverStorm, 600).noticed(READ),
     hunt(Mutation::ReadAcrossViews, Profile::FailoverStorm, 2_000).noticed(READ),
+    hunt(Mutation::ReadAtTakeover, Profile::Vr, 3_000).noticed(READ),
     hunt(Mutation::OwnTimeOfDay, Profile::Sequencer, 300).noticed(&["clock"]),
     hunt(Mutation::SnapshotLate, Profile::Restart, 400),
     hunt(Mutation::RetryRenamed, Profile::Swarm, 200).noticed(ONCE),

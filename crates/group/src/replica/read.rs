@@ -8,7 +8,7 @@ use stateplane_state::Application;
 use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply, ResultPart};
 
 use super::{Replica, Status};
-use crate::{Mark, Peer};
+use crate::{Mark, Mutation, Peer};
 
 impl<A: Application> Replica<A> {
     /// The leader answers from its state; a follower says that it follows, and how far.
@@ -19,6 +19,12 @@ impl<A: Application> Replica<A> {
         }
         if !self.is_leader() {
             return self.read_reply(at, m, Vec::new());
+        }
+        // A leader that orders executes what is final, and at first does not know what of
+        // its log is: its state may lack what its predecessor answered.
+        let inherited = self.start.as_ref().map_or(0, |start| start.summary.len);
+        if self.executed < inherited && !self.config.broken(Mutation::ReadAtTakeover) {
+            return self.marks.hit(Mark::ReadEarly);
         }
         let clock = self.clock(now).unwrap_or(self.log_time);
         let room = self.config.limits.reply_bytes;
