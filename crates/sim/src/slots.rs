@@ -23,6 +23,7 @@ impl Slots {
         replica: usize,
         before: Option<&ReplicaStatus>,
         now: &ReplicaStatus,
+        durable: bool,
         entry: impl Fn(Slot) -> Option<&'a Entry>,
     ) -> Result<(), String> {
         let same = |s: &&ReplicaStatus| s.formation == now.formation && s.role != Role::Booting;
@@ -39,6 +40,11 @@ impl Slots {
         }
         if now.role == Role::Leader && before.is_none_or(|old| old.role != now.role) {
             self.lead(replica, now)?;
+        }
+        if now.role == Role::Leader && durable {
+            // It may not have written it yet; it says nothing before it has, so what its
+            // followers hold to be final is so.
+            return Ok(());
         }
         let from = before.map_or(now.log_base, |old| old.commit.max(now.log_base));
         for slot in from + 1..=now.commit {

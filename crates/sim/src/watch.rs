@@ -41,15 +41,18 @@ impl Watch {
         };
         let status = core.inspect();
         let entry = |slot| core.entry(slot);
-        self.slots.look(index, node.seen.as_ref(), &status, entry)?;
+        let before = node.seen.as_ref();
+        let durable = node.storage.is_some();
+        self.slots.look(index, before, &status, durable, entry)?;
         node.sound = status.role != group::Role::Booting;
         if node.sound && status.last_normal >= self.newest.0 {
             self.newest = (status.last_normal, status.members);
         }
-        let (executed, commit) = (status.executed, status.commit);
+        // A leader executes ahead of the sync point, or of its disk; only what is final counts.
+        let unwritten = durable && status.role == group::Role::Leader;
+        let ahead = status.executed > status.commit || unwritten;
         node.seen = Some(status);
-        // A leader executes ahead of the sync point; only what is final counts.
-        if executed > commit {
+        if ahead {
             return Ok(());
         }
         let told = node.story.borrow().executed.len();

@@ -8,6 +8,7 @@
 
 use stateplane_base::{LogTime, Time};
 use stateplane_state::Application;
+use stateplane_wire::group::Entry;
 
 use super::Replica;
 
@@ -53,6 +54,15 @@ impl Clock {
 }
 
 impl<A: Application> Replica<A> {
+    /// The latest time in the log, executed or not.
+    pub(super) fn last_stamp(&self) -> LogTime {
+        let ahead = (self.executed + 1..=self.log.len()).filter_map(|slot| self.log.get(slot));
+        ahead.fold(self.log_time, |latest, entry| match entry {
+            Entry::Noop => latest,
+            Entry::Value { time, .. } => latest.max(*time),
+        })
+    }
+
     /// What the log's time is by our clock; `None` if it is not known.
     pub(super) fn clock(&self, now: Time) -> Option<LogTime> {
         // Who orders without a sequencer sets out from the time of day if nobody knows better.

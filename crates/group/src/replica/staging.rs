@@ -378,7 +378,7 @@ impl<A: Application> Replica<A> {
             self.send(Peer::Replicas, Body::StartView(Box::new(start.clone())));
             self.start = Some(start);
             self.timers.heartbeat = Some(now + self.config.timing.heartbeat);
-            self.clock.received(now, self.log_time);
+            self.clock.received(now, self.last_stamp());
             self.grant_session(now);
         } else {
             self.marks.hit(Mark::ViewEntered);
