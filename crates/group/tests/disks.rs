@@ -6,7 +6,9 @@ use common::{Node, World};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use stateplane_base::{Incarnation, ReplicaId, Time};
-use stateplane_group::{Disk, GroupConfig, Mark, Memory, Protocol, Replica, Role, Unreadable};
+use stateplane_group::{
+    Disk, Effect, GroupConfig, Mark, Memory, Persist, Protocol, Replica, Role, Unreadable,
+};
 use stateplane_wire::group::Body;
 
 fn count(reply: &[u8]) -> u64 {
@@ -243,10 +245,23 @@ proptest! {
         let memory = Memory { checkpoint, records: parts };
         let app = common::Journal::default();
         let found = Replica::recover(small(3), ReplicaId(0), &memory, app, Time::ZERO);
-        if let Ok(replica) = found {
-            let found = replica.inspect();
-            prop_assert!(found.commit <= found.log_len && found.log_base <= found.executed);
+        let Ok(mut replica) = found else { return Ok(()) };
+        let found = replica.inspect();
+        prop_assert!(found.commit <= found.log_len && found.log_base <= found.executed);
+        // What it then writes is read again.
+        let mut memory = memory;
+        while let Some(effect) = replica.poll_effect() {
+            match effect {
+                Effect::Persist(Persist::Record(bytes)) => memory.records.push(bytes),
+                Effect::Persist(Persist::Checkpoint { bytes, .. }) => {
+                    memory = Memory { checkpoint: bytes, records: Vec::new() };
+                }
+                _ => {}
+            }
         }
+        let app = common::Journal::default();
+        let again = Replica::recover(small(3), ReplicaId(0), &memory, app, Time::ZERO);
+        prop_assert_eq!(again.map(|r| r.inspect().log_len), Ok(found.log_len));
     }
 }
 

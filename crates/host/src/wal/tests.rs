@@ -206,6 +206,50 @@ fn after_a_failed_write_nothing_more_is_written() {
     assert_eq!(memory(open(dir.path()).1).1.len(), 3);
 }
 
+/// A small file system of its own; `None` where the test may not mount one.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let flags = rustix::mount::MountFlags::empty();
+        match rustix::mount::mount("none", dir.path(), "tmpfs", flags, c"size=512k") {
+            Ok(()) => Some(Self(dir)),
+            Err(error) => {
+                println!("skipped: a small file system cannot be mounted here: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_what_was_written_stays() {
+    let Some(disk) = Small::mount() else { return };
+    let (mut wal, _) = open(disk.0.path());
+    wal.checkpoint(b"begin".to_vec(), true).expect("checkpoint");
+    let big = vec![7; 40_000];
+    let mut written = 0;
+    let error = loop {
+        match wal.append(&big) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 100, "the disk is small");
+    };
+    assert!(error.help().contains("full"), "{error}: {}", error.help());
+    assert!(written > 5 && matches!(wal.append(b"x"), Err(WalError::Closed)));
+    drop(wal);
+    let (_, records, _) = memory(open(disk.0.path()).1);
+    assert_eq!(records.len(), written);
+}
+
 /// Copies the files of a log into a fresh directory.
 fn copy(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().expect("a directory");
