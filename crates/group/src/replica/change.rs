@@ -312,6 +312,8 @@ impl<A: Application> Replica<A> {
         self.marks.hit(Mark::Dismissed);
         self.alarm(Alarm::Dismissed);
         let known = hint.members.life(self.me).max(self.incarnation);
+        // What the former life wanted to say may not be on its disk, and never will be.
+        self.effects.retain(|e| !matches!(e, Effect::Send { .. }));
         self.reset();
         self.jumped();
         self.status = Status::Booting;
