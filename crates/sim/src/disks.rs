@@ -62,7 +62,8 @@ impl Node {
         self.storage.as_ref().is_some_and(|s| s.disk.remembers())
     }
 
-    fn syncs(&self) -> bool {
+    /// Whether what it did last is not on its disk yet: nobody knows of it.
+    pub(crate) fn syncs(&self) -> bool {
         self.storage.as_ref().is_some_and(|s| s.disk.is_busy())
     }
 

@@ -360,7 +360,7 @@ impl World<'_> {
         while let Some(finished) = self.nodes[index].finished() {
             self.finish(index, finished)?;
         }
-        if index < self.layout.replicas {
+        if index < self.layout.replicas && !self.nodes[index].syncs() {
             self.watch.look(index, &mut self.nodes[index])?;
         }
         self.plan_wake(index);
