@@ -41,6 +41,7 @@ sim: setup
 
 bench: build
 	target/release/stateplane bench nat
+	target/release/stateplane bench replication
 
 deny:
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

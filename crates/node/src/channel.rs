@@ -78,6 +78,30 @@ pub struct Channel {
     me: Identity,
     counter: u64,
     ear: Ear,
+    loss: Loss,
+}
+
+/// Datagrams lost on purpose, to see what loss costs: one in so many (0: none), at random.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loss {
+    one_in: u32,
+    draw: u64,
+    lost: u64,
+}
+
+impl Loss {
+    fn strikes(&mut self) -> bool {
+        if self.one_in == 0 {
+            return false;
+        }
+        // splitmix64
+        self.draw = self.draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.draw ^ self.draw >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let hit = ((mixed ^ mixed >> 31) >> 32).is_multiple_of(u64::from(self.one_in));
+        self.lost += u64::from(hit);
+        hit
+    }
 }
 
 impl Channel {
@@ -88,12 +112,19 @@ impl Channel {
             me,
             counter: 0,
             ear: Ear::default(),
+            loss: Loss::default(),
         })
     }
 
     /// Only sends, from any port of `address`.
     pub fn sending_from(address: Ipv4Addr, me: Identity) -> io::Result<Self> {
         Self::bind(SocketAddrV4::new(address, 0), me)
+    }
+
+    /// Loses one in `one_in` of the datagrams that arrive (0: none), and counts them.
+    pub fn lose(&mut self, one_in: u32) {
+        self.loss.one_in = one_in;
+        self.loss.draw = self.me.incarnation.0;
     }
 
     /// Seals `body` and queues it for [`Self::flush`]. Loss is the protocols'
@@ -142,9 +173,16 @@ impl Channel {
     /// how many it took, good or not. Never waits.
     pub fn receive(&mut self, enough: usize, mut each: impl FnMut(Heard<'_>)) -> io::Result<usize> {
         let Self {
-            socket, me, ear, ..
+            socket,
+            me,
+            ear,
+            loss,
+            ..
         } = self;
         socket.receive(enough, |from, datagram| {
+            if loss.strikes() {
+                return;
+            }
             if let Some(heard) = ear.open(me, from, datagram) {
                 each(heard);
             }
@@ -172,6 +210,7 @@ impl Channel {
         Counters {
             sent: socket.sent,
             send_failed: socket.refused,
+            lost_on_purpose: self.loss.lost,
             ..self.ear.counters
         }
     }

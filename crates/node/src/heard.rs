@@ -30,6 +30,8 @@ pub struct Counters {
     /// Of these, those of a former life. When they go on, the sender was restarted
     /// with its clock behind: nobody hears it until the clock is right.
     pub former: u64,
+    /// Lost on purpose (`[io] lose-one-in`).
+    pub lost_on_purpose: u64,
 }
 
 /// What a channel heard, authentic and for the first time.

@@ -247,8 +247,12 @@ impl Starter<'_> {
     fn channel(&self, role: Role) -> Result<Channel, Failure> {
         let address = self.node.control.get(&role);
         let address = *address.expect("a checked node has an address for this role");
-        Channel::bind(address, self.identity(role))
-            .map_err(|e| Failure::bind(&format!("the {role}"), address, &e))
+        let mut channel = Channel::bind(address, self.identity(role))
+            .map_err(|e| Failure::bind(&format!("the {role}"), address, &e))?;
+        if role == Role::Replica {
+            channel.lose(self.config.io.lose_one_in);
+        }
+        Ok(channel)
     }
 }
 

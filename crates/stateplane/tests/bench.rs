@@ -52,3 +52,50 @@ fn the_nat_benchmark_compares_three_devices() {
         "{ratios:?}"
     );
 }
+
+/// Every group of our own is started, loaded and measured; peers are, or the report says
+/// why not.
+#[test]
+fn the_replication_benchmark_measures_every_system() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: the benchmark needs root");
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_stateplane"))
+        .args(["bench", "replication", "--quick", "--json"])
+        .output()
+        .expect("the binary starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
+    assert!(output.status.success(), "{said}");
+    let rows = report["rows"].as_array().expect("rows");
+    for system in [
+        "unreplicated",
+        "vr",
+        "vr-batched",
+        "nopaxos",
+        "nopaxos-shared",
+        "redis-wait2",
+        "etcd",
+    ] {
+        let of = |row: &&Value| row["system"] == system;
+        if report["missing"].get(system).is_some() {
+            continue;
+        }
+        for row in rows.iter().filter(of) {
+            assert!(row["ops_per_s"].as_f64() > Some(0.0), "{row}");
+            assert!(row["p99_us"].as_f64() >= row["p50_us"].as_f64(), "{row}");
+            assert!(row["p50_us"].as_f64() > Some(1.0), "{row}");
+        }
+        assert!(rows.iter().filter(of).count() >= 2, "{system}: {rows:#?}");
+    }
+    let ratios = report["ratios"].as_object().expect("ratios");
+    for name in [
+        "nopaxos_vs_unreplicated_throughput",
+        "nopaxos_vs_vr_throughput",
+        "nopaxos_vs_vr_batched_throughput",
+        "loss_1pct_vs_lossless",
+    ] {
+        assert!(ratios[name].as_f64() > Some(0.0), "{name} in {ratios:?}");
+    }
+}

@@ -30,6 +30,8 @@ pub struct GroupClient {
     refused: Vec<Ticket>,
     /// A broken socket is reported once.
     broken: bool,
+    /// Operations do not share datagrams.
+    alone: bool,
 }
 
 impl GroupClient {
@@ -44,12 +46,22 @@ impl GroupClient {
             tickets: BTreeMap::new(),
             refused: Vec::new(),
             broken: false,
+            alone: false,
         }
+    }
+
+    /// From now on each operation travels in a datagram of its own: for measuring what
+    /// one costs.
+    pub fn send_each_alone(&mut self) {
+        self.alone = true;
     }
 
     pub(super) fn submit(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
         let taken = self.core.submit(now, op);
         self.await_end(ticket, taken);
+        if self.alone {
+            self.carry_out();
+        }
     }
 
     pub(super) fn read(&mut self, now: Time, ticket: Ticket, op: Vec<u8>) {
@@ -67,6 +79,12 @@ impl GroupClient {
     }
 
     pub(super) fn flush(&mut self, _now: Time) {
+        self.carry_out();
+        self.channel.flush();
+    }
+
+    /// Queues what the core wants sent.
+    fn carry_out(&mut self) {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
                 Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
@@ -76,7 +94,6 @@ impl GroupClient {
                 }
             }
         }
-        self.channel.flush();
     }
 
     pub(super) fn poll(&mut self, now: Time, done: &mut Vec<Done>) {

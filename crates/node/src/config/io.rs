@@ -18,9 +18,15 @@ pub(super) fn io(root: &Section<'_, '_>, out: &mut Collector) -> Io {
     let Some(section) = root.section("io", out) else {
         return io;
     };
-    section.only(&["busy-poll-us"], out);
+    section.only(&["busy-poll-us", "lose-one-in"], out);
     if let Some(span) = section.optional("busy-poll-us", out, values::integer(0..=1_000_000)) {
         io.busy_poll = Duration::from_micros(span);
+    }
+    if let Some(n) = section.optional("lose-one-in", out, values::integer(2..=1_000_000)) {
+        io.lose_one_in = n as u32;
+        let message = "replicas lose datagrams on purpose";
+        let help = "this is for measuring what loss costs: remove it in service";
+        out.warn("io.lose-one-in", message, help);
     }
     io
 }

@@ -106,6 +106,8 @@ pub struct Io {
     /// How long a role looks for more datagrams before it sleeps until the next. Waking up
     /// takes longer than most work: this trades a processor for that time.
     pub busy_poll: Duration,
+    /// Replicas lose one in so many of the datagrams that reach them (0: none).
+    pub lose_one_in: u32,
 }
 
 /// What a node does.

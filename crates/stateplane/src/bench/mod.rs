@@ -6,6 +6,7 @@
 
 mod device;
 mod measure;
+mod replication;
 mod testbed;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ pub(crate) enum Bench {
     /// Packets a second and added latency of the NAT's slow path, beside kernel
     /// forwarding and nftables SNAT.
     Nat(NatArgs),
+    /// Operations a second, latency and processor time of the replicated store, ordered by
+    /// the network or by its leader, beside Redis with WAIT and etcd.
+    Replication(replication::ReplicationArgs),
 }
 
 /// Options of `bench nat`.
@@ -84,7 +88,13 @@ type Latencies = BTreeMap<Device, Vec<Latency>>;
 
 /// Runs a benchmark and prints its result.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
-    let Bench::Nat(args) = bench;
+    match bench {
+        Bench::Nat(args) => nat(args),
+        Bench::Replication(args) => replication::run(args),
+    }
+}
+
+fn nat(args: &NatArgs) -> Result<()> {
     let place = Place::choose()?;
     // Whatever this process starts from here on works where the device works.
     priority::pin_to(place.device).context("cannot choose a processor")?;

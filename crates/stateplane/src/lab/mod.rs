@@ -11,7 +11,7 @@
 
 pub(crate) mod clients;
 mod config;
-mod nodes;
+pub(crate) mod nodes;
 pub(crate) mod options;
 pub(crate) mod report;
 pub(crate) mod scenario;

@@ -209,7 +209,7 @@ fn find_number(status: &Value, key: &str) -> Option<u64> {
 }
 
 /// HTTP/1.1 over a Unix socket, one request a connection: all the admin API needs.
-fn http_get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
+pub(crate) fn http_get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_millis(500)))?;
     stream.set_write_timeout(Some(Duration::from_millis(500)))?;

@@ -1,0 +1,186 @@
+//! Our own groups: processes of this binary on the loopback, and the load on them.
+
+use std::fmt::Write;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use stateplane_functions::Ticket;
+use stateplane_host::{clock, poll};
+use stateplane_node::channel::{Channel, Identity, new_incarnation};
+use stateplane_node::client::{GroupClient, StateClient};
+use stateplane_node::config::{Config, Role};
+use stateplane_state::builtin::kv::Put;
+use stateplane_state::op::Operation;
+
+use super::measure::{Meter, Sample, Spans, Tally};
+use super::process::Child;
+use super::systems::System;
+use crate::lab::nodes::http_get;
+
+/// The node the load comes from.
+const LOAD: &str = "load";
+/// Keys the operations are spread over.
+const KEYS: u64 = 1024;
+
+/// A running group.
+pub(super) struct Group {
+    pub(super) children: Vec<Child>,
+    /// Which of them leads.
+    pub(super) leader: usize,
+    config: Config,
+    /// Operations submitted together share a datagram.
+    together: bool,
+}
+
+/// The configuration of a group on ports of the loopback that are free now.
+fn render(system: System, lose_one_in: Option<u32>, dir: &Path) -> Result<String> {
+    let replicas: Vec<String> = (1..=system.replicas()).map(|n| format!("r{n}")).collect();
+    let mut text = String::from("[cluster]\nname = \"bench\"\n");
+    writeln!(text, "key = \"{:032x}\"", fastrand::u128(..))?;
+    writeln!(text, "admin-dir = \"{}\"", dir.display())?;
+    writeln!(
+        text,
+        "[state]\nbackend = \"group\"\nreplicas = {replicas:?}"
+    )?;
+    match system.batch() {
+        Some(batch) => writeln!(text, "protocol = \"vr\"\nbatch = {batch}")?,
+        None => writeln!(text, "sequencer = \"seq\"")?,
+    }
+    if let Some(n) = lose_one_in {
+        writeln!(text, "[io]\nlose-one-in = {n}")?;
+    }
+    let nodes = replicas.iter().map(|r| (r.as_str(), "replica"));
+    let sequencer = system.batch().is_none().then_some(("seq", "sequencer"));
+    let load = (LOAD, "function");
+    let mut held = Vec::new();
+    for (name, role) in nodes.chain(sequencer).chain([load]) {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let address = socket.local_addr()?;
+        held.push(socket); // so that each gets another
+        writeln!(
+            text,
+            "[node.{name}]\nroles = [\"{role}\"]\ncontrol = \"{address}\""
+        )?;
+    }
+    // Store clients are function instances. This one has no interfaces to serve.
+    text += "inside = \"none0\"\noutside = \"none1\"\n[nat]\n\
+             inside-prefixes = [\"10.0.0.0/16\"]\noutside-addresses = [\"198.51.100.1\"]\n";
+    Ok(text)
+}
+
+impl Group {
+    /// Starts it and waits until it serves.
+    pub(super) fn start(system: System, lose_one_in: Option<u32>, dir: &Path) -> Result<Self> {
+        let text = render(system, lose_one_in, dir)?;
+        let path = dir.join("bench.toml");
+        std::fs::write(&path, &text)?;
+        let (config, _) = Config::load(&path).context("the benchmark's own configuration")?;
+        let names: Vec<String> = config
+            .nodes
+            .keys()
+            .filter(|n| *n != LOAD)
+            .cloned()
+            .collect();
+        let mut children = Vec::new();
+        for name in &names {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args(["run", "--node", name, "--config"]).arg(&path);
+            children.push(Child::start(name, command, dir)?);
+        }
+        let limit = Instant::now() + Duration::from_secs(20);
+        let leader = loop {
+            let said: Vec<Value> = names.iter().map(|name| status(dir, name)).collect();
+            let leader = said.iter().position(|s| s["replica"]["leader"] == true);
+            if let Some(leader) = leader.filter(|_| said.iter().all(|s| s["ready"] == true)) {
+                break leader;
+            }
+            if Instant::now() > limit {
+                bail!("the group {} did not start: {said:?}", system.name());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Ok(Self {
+            children,
+            leader,
+            config,
+            together: system.shares_datagrams(),
+        })
+    }
+
+    /// Keeps `outstanding` operations under way for a while.
+    pub(super) fn load(&self, outstanding: usize, spans: Spans) -> Result<Sample> {
+        let node = self.config.node(LOAD).context("the load's node")?;
+        let address = *node.control.get(&Role::Function).context("its address")?;
+        let identity = Identity::new(&self.config, LOAD, Role::Function, new_incarnation());
+        let id = identity.client_id();
+        let channel = Channel::bind(address, identity)?;
+        let mut client = GroupClient::new(&self.config, LOAD, id, channel);
+        if !self.together {
+            client.send_each_alone();
+        }
+        let mut client = StateClient::Group(Box::new(client));
+        let mut tally = Tally::new()?;
+        run(&mut client, outstanding, spans.warm, &mut tally)?;
+        let meter = Meter::read(&self.children)?;
+        tally.begin();
+        run(&mut client, outstanding, spans.counted, &mut tally)?;
+        Sample::take(&tally, &meter)
+    }
+}
+
+fn status(dir: &Path, name: &str) -> Value {
+    let answer = http_get(&dir.join(format!("{name}.sock")), "/v1/status");
+    let answer = answer
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body).ok());
+    answer.unwrap_or_default()
+}
+
+/// The closed loop: an operation that ends is followed by the next. What is under way at
+/// the end is waited for, so that runs do not overlap.
+fn run(
+    client: &mut StateClient,
+    outstanding: usize,
+    span: Duration,
+    tally: &mut Tally,
+) -> Result<()> {
+    let until = Instant::now() + span;
+    let mut started = vec![Instant::now(); outstanding];
+    let mut free: Vec<usize> = (0..outstanding).collect();
+    let mut done = Vec::new();
+    let mut serial = 0_u64;
+    loop {
+        let now = clock::now();
+        let go_on = Instant::now() < until;
+        for place in free.drain(..).filter(|_| go_on) {
+            serial += 1;
+            let (key, value) = ((serial % KEYS).to_be_bytes(), serial.to_be_bytes());
+            let op = Put {
+                key: &key,
+                value: &value,
+                ttl: None,
+            };
+            started[place] = Instant::now();
+            client.submit(now, Ticket(place as u64), op.encode());
+        }
+        client.flush(now);
+        if !go_on && client.pending() == 0 {
+            return Ok(());
+        }
+        client.poll(clock::now(), &mut done);
+        if done.is_empty() {
+            let due = client.next_timer().map(|due| due.since(clock::now()));
+            let fd = client.fd().context("a group's client has a socket")?;
+            poll::wait(&[fd], due)?;
+        }
+        for (Ticket(place), outcome) in done.drain(..) {
+            let place = usize::try_from(place)?;
+            tally.add(started[place], outcome.is_ok());
+            free.push(place);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `stateplane bench replication`: what it costs to keep three copies, by the network's
+//! order, by the leader's, and by the peers.
+//!
+//! * `systems`: what is compared; `group`, `redis`, `etcd`: how each is run and loaded
+//! * `process`, `measure`, `peer`: children and what they use; what a closed loop yields
+//! * `ratios`, `report`, `plot`: what is wanted; medians, table, picture
+
+mod etcd;
+mod group;
+mod measure;
+mod peer;
+mod plot;
+mod process;
+mod ratios;
+mod redis;
+mod report;
+mod systems;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use stateplane_host::priority;
+
+use super::Place;
+use crate::say::say;
+use measure::Spans;
+use report::{Case, Placement, Report, Results};
+use systems::System;
+
+/// Options of `bench replication`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplicationArgs {
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
+    /// Operations outstanding.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128])]
+    outstanding: Vec<usize>,
+    /// One short round, to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Draw throughput over concurrency into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The loss whose cost is measured.
+const LOSE_ONE_IN: u32 = 100;
+/// Outstanding operations where everything shares a processor.
+const ONE_CORE_OUTSTANDING: usize = 32;
+
+/// Measures and prints.
+pub(super) fn run(args: &ReplicationArgs) -> Result<()> {
+    let place = Place::choose()?;
+    let spans = if args.quick {
+        Spans {
+            warm: Duration::from_millis(100),
+            counted: Duration::from_millis(200),
+        }
+    } else {
+        let counted = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
+        let warm = counted / 4;
+        Spans { warm, counted }
+    };
+    let rounds = if args.quick { 1 } else { args.rounds.max(1) };
+    let outstanding = match args.quick {
+        true => vec![8],
+        false => args
+            .outstanding
+            .iter()
+            .map(|n| (*n).clamp(1, 512))
+            .collect(),
+    };
+    let mut bench = Bench {
+        place,
+        spans,
+        outstanding,
+        results: Results::default(),
+    };
+    for round in 1..=rounds {
+        for system in System::ALL {
+            eprintln!("round {round}/{rounds}: {}", system.name());
+            bench.measure(system, None)?;
+        }
+        eprintln!("round {round}/{rounds}: nopaxos, 1 % of datagrams lost");
+        bench.measure(System::Nopaxos, Some(LOSE_ONE_IN))?;
+    }
+    let report = Report::new(&bench.results, place)?;
+    if let Some(path) = &args.plot {
+        plot::draw(&report, path)?;
+    }
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.print();
+    }
+    Ok(())
+}
+
+struct Bench {
+    place: Place,
+    spans: Spans,
+    outstanding: Vec<usize>,
+    results: Results,
+}
+
+impl Bench {
+    /// One system, one round. A peer that cannot be started is left out, with its reason.
+    fn measure(&mut self, system: System, lose_one_in: Option<u32>) -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (leader, others) = (self.place.device, self.place.generator);
+        // The load and everything it starts work with the others.
+        priority::pin_to(others).context("cannot choose a processor")?;
+        let running = match system.start(lose_one_in, dir.path()) {
+            Ok(running) => running,
+            Err(error) if matches!(system, System::RedisWait2 | System::Etcd) => {
+                self.results.missing.insert(system, format!("{error:#}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        running.pin(leader, others)?;
+        let most = self.outstanding.iter().copied().max().unwrap_or(1);
+        let lossless = lose_one_in.is_none();
+        for n in self.outstanding.clone() {
+            if lossless || n == most {
+                self.sample(&running, system, Placement::LeaderAlone, n, lose_one_in)?;
+            }
+        }
+        if lossless {
+            running.pin(others, others)?;
+            let n = most.min(ONE_CORE_OUTSTANDING);
+            self.sample(&running, system, Placement::OneCore, n, lose_one_in)?;
+        }
+        running.stop()
+    }
+
+    fn sample(
+        &mut self,
+        running: &systems::Running,
+        system: System,
+        placement: Placement,
+        outstanding: usize,
+        lose_one_in: Option<u32>,
+    ) -> Result<()> {
+        let sample = running
+            .load(outstanding, self.spans)
+            .with_context(|| format!("measuring {}", system.name()))?;
+        eprintln!(
+            "    {outstanding:>4} outstanding: {:>9.0} ops/s, p50 {:.0} µs, p99 {:.0} µs",
+            sample.ops_per_s, sample.p50_us, sample.p99_us
+        );
+        let case = Case {
+            placement,
+            outstanding,
+            system,
+            lose_one_in,
+        };
+        let leader = running.leader().to_owned();
+        self.results
+            .samples
+            .entry(case)
+            .or_default()
+            .push((leader, sample));
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Child processes: where they run, and what they cost.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use stateplane_host::netns::Namespace;
+use stateplane_host::spawn::Process;
+
+/// A child and what it is called in a report.
+pub(super) struct Child {
+    pub(super) name: String,
+    process: Process,
+}
+
+impl Child {
+    /// Starts `program`; what it says goes to a file in `dir`.
+    pub(super) fn start(name: &str, mut command: Command, dir: &Path) -> Result<Self> {
+        let log = fs::File::create(dir.join(format!("{name}.log")))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let process = Process::spawn(name, command, &Namespace::current()?)
+            .with_context(|| format!("cannot start {name}"))?;
+        let name = name.to_owned();
+        Ok(Self { name, process })
+    }
+
+    /// All its threads run on `cpu` from now on, and so will those they start.
+    pub(super) fn pin(&self, cpu: usize) -> Result<()> {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        for entry in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+            let name = entry?.file_name();
+            let task = name.to_str().and_then(|t| t.parse().ok());
+            sched_setaffinity(task.and_then(Pid::from_raw), &set)?;
+        }
+        Ok(())
+    }
+
+    /// Processor time it has used, in the kernel and outside.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        ticks(&stat)
+            .map(|ticks| {
+                let each = rustix::param::clock_ticks_per_second();
+                Duration::from_secs_f64(ticks as f64 / each as f64)
+            })
+            .with_context(|| format!("cannot read what {} has used", self.name))
+    }
+
+    /// Ends it and waits until it has.
+    pub(super) fn stop(mut self) -> Result<()> {
+        Ok(self.process.stop(Duration::from_secs(5))?)
+    }
+}
+
+/// utime and stime of a line of `/proc/PID/stat`; the name before them may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 31 11 0 0 20 0 1 0 5 0 0";
+        assert_eq!(super::ticks(stat), Some(42));
+        assert_eq!(super::ticks("7 (a"), None);
+    }
+}

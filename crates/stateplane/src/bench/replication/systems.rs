@@ -1,0 +1,139 @@
+//! What is compared.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::etcd::Etcd;
+use super::group::Group;
+use super::measure::{Sample, Spans};
+use super::process::Child;
+use super::redis::Redis;
+
+/// A way to keep state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub(super) enum System {
+    /// One replica.
+    Unreplicated,
+    /// VR, one operation in a Prepare.
+    Vr,
+    /// VR, adaptive batching.
+    VrBatched,
+    /// NOPaxos, each operation in a datagram of its own.
+    Nopaxos,
+    /// NOPaxos as the store's client uses it: what is submitted together shares a datagram.
+    NopaxosShared,
+    /// Redis with two replicas, each SET followed by WAIT 2.
+    RedisWait2,
+    /// etcd, three nodes.
+    Etcd,
+}
+
+/// Most slots of a Prepare when VR batches.
+const BATCH: u16 = 64;
+
+impl System {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Unreplicated,
+        Self::Vr,
+        Self::VrBatched,
+        Self::Nopaxos,
+        Self::NopaxosShared,
+        Self::RedisWait2,
+        Self::Etcd,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Unreplicated => "unreplicated",
+            Self::Vr => "vr",
+            Self::VrBatched => "vr-batched",
+            Self::Nopaxos => "nopaxos",
+            Self::NopaxosShared => "nopaxos-shared",
+            Self::RedisWait2 => "redis-wait2",
+            Self::Etcd => "etcd",
+        }
+    }
+
+    pub(super) const fn replicas(self) -> usize {
+        match self {
+            Self::Unreplicated => 1,
+            _ => 3,
+        }
+    }
+
+    /// The leader orders, and this is how much of it at once.
+    pub(super) const fn batch(self) -> Option<u16> {
+        match self {
+            Self::Unreplicated | Self::Vr => Some(1),
+            Self::VrBatched => Some(BATCH),
+            _ => None,
+        }
+    }
+
+    /// Operations submitted together may travel together.
+    pub(super) const fn shares_datagrams(self) -> bool {
+        matches!(self, Self::NopaxosShared)
+    }
+
+    /// Starts it in `dir`; the error says what is missing.
+    pub(super) fn start(self, lose_one_in: Option<u32>, dir: &Path) -> Result<Running> {
+        Ok(match self {
+            Self::RedisWait2 => Running::Redis(Redis::start(dir)?),
+            Self::Etcd => Running::Etcd(Etcd::start(dir)?),
+            _ => Running::Group(Box::new(Group::start(self, lose_one_in, dir)?)),
+        })
+    }
+}
+
+/// A system that serves.
+pub(super) enum Running {
+    Group(Box<Group>),
+    Redis(Redis),
+    Etcd(Etcd),
+}
+
+impl Running {
+    fn children(&self) -> (&[Child], usize) {
+        match self {
+            Self::Group(group) => (&group.children, group.leader),
+            Self::Redis(redis) => (&redis.children, 0),
+            Self::Etcd(etcd) => (&etcd.children, etcd.leader),
+        }
+    }
+
+    /// The name of the process that leads.
+    pub(super) fn leader(&self) -> &str {
+        let (children, leader) = self.children();
+        &children[leader].name
+    }
+
+    /// The leader on one processor, all others on another (which may be the same).
+    pub(super) fn pin(&self, leader: usize, others: usize) -> Result<()> {
+        let (children, leads) = self.children();
+        for (n, child) in children.iter().enumerate() {
+            child.pin(if n == leads { leader } else { others })?;
+        }
+        Ok(())
+    }
+
+    /// Keeps `outstanding` operations under way for a while.
+    pub(super) fn load(&self, outstanding: usize, spans: Spans) -> Result<Sample> {
+        match self {
+            Self::Group(group) => group.load(outstanding, spans),
+            Self::Redis(redis) => redis.load(outstanding, spans),
+            Self::Etcd(etcd) => etcd.load(outstanding, spans),
+        }
+    }
+
+    /// Ends all its processes.
+    pub(super) fn stop(self) -> Result<()> {
+        let children = match self {
+            Self::Group(group) => group.children,
+            Self::Redis(redis) => redis.children,
+            Self::Etcd(etcd) => etcd.children,
+        };
+        children.into_iter().try_for_each(Child::stop)
+    }
+}
