@@ -4,12 +4,14 @@
 //! GET /v1/status            node, roles, ready (or what it waits for), one part per role
 //! GET /v1/sessions?limit=N  a function's sessions
 //! GET /v1/store             a replica's view, session, log and tables
+//! GET /v1/group             a replica's members, by name
+//! POST /v1/group?out=A&in=B a change of them: A leaves, B joins (either or both)
 //! GET /v1/counters          what every role counts
 //! GET /v1/nodes             all nodes of the file; a switch adds who lives
 //! ```
 //!
-//! It runs on a thread of its own and only reads what the roles publish, so it
-//! can neither stop a packet nor an operation.
+//! It runs on a thread of its own, reads what the roles publish and asks them through
+//! bounded queues, so it can neither stop a packet nor an operation.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -26,11 +28,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use stateplane_group::Change;
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::failure::Failure;
 use crate::function::Desk;
+use crate::members;
 use crate::status::Board;
 
 /// Sessions answered when the asker names no limit, and at most.
@@ -54,6 +58,8 @@ pub struct Facts {
     pub board: Board,
     /// A function's worker.
     pub desk: Option<Desk>,
+    /// A replica's desk for changes of the members.
+    pub members: Option<members::Desk>,
     /// When the node started.
     pub started: Instant,
 }
@@ -194,6 +200,7 @@ fn router(facts: Arc<Facts>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions))
         .route("/v1/store", get(store))
+        .route("/v1/group", get(group).post(change))
         .route("/v1/counters", get(counters))
         .route("/v1/nodes", get(nodes))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
@@ -245,6 +252,77 @@ async fn store(State(facts): Shared) -> Answer {
     match facts.board.part("replica") {
         Some(part) => Ok(Json(json!({ "node": facts.node, "replica": part }))),
         None => Err(error(StatusCode::NOT_FOUND, "this node is not a replica")),
+    }
+}
+
+/// The nodes of the group in the order of their seats.
+fn seats(config: &Config) -> Vec<&str> {
+    match &config.state {
+        config::State::Group {
+            replicas, spares, ..
+        } => replicas.iter().chain(spares).map(String::as_str).collect(),
+        config::State::Embedded => Vec::new(),
+    }
+}
+
+async fn group(State(facts): Shared) -> Answer {
+    let Some(part) = facts.board.part("replica") else {
+        return Err(error(StatusCode::NOT_FOUND, "this node is not a replica"));
+    };
+    let seats = seats(&facts.config);
+    let names = |list: &Value| -> Vec<&str> {
+        let numbers = list.as_array().into_iter().flatten();
+        let numbers = numbers.filter_map(|n| usize::try_from(n.as_u64()?).ok());
+        numbers.filter_map(|n| seats.get(n).copied()).collect()
+    };
+    let members = &part["members"];
+    Ok(Json(json!({
+        "node": facts.node,
+        "seats": seats,
+        "role": part["role"],
+        "view": part["view"],
+        "normal": part["normal"],
+        "members": names(&members["now"]),
+        "former": names(&members["former"]),
+        "present": names(&members["present"]),
+        "pending": members["pending"],
+    })))
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    out: Option<String>,
+    #[serde(rename = "in")]
+    into: Option<String>,
+}
+
+async fn change(State(facts): Shared, Query(wanted): Query<Wanted>) -> Answer {
+    let Some(desk) = &facts.members else {
+        return Err(error(StatusCode::NOT_FOUND, "this node is not a replica"));
+    };
+    let seats = seats(&facts.config);
+    let seat = |name: Option<String>| match name {
+        None => Ok(None),
+        Some(name) => {
+            let place = seats.iter().position(|seat| *seat == name);
+            let seat = place.and_then(|n| u8::try_from(n).ok());
+            let unknown = || {
+                let message = format!("\"{name}\" is neither in `replicas` nor in `spares`");
+                error(StatusCode::BAD_REQUEST, &message)
+            };
+            seat.map(Some).ok_or_else(unknown)
+        }
+    };
+    let change = Change {
+        out: seat(wanted.out)?,
+        into: seat(wanted.into)?,
+    };
+    match desk.ask(change).await {
+        Some(answer) => Ok(Json(json!({ "node": facts.node, "answer": answer.name() }))),
+        None => Err(error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the leader did not answer",
+        )),
     }
 }
 
@@ -332,6 +410,7 @@ mod tests {
             node: "r1".to_owned(),
             board: Board::default(),
             desk: None,
+            members: None,
             started: Instant::now(),
         };
         let server = Socket::bind(dir.path(), "r1")

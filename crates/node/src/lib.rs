@@ -8,6 +8,7 @@
 //! * `turn`: the loop that sequencer, replica and switch share
 //! * [`heartbeat`] and [`detect`]: telling and judging who lives
 //! * [`channel`]: authenticated datagrams; [`peers`]: who is who in the group
+//! * [`members`]: changes of the group's members
 //! * [`status`] and [`admin`]: what the roles publish, and who may ask
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod function;
 mod heard;
 pub mod heartbeat;
 mod logclock;
+pub mod members;
 mod nat;
 mod offload;
 pub mod peers;

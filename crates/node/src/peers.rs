@@ -26,7 +26,10 @@ pub struct Peers {
     protocol: Protocol,
     /// None where the leader orders.
     sequencers: Vec<(u16, SocketAddrV4)>,
+    /// By seat, those that may become members included.
     replicas: Vec<(u16, SocketAddrV4)>,
+    /// How many of them the group forms with.
+    founders: usize,
     clients: BTreeMap<u16, SocketAddrV4>,
     /// This node, if it is a replica.
     me: Option<ReplicaId>,
@@ -46,6 +49,7 @@ impl Peers {
             protocol,
             sequencers,
             replicas,
+            spares,
             ..
         } = &config.state
         else {
@@ -62,10 +66,12 @@ impl Peers {
                 .filter(|role| node.is(*role))
                 .map(|role| member(&node.name, role))
         });
+        let founders = replicas.len();
+        let replicas: Vec<&String> = replicas.iter().chain(spares).collect();
         let members = replicas.iter().map(|name| member(name, Role::Replica));
         let members: Vec<(u16, SocketAddrV4)> = members.collect();
         // A sequencer or client beside a replica speaks to that one, too.
-        let replica = |name: &String| name == node && role == Role::Replica;
+        let replica = |name: &&String| *name == node && role == Role::Replica;
         let me = replicas.iter().position(replica);
         let others = members.iter().enumerate().filter(|(n, _)| me != Some(*n));
         Self {
@@ -78,6 +84,7 @@ impl Peers {
             me: me.map(|n| ReplicaId(u8::try_from(n).expect("a checked group is small"))),
             others: others.map(|(_, (_, address))| (*address).into()).collect(),
             replicas: members,
+            founders,
             my_sequencer: sequencers
                 .iter()
                 .zip(0..)
@@ -110,7 +117,8 @@ impl Peers {
     /// The group's size, its protocol and limits.
     pub fn group_config(&self) -> GroupConfig {
         let count = |len| u8::try_from(len).expect("a checked group is small");
-        let mut config = GroupConfig::new(count(self.replicas.len()));
+        let spares = count(self.replicas.len() - self.founders);
+        let mut config = GroupConfig::new(count(self.founders)).with_spares(spares);
         config.sequencers = count(self.sequencers.len());
         config.protocol = self.protocol;
         config.group = GROUP;

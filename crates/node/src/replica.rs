@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::mpsc::Receiver;
 
 use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
@@ -15,6 +16,7 @@ use crate::channel::{self, Channel};
 use crate::config::{self, Config, Io};
 use crate::disk::{self, Disk, DiskStatus};
 use crate::failure::Failure;
+use crate::members::{MembersStatus, Wish, Wishes};
 use crate::peers::Peers;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
@@ -23,12 +25,15 @@ use crate::turn::{self, Turn};
 /// Datagrams handled before answers are sent.
 const BATCH: usize = 64;
 
+/// The role of a replica that is no member of the group.
+const SPARE: &str = "spare";
+
 /// What a replica publishes.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ReplicaStatus {
     /// Its number in the group.
     pub id: u8,
-    /// What it does: `booting`, `follower`, `leader`, ...
+    /// What it does: `booting`, `follower`, `leader`, `spare`, ...
     pub role: String,
     /// It leads the group.
     pub leader: bool,
@@ -54,6 +59,8 @@ pub struct ReplicaStatus {
     pub missing: u64,
     /// Followers that entered this view (leader only).
     pub followers: u64,
+    /// Who belongs to the group.
+    pub members: MembersStatus,
     /// Clients remembered for at-most-once execution.
     pub clients: u64,
     /// A snapshot is being received.
@@ -93,7 +100,7 @@ pub struct TableStatus {
 
 impl RoleStatus for ReplicaStatus {
     fn readiness(&self) -> Result<(), String> {
-        if self.normal {
+        if self.normal || self.role == SPARE {
             Ok(())
         } else {
             Err(format!("it is {}", self.role))
@@ -108,6 +115,7 @@ pub struct Replica {
     peers: Peers,
     channel: Channel,
     disk: Option<Disk>,
+    wishes: Wishes,
     told: (&'static str, u64),
     ignored: u64,
     alarms: BTreeMap<&'static str, u64>,
@@ -125,6 +133,7 @@ impl Replica {
         life: Incarnation,
         channel: Channel,
         status: Publisher<ReplicaStatus>,
+        wishes: Receiver<Wish>,
     ) -> Result<Self, Failure> {
         let peers = Peers::new(config, node, config::Role::Replica);
         let me = peers.me().expect("a checked replica is listed");
@@ -139,6 +148,7 @@ impl Replica {
             peers,
             channel,
             disk,
+            wishes: Wishes::new(wishes),
             told: ("", 0),
             ignored: 0,
             alarms,
@@ -163,7 +173,8 @@ impl Replica {
                         .persist(what)?;
                 }
                 Effect::Reconfigured { ticket, answer } => {
-                    info!(ticket, answer = answer.name(), "change of members")
+                    info!(ticket, answer = answer.name(), "change of members");
+                    self.wishes.answered(ticket, answer);
                 }
                 Effect::Alarm(alarm) => {
                     let name = alarm_name(alarm);
@@ -176,9 +187,17 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether a replica without memory is none that the group misses.
+    fn outside(&self, core: &stateplane_group::ReplicaStatus) -> bool {
+        let known = core.members.size() > 0;
+        let initial = self.id < self.peers.group_config().n;
+        !core.members.has(self.id) && (known || !initial)
+    }
+
     fn publish(&mut self) {
         let core = self.core.inspect();
-        let role = core.role.name();
+        let outside = core.role == Role::Booting && self.outside(&core);
+        let role = if outside { SPARE } else { core.role.name() };
         if self.told != (role, core.view) {
             self.told = (role, core.view);
             info!(
@@ -216,6 +235,7 @@ impl Replica {
             executed: core.executed,
             missing: core.missing,
             followers: core.followers as u64,
+            members: MembersStatus::of(&core),
             clients: core.clients as u64,
             receiving: core.receiving,
             log_time_ns: core.log_time.as_nanos(),
@@ -264,6 +284,7 @@ impl Turn for Replica {
         if self.core.next_timer().is_some_and(|due| due <= now) {
             self.core.on_timer(now);
         }
+        self.wishes.grant(now, &mut self.core);
         self.carry_out()?;
         if self.status.due(now) {
             self.publish();

@@ -17,6 +17,7 @@ use crate::config::{Config, Node, Role, State};
 use crate::failure::Failure;
 use crate::function::{Desk, FunctionStatus, Question, WorkerSetup};
 use crate::heartbeat::Heartbeat;
+use crate::members::{self, Wish};
 use crate::replica::{Replica, ReplicaStatus};
 use crate::resp::{Resp, RespStatus};
 use crate::sequencer::{Sequencer, SequencerStatus};
@@ -56,10 +57,11 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
         stop,
         board: &mut board,
     };
-    let mut questions = Some(questions);
+    let (members, wishes) = members::Desk::new();
+    let (mut questions, mut wishes) = (Some(questions), Some(wishes));
     let mut jobs = Vec::new();
     for role in &node.roles {
-        let job = starter.job(*role, &mut questions)?;
+        let job = starter.job(*role, &mut questions, &mut wishes)?;
         jobs.push((*role, pinned(node.cpu.get(role).copied(), job)?));
     }
     let desk = node.is(Role::Function).then_some(desk);
@@ -68,6 +70,7 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
         node: name.to_owned(),
         board,
         desk,
+        members: node.is(Role::Replica).then_some(members),
         started,
     };
     let server = socket.serve(facts)?;
@@ -113,6 +116,7 @@ impl Starter<'_> {
         &mut self,
         role: Role,
         questions: &mut Option<Receiver<Question>>,
+        wishes: &mut Option<Receiver<Wish>>,
     ) -> Result<Job, Failure> {
         let io = self.config.io;
         match role {
@@ -131,6 +135,7 @@ impl Starter<'_> {
                     self.incarnation,
                     channel,
                     status,
+                    wishes.take().expect("a checked node has each role once"),
                 )?;
                 Ok(Box::new(move |stop| replica.run(io, stop)))
             }

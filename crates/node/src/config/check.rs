@@ -7,7 +7,7 @@ use super::problem::Collector;
 use super::read::Draft;
 use super::section::closest;
 use crate::detect::MAX_INSTANCES;
-use stateplane_wire::group::MAX_SEQUENCERS;
+use stateplane_wire::group::{MAX_REPLICAS, MAX_SEQUENCERS};
 
 use super::{Nat, Node, Role, State, Switch, io, sender_id};
 
@@ -75,6 +75,7 @@ fn group(draft: &Draft, out: &mut Collector) {
     let Some(State::Group {
         sequencers,
         replicas,
+        spares,
         ..
     }) = &draft.state
     else {
@@ -96,7 +97,27 @@ fn group(draft: &Draft, out: &mut Collector) {
         member("state.sequencer", sequencer, Role::Sequencer, draft, out);
     }
     members("state.replicas", replicas, Role::Replica, draft, out);
+    members("state.spares", spares, Role::Replica, draft, out);
+    for (n, name) in spares.iter().enumerate() {
+        if replicas.contains(name) {
+            out.error(
+                &format!("state.spares[{n}]"),
+                format!("\"{name}\" is in `replicas` already"),
+                "list in `spares` only replicas that the group forms without",
+            );
+        }
+    }
     let n = replicas.len();
+    if n + spares.len() > MAX_REPLICAS {
+        out.error(
+            "state.spares",
+            format!(
+                "expected at most {MAX_REPLICAS} replicas and spares together, found {}",
+                n + spares.len()
+            ),
+            "list fewer spares",
+        );
+    }
     if n % 2 == 0 || n > 7 {
         out.error(
             "state.replicas",
@@ -182,7 +203,12 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
         (Some(State::Group { sequencers, .. }), Role::Sequencer) => {
             sequencers.iter().any(|s| s == name)
         }
-        (Some(State::Group { replicas, .. }), Role::Replica) => replicas.iter().any(|r| r == name),
+        (
+            Some(State::Group {
+                replicas, spares, ..
+            }),
+            Role::Replica,
+        ) => replicas.iter().chain(spares).any(|r| r == name),
         (Some(State::Embedded), Role::Sequencer | Role::Replica) => {
             let help = "add `[state]` with `backend = \"group\"`, `sequencer` and `replicas`";
             out.error(key, format!("the embedded state needs no {role}"), help);

@@ -83,8 +83,10 @@ pub enum State {
         /// The nodes that can stamp the order: one does, at first the first of them, and the
         /// others stand by. None where the leader orders.
         sequencers: Vec<String>,
-        /// The replicas in the order of their ids; an odd number.
+        /// The replicas that the group forms with, in the order of their seats; an odd number.
         replicas: Vec<String>,
+        /// Those that may become members later, in the seats after.
+        spares: Vec<String>,
         /// If the replicas have disks: each keeps its journal in the directory of its
         /// node's name below this one.
         disk: Option<PathBuf>,

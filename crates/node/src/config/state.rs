@@ -24,6 +24,7 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
         "sequencer",
         "sequencers",
         "replicas",
+        "spares",
         "durable",
         "dir",
     ];
@@ -47,6 +48,10 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
     let example = "[\"r1\", \"r2\", \"r3\"]";
     section.required("replicas", example, out, |_| Ok(()));
     let replicas = section.values("replicas", out, values::name);
+    let spares = match section.value("spares") {
+        Some(_) => section.values("spares", out, values::name),
+        None => Some(Vec::new()),
+    };
     let disk = disk(&section, out);
     group?;
     Some(State::Group {
@@ -54,6 +59,7 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
         protocol: protocol?,
         sequencers: sequencers?,
         replicas: replicas?,
+        spares: spares?,
     })
 }
 

@@ -99,6 +99,7 @@ fn a_good_file_is_read_as_written() {
             protocol: Protocol::Nopaxos,
             sequencers: vec!["seq".into()],
             replicas,
+            spares: vec![],
             disk: None,
         }
     );

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::header::HOST;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use stateplane_node::admin::socket_path;
@@ -71,14 +71,26 @@ pub(super) fn ask_all(targets: &Targets, path: &str) -> Result<BTreeMap<String, 
     }))
 }
 
+/// Asks one of them to do something.
+pub(super) fn post(socket: &Path, path: &str) -> Answer {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(timely(exchange(socket, Method::POST, path)))
+}
+
 async fn ask(socket: &Path, path: &str) -> Answer {
-    tokio::time::timeout(PATIENCE, get(socket, path))
+    timely(exchange(socket, Method::GET, path)).await
+}
+
+async fn timely(answer: impl Future<Output = Answer>) -> Answer {
+    tokio::time::timeout(PATIENCE, answer)
         .await
         .with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?
 }
 
 /// One request, one connection.
-async fn get(socket: &Path, path: &str) -> Answer {
+async fn exchange(socket: &Path, method: Method, path: &str) -> Answer {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| match error.kind() {
@@ -88,7 +100,9 @@ async fn get(socket: &Path, path: &str) -> Answer {
         })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, "node")
         .body(Empty::<Bytes>::new())?;
     let exchange = async {

@@ -5,6 +5,7 @@
 
 mod admin;
 mod check;
+mod group;
 mod run;
 mod show;
 mod sim;
@@ -26,6 +27,7 @@ Examples:
   stateplane check edge.toml                        is the file right?
   stateplane run --config edge.toml --node gw1      be node gw1
   stateplane show nodes --config edge.toml          who runs, who is ready
+  stateplane group replace r2 r4 --config edge.toml another replica for a dead one
   stateplane lab run failover --connections 400     more of the same, with your numbers
 
 Logs go to stderr; STATEPLANE_LOG sets their level (error, warn, info, debug, trace),
@@ -50,6 +52,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Show what running nodes on this machine say
     Show(show::ShowArgs),
+    /// The members of the store group, and changes of them
+    Group(group::GroupArgs),
     /// Real traffic through real nodes in network namespaces (needs root)
     Lab(lab::LabArgs),
     /// The failover lab with a live view: 0 broken connections, or it exits with 1
@@ -69,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Show(args) => show::run(&args),
+        Verb::Group(args) => group::run(&args),
         Verb::Lab(args) => lab::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => match bench::run(&args) {
