@@ -258,3 +258,18 @@ fn a_vote_from_afar_does_not_undo_a_change() {
     let replica = w.replicas[usize::from(leader)].as_ref().expect("alive");
     assert!(replica.members().has(ReplicaId(3).0));
 }
+
+#[test]
+fn a_newcomer_that_falls_silent_is_given_up() {
+    let mut w = ready(3, 1);
+    let leader = w.leader().expect("a leader");
+    // It is heard, and never hears what it should learn.
+    w.lose = Box::new(|_, to, _| to == Node::Replica(3));
+    ask(&mut w, leader, add(3));
+    w.run(5);
+    w.kill(3);
+    w.run(1_000);
+    assert_eq!(w.mark(Mark::ChangeGivenUp), 1);
+    assert!(complete(&w, &[0, 1, 2]));
+    w.call(b"x").unwrap();
+}
