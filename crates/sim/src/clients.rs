@@ -89,6 +89,12 @@ impl World<'_> {
             }
         };
         self.open -= 1;
+        let outcome = match outcome {
+            Some(Outcome::Sum(sum)) if std::mem::take(&mut self.canary) => {
+                Some(Outcome::Sum(sum + 1))
+            }
+            other => other,
+        };
         record.ended = Some(Ended { at: now, outcome });
         let took_ms = (now - record.invoked) / MS;
         self.say(|| format!("{} learns #{tag} {outcome:?}", self.layout.name(node)));

@@ -119,6 +119,27 @@ pub fn able() -> bool {
         .is_some_and(|hunt| GroupConfig::new(3).breaking(hunt.mutation).is_some())
 }
 
+/// Hunts for every breach, or lists the rules if this build cannot break any.
+pub fn all(threads: usize) -> Vec<Caught> {
+    let listed = |hunt: &Hunt| Caught {
+        mutation: hunt.mutation.name(),
+        profile: hunt.profile.name(),
+        seeds: 0,
+        caught: false,
+        seed: None,
+        what: None,
+    };
+    let able = able();
+    let one = |hunt| {
+        if able {
+            pursue(hunt, threads)
+        } else {
+            listed(hunt)
+        }
+    };
+    HUNTS.iter().map(one).collect()
+}
+
 /// Breaks the rule and runs seeds until one fails.
 pub fn pursue(hunt: &Hunt, threads: usize) -> Caught {
     let options = Options {

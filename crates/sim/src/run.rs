@@ -36,6 +36,8 @@ pub struct Options {
     pub mutation: Option<Mutation>,
     /// The choices that take effect, if not all: a shrunk failure.
     pub keep: Option<Arc<Choices>>,
+    /// The simulator lies to itself about one answer in every seed: each must fail.
+    pub canary: bool,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             shrink: true,
             mutation: None,
             keep: None,
+            canary: false,
         }
     }
 }
@@ -154,6 +157,7 @@ fn setup(options: &Options, seed: u64, off: Faults) -> Setup {
         off,
         mutation: options.mutation,
         keep: options.keep.clone(),
+        canary: options.canary,
     }
 }
 
@@ -165,6 +169,7 @@ pub fn trace(seed: u64, profile: Profile) -> Vec<String> {
         off: Faults::default(),
         mutation: None,
         keep: None,
+        canary: false,
     };
     trace_of(&setup)
 }

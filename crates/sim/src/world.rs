@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub mutation: Option<Mutation>,
     /// The choices that take effect, if not all.
     pub keep: Option<Arc<Choices>>,
+    /// One answer is falsified before it is looked at.
+    pub canary: bool,
 }
 
 /// Virtual time within which a group must be whole again and have answered
@@ -104,6 +106,8 @@ pub(crate) struct World<'a> {
     pub(crate) run: Run,
     pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
     pub(crate) tape: Tape<'a>,
+    /// An answer is still to be falsified.
+    pub(crate) canary: bool,
     /// How many times each client asked something.
     pub(crate) asks: Vec<u32>,
     /// Where messages are encoded.
@@ -172,6 +176,7 @@ impl<'a> World<'a> {
             dice,
             run: Run::default(),
             lines,
+            canary: setup.canary,
             tape: Tape {
                 keep: setup.keep.as_deref(),
                 made: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::say::say;
 use clap::Args;
-use stateplane_sim::{Choices, Fault, Options, Profile, Progress, Report};
+use stateplane_sim::{Choices, Fault, Options, Profile, Progress, Report, hunts};
 
 const HELP: &str = "\
 Examples:
@@ -40,6 +40,13 @@ pub(crate) struct SimArgs {
     /// Threads (default: one per processor)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
+    /// Lie about one answer in every seed: a check of the checkers, in which all must fail
+    #[arg(long)]
+    canary: bool,
+    /// List the rules that can be broken on purpose, and hunt for each breach if this build can
+    /// (it needs the feature "mutations")
+    #[arg(long)]
+    mutations: bool,
     /// Show the first seed message by message instead
     #[arg(long)]
     trace: bool,
@@ -56,8 +63,13 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
         off: args.off.iter().copied().collect(),
         threads: args.threads,
         keep: args.keep.clone().map(Arc::new),
+        canary: args.canary,
+        shrink: !args.canary,
         ..Options::default()
     };
+    if args.mutations {
+        return mutations(args);
+    }
     if args.trace {
         return trace(&options);
     }
@@ -79,6 +91,34 @@ pub(super) fn run(args: &SimArgs) -> ExitCode {
         print(&report);
     }
     ExitCode::from(u8::from(!report.pass()))
+}
+
+/// Breaks each rule in turn and says how that was noticed.
+fn mutations(args: &SimArgs) -> ExitCode {
+    if !hunts::able() {
+        eprintln!(
+            "stateplane: this build breaks no rules; build one that can with\n  \
+             cargo run --release --features mutations --bin stateplane -- sim --mutations"
+        );
+    }
+    let caught = hunts::all(args.threads);
+    if args.json {
+        match serde_json::to_string_pretty(&caught) {
+            Ok(text) => say!("{text}"),
+            Err(error) => eprintln!("stateplane: error: {error}"),
+        }
+    } else {
+        for one in &caught {
+            let how = match (&one.what, hunts::able()) {
+                (Some(what), _) => format!("seed {:?}: {what}", one.seed.unwrap_or_default()),
+                (None, true) => format!("SURVIVED {} seeds", one.seeds),
+                (None, false) => "not hunted".to_owned(),
+            };
+            say!("{:<24} {:<15} {how}", one.mutation, one.profile);
+        }
+    }
+    let survived = hunts::able() && caught.iter().any(|one| !one.caught);
+    ExitCode::from(u8::from(survived))
 }
 
 /// Prints a run and its last line, which says how it ended.
