@@ -109,7 +109,8 @@ impl Sequencer {
                 self.formation = formation;
                 self.session = session;
                 self.sequences = [self.config.origin.slot; MAX_GROUPS];
-                self.time = self.time.max(time);
+                // Not what we stamped in a session of which nothing may have remained.
+                self.time = time;
                 self.began =
                     (runs && !self.config.broken(Mutation::OwnTimeOfDay)).then_some((time, now));
                 self.due = now + self.config.timing.tail_idle;

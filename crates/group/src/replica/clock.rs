@@ -32,7 +32,14 @@ impl Clock {
     pub(super) fn told(&mut self, now: Time, time: LogTime) {
         if self.read(now).is_none_or(|own| time > own) {
             self.last = Some((time, now));
+            self.slept = false;
         }
+    }
+
+    /// Another leads, whose clock is the log's from here on: ours may have been told by one
+    /// of whom nothing remained.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
     }
 
     /// Our log comes from disk.

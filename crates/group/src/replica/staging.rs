@@ -382,6 +382,7 @@ impl<A: Application> Replica<A> {
             self.grant_session(now);
         } else {
             self.marks.hit(Mark::ViewEntered);
+            self.clock.forget();
             self.start = None;
             self.verified = self.log.len();
             self.timers.silence = Some(now + self.config.timing.silence);
