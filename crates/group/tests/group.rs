@@ -221,12 +221,12 @@ fn a_deposed_leader_rolls_back_what_did_not_survive() {
     w.lose = Box::new(move |from, to, body| {
         let cut = from == Node::Replica(old) || to == Node::Replica(old);
         let client =
-            matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op.bytes == b"lost"));
+            matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost"));
         cut || client
     });
     w.call(b"new").unwrap();
     w.lose = Box::new(
-        |_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op.bytes == b"lost")),
+        |_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost")),
     );
     w.run(3000);
     assert!(w.done[&id].is_err(), "its outcome is unknown");

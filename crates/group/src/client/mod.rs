@@ -457,7 +457,7 @@ fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
 mod tests {
     use super::*;
     use alloc::vec;
-    use stateplane_wire::group::{OpResult, Outcome, Reply, ResultPart, Slot};
+    use stateplane_wire::group::{OpResult, Outcome, Reply, Slot};
 
     /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
     fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
@@ -466,7 +466,7 @@ mod tests {
                 id,
                 outcome: Outcome::Done {
                     earlier: None,
-                    result: ResultPart::all(vec![7]),
+                    result: vec![7],
                 },
             }];
             let reply = Reply {

@@ -198,13 +198,12 @@ impl Client {
                 continue; // it ended, or the log answers it
             }
             match outcome {
-                Outcome::Done { result, .. } if result.is_all() => {
-                    let reply = result.bytes;
+                Outcome::Done { result: reply, .. } => {
                     self.marks.hit(Mark::ReadAnswered);
                     self.finish(now, id, Committed { reply, place });
                 }
                 // Too long for a datagram, or something is due.
-                _ => refused.push(id),
+                Outcome::Refused => refused.push(id),
             }
         }
         self.take_slots(&refused);

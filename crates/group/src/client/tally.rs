@@ -49,7 +49,7 @@ impl Client {
             for result in core::mem::take(&mut tally.results) {
                 if let Outcome::Done {
                     earlier,
-                    result: part,
+                    result: reply,
                 } = result.outcome
                 {
                     let place = Place {
@@ -58,7 +58,6 @@ impl Client {
                         slot: earlier.unwrap_or(slot),
                         read: false,
                     };
-                    let reply = part.bytes;
                     self.finish(now, result.id, Committed { reply, place });
                 }
             }

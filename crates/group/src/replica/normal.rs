@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use stateplane_base::{ClientId, LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Address, Body, Entry, MAX_REPLICAS, OpResult, Outcome, Reply, Request, ResultPart, Seats, Slot,
-    Summary, View, leader_of, sequencer_of,
+    Address, Body, Entry, MAX_REPLICAS, OpResult, Outcome, Reply, Request, Seats, Slot, Summary,
+    View, leader_of, sequencer_of,
 };
 
 use super::table::{Admission, Verdict};
@@ -103,15 +103,12 @@ impl<A: Application> Replica<A> {
             Admission::Refused => self.marks.hit(Mark::TableRefused),
         }
         let mut results = Vec::with_capacity(request.batch.len());
-        for (id, piece) in request.batch.iter() {
-            let done = |earlier, result| Outcome::Done {
-                earlier,
-                result: ResultPart::all(result),
-            };
+        for (id, op) in request.batch.iter() {
+            let done = |earlier, result| Outcome::Done { earlier, result };
             let outcome = match self.table.look(request.client, id, limits) {
                 Verdict::Execute => {
                     let mut reply = Vec::new();
-                    self.app.execute(at, piece.bytes, &mut reply);
+                    self.app.execute(at, op, &mut reply);
                     if !self.config.broken(Mutation::NoClientTable) {
                         self.table.store(request.client, id, slot, &reply);
                     }
@@ -164,7 +161,7 @@ impl<A: Application> Replica<A> {
             let (executed, result) = self.table.cached(request.client, id)?;
             let outcome = Outcome::Done {
                 earlier: Some(executed).filter(|s| *s != slot),
-                result: ResultPart::all(result.to_vec()),
+                result: result.to_vec(),
             };
             Some(OpResult { id, outcome })
         });

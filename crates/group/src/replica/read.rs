@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply, ResultPart};
+use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply};
 
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer};
@@ -29,9 +29,9 @@ impl<A: Application> Replica<A> {
         let clock = self.clock(now).unwrap_or(self.log_time);
         let room = self.config.limits.reply_bytes;
         let (mut part, mut bytes) = (Vec::new(), 0);
-        for (id, piece) in m.batch.iter().filter(|(_, piece)| piece.is_all()) {
+        for (id, op) in m.batch.iter() {
             let mut reply = Vec::new();
-            let current = self.app.read(clock, piece.bytes, &mut reply);
+            let current = self.app.read(clock, op, &mut reply);
             let outcome = if !current {
                 self.marks.hit(Mark::ReadOutdated);
                 Outcome::Refused
@@ -39,10 +39,9 @@ impl<A: Application> Replica<A> {
                 self.marks.hit(Mark::ReadTooLong);
                 Outcome::Refused
             } else {
-                let result = ResultPart::all(reply);
                 Outcome::Done {
                     earlier: None,
-                    result,
+                    result: reply,
                 }
             };
             let result = OpResult { id, outcome };

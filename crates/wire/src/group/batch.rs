@@ -3,52 +3,15 @@
 use alloc::vec::Vec;
 
 use super::parts::Slot;
-use crate::codec::{Malformed, Reader, Writer, length32};
+use crate::codec::{Malformed, Reader, Writer};
 
 /// Operations one request carries at most.
 pub const MAX_BATCH: usize = 256;
-/// Bytes of one operation or result at most; longer than a datagram, it travels in pieces.
-pub const MAX_OPERATION: usize = 2 << 20;
-/// Bytes of one piece of an operation at most: what its length field can say.
-pub const MAX_PIECE: usize = PIECE_FLAG as usize - 1;
-/// In an operation's length field: it is a piece, and where it belongs follows.
-const PIECE_FLAG: u16 = 1 << 15;
-
-/// An operation, or a piece of one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Piece<'a> {
-    /// Length of the whole operation.
-    pub whole: u32,
-    /// Where this piece lies in it.
-    pub offset: u32,
-    /// The piece.
-    pub bytes: &'a [u8],
-}
-
-impl<'a> Piece<'a> {
-    /// An operation in one piece.
-    pub fn all(bytes: &'a [u8]) -> Self {
-        Self {
-            whole: length32(bytes.len()),
-            offset: 0,
-            bytes,
-        }
-    }
-
-    /// Whether it is all of its operation.
-    pub const fn is_all(&self) -> bool {
-        self.bytes.len() == self.whole as usize
-    }
-
-    /// The offset after it.
-    pub fn end(&self) -> u32 {
-        self.offset + length32(self.bytes.len())
-    }
-}
+/// Bytes of one operation at most: what its two-byte length can say.
+pub const MAX_OPERATION: usize = u16::MAX as usize;
 
 /// Operations of one client that share a slot, in their encoded form:
-/// per operation `id u64 | length u15 | piece u1 [whole u32 | offset u32] | bytes`,
-/// where the highest bit of the length field says that it is a piece.
+/// per operation `id u64 | length u16 | bytes`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -56,32 +19,22 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Bytes an operation adds to a batch besides itself, and a piece as well.
-    pub const OVERHEAD: usize = 18;
+    /// Bytes an operation adds to a batch besides itself.
+    pub const OVERHEAD: usize = 10;
 
     /// Adds an operation; false if the batch or the operation is too large.
     #[must_use]
     pub fn push(&mut self, id: u64, operation: &[u8]) -> bool {
-        operation.len() <= MAX_PIECE && self.push_piece(id, Piece::all(operation))
-    }
-
-    /// Adds an operation or a piece of one; false if the batch or the piece is too large.
-    #[must_use]
-    pub fn push_piece(&mut self, id: u64, piece: Piece<'_>) -> bool {
-        let len = u16::try_from(piece.bytes.len()).unwrap_or(u16::MAX);
-        if usize::from(self.count) >= MAX_BATCH || len >= PIECE_FLAG {
+        let Ok(len) = u16::try_from(operation.len()) else {
+            return false;
+        };
+        if usize::from(self.count) >= MAX_BATCH {
             return false;
         }
         let mut w = Writer::new(&mut self.bytes);
         w.u64(id);
-        if piece.is_all() {
-            w.u16(len);
-        } else {
-            w.u16(len | PIECE_FLAG);
-            w.u32(piece.whole);
-            w.u32(piece.offset);
-        }
-        w.bytes(piece.bytes);
+        w.u16(len);
+        w.bytes(operation);
         self.count += 1;
         true
     }
@@ -102,7 +55,7 @@ impl Batch {
     }
 
     /// The operations in order, with their request ids.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, Piece<'_>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let mut r = Reader::new(&self.bytes);
         // The bytes were checked when they were pushed or decoded, so the
         // iteration ends only where they end.
@@ -146,32 +99,10 @@ impl Batch {
     }
 }
 
-fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, Piece<'a>), Malformed> {
+fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, &'a [u8]), Malformed> {
     let id = r.u64()?;
     let len = r.u16()?;
-    if len & PIECE_FLAG == 0 {
-        return Ok((id, Piece::all(r.bytes(usize::from(len))?)));
-    }
-    let (whole, offset) = (r.u32()?, r.u32()?);
-    let len = len & !PIECE_FLAG;
-    let bytes = r.bytes(usize::from(len))?;
-    let end = offset.checked_add(u32::from(len));
-    // A piece is something, but not all, of a whole that may be.
-    let sound = len > 0
-        && end.is_some_and(|end| end <= whole)
-        && u32::from(len) < whole
-        && whole as usize <= MAX_OPERATION;
-    if !sound {
-        return Err(Malformed("piece"));
-    }
-    Ok((
-        id,
-        Piece {
-            whole,
-            offset,
-            bytes,
-        },
-    ))
+    Ok((id, r.bytes(usize::from(len))?))
 }
 
 /// The leader's answer to one operation.
@@ -186,53 +117,25 @@ pub struct OpResult {
 /// What came of an operation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
-    /// Not executed: there was no room in the client table.
+    /// Not executed: there was no room in the client table, or, of a read, no answer
+    /// without a slot.
     Refused,
-    /// Not executed yet: the piece that begins at this offset is kept, and others are awaited.
-    Kept(u32),
     /// Executed.
     Done {
         /// The slot it was executed in, if that is not the slot of the reply: the
         /// request was a repetition.
         earlier: Option<Slot>,
         /// The result.
-        result: ResultPart,
+        result: Vec<u8>,
     },
-}
-
-/// A result, or a part of one that is longer than a datagram.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ResultPart {
-    /// Length of the whole result.
-    pub whole: u32,
-    /// Where this part lies in it.
-    pub offset: u32,
-    /// The part.
-    pub bytes: Vec<u8>,
-}
-
-impl ResultPart {
-    /// A result in one part.
-    pub fn all(bytes: Vec<u8>) -> Self {
-        Self {
-            whole: length32(bytes.len()),
-            offset: 0,
-            bytes,
-        }
-    }
-
-    /// Whether it is all of its result.
-    pub const fn is_all(&self) -> bool {
-        self.bytes.len() == self.whole as usize
-    }
 }
 
 impl OpResult {
     /// Bytes it takes in a reply at most.
     pub const fn size(&self) -> usize {
-        29 + match &self.outcome {
-            Outcome::Done { result, .. } => result.bytes.len(),
-            _ => 0,
+        21 + match &self.outcome {
+            Outcome::Done { result, .. } => result.len(),
+            Outcome::Refused => 0,
         }
     }
 
@@ -240,55 +143,29 @@ impl OpResult {
         w.u64(self.id);
         match &self.outcome {
             Outcome::Refused => w.u8(0),
-            Outcome::Kept(offset) => {
-                w.u8(1);
-                w.u32(*offset);
-            }
             Outcome::Done { earlier, result } => {
-                let part = !result.is_all();
-                w.u8(2 | u8::from(earlier.is_some()) << 2 | u8::from(part) << 3);
+                w.u8(1 + u8::from(earlier.is_some()));
                 if let Some(slot) = earlier {
                     w.u64(*slot);
                 }
-                if part {
-                    w.u32(result.whole);
-                    w.u32(result.offset);
-                }
-                w.string(&result.bytes);
+                w.string(result);
             }
         }
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let id = r.u64()?;
-        let outcome = match r.u8()? {
-            0 => Outcome::Refused,
-            1 => Outcome::Kept(r.u32()?),
-            flags if flags & !0b1100 == 2 => {
-                let earlier = (flags & 4 != 0).then(|| r.u64()).transpose()?;
-                let part = (flags & 8 != 0)
-                    .then(|| Ok((r.u32()?, r.u32()?)))
-                    .transpose()?;
-                let bytes = r.string()?.to_vec();
-                let len = length32(bytes.len());
-                let (whole, offset) = part.unwrap_or((len, 0));
-                let end = offset.checked_add(len);
-                // Exactly what an encoder writes: a part is not the whole.
-                let sound = end.is_some_and(|end| end <= whole)
-                    && whole as usize <= MAX_OPERATION
-                    && (part.is_none() || len < whole);
-                if !sound {
-                    return Err(Malformed("result part"));
-                }
-                let result = ResultPart {
-                    whole,
-                    offset,
-                    bytes,
-                };
-                Outcome::Done { earlier, result }
+        let earlier = match r.u8()? {
+            0 => {
+                let outcome = Outcome::Refused;
+                return Ok(Self { id, outcome });
             }
+            1 => None,
+            2 => Some(r.u64()?),
             _ => return Err(Malformed("result")),
         };
+        let result = r.string()?.to_vec();
+        let outcome = Outcome::Done { earlier, result };
         Ok(Self { id, outcome })
     }
 }

@@ -67,7 +67,6 @@ impl Body {
             Self::Read(_) => 20,
             Self::ReadReply(_) => 21,
             Self::Invite { .. } => 22,
-            Self::ResultRequest { .. } => 27,
             Self::Prepare(_) => 23,
             Self::Reconfigure { .. } => 25,
             Self::ReconfigureReply { .. } => 26,
@@ -101,7 +100,6 @@ impl Body {
             Self::Read(_) => "read",
             Self::ReadReply(_) => "read-reply",
             Self::Invite { .. } => "invite",
-            Self::ResultRequest { .. } => "result-request",
             Self::Prepare(_) => "prepare",
             Self::Reconfigure { .. } => "reconfigure",
             Self::ReconfigureReply { .. } => "reconfigure-reply",
@@ -175,16 +173,6 @@ impl Body {
             Self::Read(m) => m.encode(w),
             Self::ReadReply(m) => m.encode(w),
             Self::Invite { session } => w.u64(*session),
-            Self::ResultRequest {
-                client,
-                id,
-                offset,
-                parts,
-            } => {
-                words(w, &[client.0, *id]);
-                w.u32(*offset);
-                w.u16(*parts);
-            }
             Self::Prepare(m) => m.encode(w),
             Self::Reconfigure { ticket, change } => change.encode(*ticket, w),
             Self::ReconfigureReply { ticket, answer } => answer.encode(*ticket, w),
@@ -195,7 +183,7 @@ impl Body {
 
     fn decode(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         match kind {
-            1..=7 | 20..=22 | 27 => Self::decode_outside(kind, r),
+            1..=7 | 20..=22 => Self::decode_outside(kind, r),
             _ => Self::decode_inside(kind, r),
         }
     }
@@ -230,12 +218,6 @@ impl Body {
             20 => Self::Read(Read::decode(r)?),
             21 => Self::ReadReply(ReadReply::decode(r)?),
             22 => Self::Invite { session: r.u64()? },
-            27 => Self::ResultRequest {
-                client: ClientId(r.u64()?),
-                id: r.u64()?,
-                offset: r.u32()?,
-                parts: r.u16()?,
-            },
             _ => return Err(Malformed("kind")),
         })
     }

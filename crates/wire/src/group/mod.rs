@@ -27,16 +27,13 @@
 //! 20 Read            client 8 | serial 8 | count 2 | [ n*(as in Request) ]                        +
 //! 21 ReadReply       view 8 | session 8 | slot 8 | replica 1 | f+1 1 | client 8 | serial 8 | count 2 | n*Result  +
 //! 22 Invite          session 8                                                                 +
-//! 27 ResultRequest   client 8 | id 8 | offset 4 | parts 2                                      +
 //! 23 Prepare         view 8 | commit 8 | from 8 | count 2 | n*(1 | 2 time 8 Request)
 //! 25 Reconfigure     ticket 8 | seat out 1 | seat in 1 (255 = none)                             +
 //! 26 ReconfigureReply  ticket 8 | answer 1                                                       +
 //! 28 Learn           floor 8 | Members                                                          +
 //! 29 Learned         incarnation 8 | upto 8                                                     +
 //!
-//! Result  = id 8 | 0                             refused
-//!                | 1 offset 4                    the piece at this offset is kept
-//!                | 2 [result]                    executed; + 4: slot 8 before it, + 8: whole 4 | offset 4
+//! Result  = id 8 | 0 (refused) or 1 [result] (executed in this slot) or 2 slot 8 [result] (in that one)
 //! Request = client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
 //! Members = seats 2 | former seats 2 | n*(incarnation 8)    by seat: who belongs to the view, as which life
 //! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
@@ -57,7 +54,7 @@ use stateplane_base::{ClientId, LogTime};
 
 pub use crate::codec::Malformed;
 pub use crate::oum::{GroupId, MAX_STAMPS, Stamps};
-pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, MAX_PIECE, OpResult, Outcome, Piece, ResultPart};
+pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, OpResult, Outcome};
 pub use change::{Answer, Change, Learn};
 pub use membership::{Lives, Membership, Seats, leader_of};
 pub use parts::{
@@ -224,17 +221,6 @@ pub enum Body {
     Invite {
         /// The session of the silent one (0 = there is none).
         session: Session,
-    },
-    /// Client to leader: "the rest of that result".
-    ResultRequest {
-        /// Who asks.
-        client: ClientId,
-        /// Of which operation.
-        id: u64,
-        /// First byte wanted.
-        offset: u32,
-        /// How many parts.
-        parts: u16,
     },
     /// VR: the leader puts these into its followers' logs. `SyncAck` is the PrepareOk.
     Prepare(Prepare),

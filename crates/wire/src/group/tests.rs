@@ -6,47 +6,21 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Operations, whole or in pieces: what goes in comes out.
+/// Operations: what goes in comes out.
 fn batches() -> impl Strategy<Value = Batch> {
-    let place = proptest::option::of((0..1000u32, 1..1000u32));
-    list((any::<u64>(), list(any::<u8>(), 0..40), place), 0..6).prop_map(|ops| {
-        let pieces = || {
-            ops.iter().map(|(id, bytes, place)| {
-                let mut piece = Piece::all(bytes);
-                if let Some((offset, rest)) = place.filter(|_| !bytes.is_empty()) {
-                    piece.offset = offset;
-                    piece.whole += offset + rest;
-                }
-                (*id, piece)
-            })
-        };
+    list((any::<u64>(), list(any::<u8>(), 0..40)), 0..6).prop_map(|ops| {
         let mut batch = Batch::default();
-        assert!(pieces().all(|(id, piece)| batch.push_piece(id, piece)));
-        assert!(batch.iter().eq(pieces()));
+        assert!(ops.iter().all(|(id, op)| batch.push(*id, op)));
+        let known = ops.iter().map(|(id, op)| (*id, op.as_slice()));
+        assert!(batch.iter().eq(known));
         batch
     })
 }
 
 fn results() -> impl Strategy<Value = Vec<OpResult>> {
-    let part = proptest::option::of((0..1000u32, 1..1000u32));
-    let done = (
-        proptest::option::of(any::<u64>()),
-        list(any::<u8>(), 0..30),
-        part,
-    )
-        .prop_map(|(earlier, bytes, part)| {
-            let mut result = ResultPart::all(bytes);
-            if let Some((offset, rest)) = part {
-                result.offset = offset;
-                result.whole += offset + rest;
-            }
-            Outcome::Done { earlier, result }
-        });
-    let outcome = prop_oneof![
-        Just(Outcome::Refused),
-        any::<u32>().prop_map(Outcome::Kept),
-        done
-    ];
+    let done = (proptest::option::of(any::<u64>()), list(any::<u8>(), 0..30))
+        .prop_map(|(earlier, result)| Outcome::Done { earlier, result });
+    let outcome = prop_oneof![Just(Outcome::Refused), done];
     list(
         (any::<u64>(), outcome).prop_map(|(id, outcome)| OpResult { id, outcome }),
         0..5,
@@ -177,14 +151,6 @@ fn read_path() -> impl Strategy<Value = Body> {
                     serial,
                     results,
                 })
-            }
-        ),
-        (any::<[u64; 2]>(), any::<u32>(), any::<u16>()).prop_map(
-            |([client, id], offset, parts)| Body::ResultRequest {
-                client: ClientId(client),
-                id,
-                offset,
-                parts
             }
         ),
     ]
