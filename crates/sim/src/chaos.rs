@@ -196,7 +196,7 @@ impl Chaos {
                 let apart = pairs.filter(|(a, b)| ours(a) != ours(b)).collect();
                 Strike::Cut(apart)
             }
-            2 => Strike::Crash(leader),
+            2 if sight.spare > 0 || sight.durable => Strike::Crash(leader),
             3 => Strike::Pause(leader),
             _ => return blows,
         };
