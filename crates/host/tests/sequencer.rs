@@ -5,8 +5,8 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
-use stateplane_group::{GroupConfig, Message, Peer, Sequencer as Core};
-use stateplane_host::bpf::sequencer::{Identity, MAX_GROUPS, Mode, Sequencer, Target};
+use stateplane_group::{Effect, GroupConfig, Message, Peer, Sequencer as Core};
+use stateplane_host::bpf::sequencer::{Identity, MAX_GROUPS, Sequencer, Target};
 use stateplane_wire::envelope::{Key, ReplayGuard};
 use stateplane_wire::group::{Address, Batch, Body, Request};
 use stateplane_wire::oum::{self, Groups, Keys};
@@ -56,7 +56,7 @@ fn program() -> Sequencer {
         number: NUMBER,
         keys: keys(),
     };
-    Sequencer::load(&me, &CLIENTS, Mode::Authentic).expect("the kernel takes the program")
+    Sequencer::load(&me, &CLIENTS).expect("the kernel takes the program")
 }
 
 /// What stands beside the program: the driver of a sequencer in Rust.
@@ -69,19 +69,27 @@ impl Reference {
     fn new() -> Self {
         let mut config = GroupConfig::new(3);
         config.sequencers = 16;
-        let nonce = 1 << 32;
-        let mut core = Core::new(config, NUMBER, nonce);
-        let body = Body::SessionGrant {
+        let mut core = Core::new(config, NUMBER, 1 << 32);
+        let mut hear = |body| {
+            let formation = FORMATION;
+            let message = Message { formation, body };
+            core.on_message(Time::ZERO, Peer::Replica(ReplicaId(0)), message);
+            core.poll_effect()
+        };
+        // It is not the first, so it waits to be invited, and then asks.
+        let asked = match hear(Body::Invite { session: 1 }) {
+            Some(Effect::Send { msg, .. }) => msg.body,
+            other => panic!("{other:?}"),
+        };
+        let Body::SessionRequest { nonce } = asked else {
+            panic!("{asked:?}");
+        };
+        let _ = hear(Body::SessionGrant {
             session: SESSION,
-            nonce: nonce + u64::from(NUMBER),
+            nonce,
             time: LogTime::ZERO,
             runs: true,
-        };
-        let grant = Message {
-            formation: FORMATION,
-            body,
-        };
-        core.on_message(Time::ZERO, Peer::Replica(ReplicaId(0)), grant);
+        });
         let guard = ReplayGuard::default();
         Self { core, guard }
     }
@@ -113,7 +121,9 @@ impl Reference {
         if !self.guard.accept_from(sender, life, ask.counter) {
             return None;
         }
-        let stamp = self.core.stamp(Time::ZERO, time, &ask.groups)?;
+        // Log time began with zero at zero, so it is the node's clock.
+        let now = Time::from_nanos(time.as_nanos());
+        let stamp = self.core.stamp(now, time, &ask.groups)?;
         let reply_to = Address {
             ip: address.ip().to_ipv6_mapped().octets(),
             port: address.port(),
