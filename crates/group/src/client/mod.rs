@@ -120,6 +120,8 @@ pub struct Client {
     /// VR: whom we take for the leader, and when it was heard last.
     leader: ReplicaId,
     heard: Time,
+    /// VR: since when it was asked and has not been heard.
+    waiting: Option<Time>,
     /// The sequencer in force, as far as we know.
     sequencer: u8,
     /// It may be another: nothing was heard for as long as a try.
@@ -150,6 +152,7 @@ impl Client {
             view: 0,
             leader: ReplicaId(0),
             heard: Time::ZERO,
+            waiting: None,
             sequencer: 0,
             lost_sequencer: false,
             jitter: seed,
@@ -164,6 +167,7 @@ impl Client {
     pub fn submit(&mut self, now: Time, op: Vec<u8>) -> Result<RequestId, Busy> {
         let id = self.take(now, op, Way::Slot)?;
         self.fresh.push(id.0);
+        self.waiting.get_or_insert(now);
         Ok(id)
     }
 
@@ -283,7 +287,7 @@ impl Client {
                 if m.view >= self.view && m.sequencer < self.config.sequencers {
                     (self.view, self.sequencer) = (m.view, m.sequencer);
                     self.leader = ReplicaId(leader_of(m.view));
-                    self.heard = now;
+                    (self.heard, self.waiting) = (now, None);
                 }
                 self.count(now, msg.formation, m);
             }
@@ -380,9 +384,14 @@ impl Client {
 
     /// VR: whoever is silent is perhaps not the leader any more.
     fn try_another_leader(&mut self, now: Time) {
-        if self.config.leader_orders() && now.since(self.heard) >= self.config.timing.retry {
+        if !self.config.leader_orders() {
+            return;
+        }
+        let since = *self.waiting.get_or_insert(now);
+        if now.since(since) >= self.config.timing.retry {
             self.marks.hit(Mark::LeaderChanged);
             self.leader = ReplicaId((self.leader.0 + 1) % self.config.seats);
+            self.waiting = Some(now);
         }
     }
 
