@@ -46,6 +46,7 @@ const ORDER: &[&str] = &[
     "time",
     "liveness",
     "assertion",
+    "back",
 ];
 const ONCE: &[&str] = &["twice", "two answers", "wrong"];
 /// Ways to notice that a replica did not find on its disk what it had said.
