@@ -155,6 +155,7 @@ impl<A: Application> Replica<A> {
         self.leave_boot();
         self.members = start.members;
         self.granted = true;
+        self.set_clock(now, false);
         self.enter_normal(now, start);
     }
 

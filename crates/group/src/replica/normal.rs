@@ -193,9 +193,11 @@ impl<A: Application> Replica<A> {
     }
 
     fn send_heartbeat(&mut self, now: Time) {
+        let known = self.clock.read(now);
         let body = Body::Heartbeat {
             view: self.view,
-            clock: self.clock(now).unwrap_or_default(),
+            // A leader that has only its own time of day to tell does not.
+            clock: known.map_or(LogTime::ZERO, |time| time.max(self.log_time)),
             summary: self.log.summary(self.commit),
         };
         self.send(Peer::Replicas, body);

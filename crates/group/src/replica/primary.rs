@@ -176,6 +176,17 @@ impl<A: Application> Replica<A> {
         }
     }
 
+    /// We are about to enter a view, whose log is in place. Its clock is that of the view
+    /// it continues: its leader has that one if it was there itself, and tells it to its
+    /// followers. What else we have heard is the time of a leader whose stamps, perhaps,
+    /// came to nothing.
+    pub(super) fn set_clock(&mut self, now: Time, of_basis: bool) {
+        if self.config.leader_orders() && !(of_basis && self.leads()) {
+            self.clock.forget();
+            self.clock.received(now, self.last_stamp());
+        }
+    }
+
     /// A view starts: whoever enters it has its whole log.
     pub(super) fn start_ordering(&mut self) {
         self.ordering.prepared = self.log.len();

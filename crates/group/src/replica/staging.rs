@@ -316,8 +316,10 @@ impl<A: Application> Replica<A> {
         self.granted = target.session == self.session;
         (self.session, self.nonce, self.session_base) =
             (target.session, target.nonce, target.session_base);
+        let of_basis = self.last_normal == target.basis;
         (self.view, self.last_normal) = (target.view, target.view);
         self.members = target.members;
+        self.set_clock(now, of_basis);
         self.enter_normal(now, target);
     }
 
