@@ -181,7 +181,8 @@ impl<A: Application> Replica<A> {
     /// followers. What else we have heard is the time of a leader whose stamps, perhaps,
     /// came to nothing.
     pub(super) fn set_clock(&mut self, now: Time, of_basis: bool) {
-        if self.config.leader_orders() && !(of_basis && self.leads()) {
+        let keeps = of_basis && (self.leads() || !self.config.leader_orders());
+        if !keeps {
             self.clock.forget();
             self.clock.received(now, self.last_stamp());
         }
