@@ -4,6 +4,8 @@
 # Both first install what is missing (Debian packages; needs root).
 
 CARGO ?= cargo
+# Seeds that the test of the simulator runs.
+SIM_SEEDS ?= 100000
 
 .PHONY: help demo test setup build lint check-unit labs sim bench deny clean
 
@@ -21,7 +23,7 @@ demo: build
 	target/release/stateplane demo
 
 test: setup lint
-	$(CARGO) test --workspace
+	SIM_SEEDS=$(SIM_SEEDS) $(CARGO) test --workspace
 
 lint:
 	$(CARGO) fmt --all --check
