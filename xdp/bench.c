@@ -114,4 +114,96 @@ int bench_count(struct xdp_md *ctx)
 	return XDP_DROP;
 }
 
+// Requests for a sequencer: each is sent once a volley, so that none is a replay, and
+// multicast; bench_collect counts the copies.
+#define REQUEST 216
+#define REQUESTS 8192
+#define BUCKETS 8192
+#define BUCKET_NS 8
+
+struct bench_frame {
+	__u8 bytes[REQUEST];
+};
+
+struct bench_volley {
+	__u64 sent;    /* frames sent before this volley */
+	__u64 counted; /* copies counted before it */
+	__u32 count;   /* requests in it */
+	__u32 copies;  /* of each that arrive */
+	__u32 window;  /* copies under way at most */
+	__u32 timed;   /* requests carry the time they were sent at */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, REQUESTS);
+	__type(key, __u32);
+	__type(value, struct bench_frame);
+} bench_requests SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bench_volley);
+} bench_volleys SEC(".maps");
+
+// How many copies took how long, by BUCKET_NS.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BUCKETS);
+	__type(key, __u32);
+	__type(value, __u64);
+} bench_times SEC(".maps");
+
+SEC("xdp")
+int bench_request(struct xdp_md *ctx)
+{
+	__u32 zero = 0, one = 1;
+	struct bench_volley *volley = bpf_map_lookup_elem(&bench_volleys, &zero);
+	struct bench_count *sent = bpf_map_lookup_elem(&bench_frames, &zero);
+	struct bench_count *counted = bpf_map_lookup_elem(&bench_frames, &one);
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (!volley || !sent || !counted || data + REQUEST > end)
+		return XDP_ABORTED;
+	__u32 index = sent->frames - volley->sent;
+	__u64 arrived = *(volatile __u64 *)&counted->frames - volley->counted;
+	struct bench_frame *frame = bpf_map_lookup_elem(&bench_requests, &index);
+
+	if (!frame || index >= volley->count ||
+	    (__s64)((__u64)index * volley->copies - arrived) >= volley->window)
+		return XDP_DROP;
+	__builtin_memcpy(data, frame->bytes, REQUEST);
+	if (volley->timed)
+		*(__u64 *)(data + REQUEST - 8) = bpf_ktime_get_ns();
+	sent->frames += 1;
+	return bpf_redirect_map(&bench_out, 0, 0);
+}
+
+SEC("xdp")
+int bench_collect(struct xdp_md *ctx)
+{
+	__u32 zero = 0, one = 1;
+	struct bench_volley *volley = bpf_map_lookup_elem(&bench_volleys, &zero);
+	struct bench_count *counted = bpf_map_lookup_elem(&bench_frames, &one);
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct udphdr *udp = udp_header(ctx);
+
+	if (!volley || !counted || !udp || udp->dest != bpf_htons(PORT_DISCARD))
+		return XDP_PASS;
+	__sync_fetch_and_add(&counted->frames, 1);
+	if (volley->timed && data + REQUEST <= end) {
+		__u64 took = (bpf_ktime_get_ns() - *(__u64 *)(data + REQUEST - 8)) / BUCKET_NS;
+		__u32 bucket = took < BUCKETS ? took : BUCKETS - 1;
+		__u64 *times = bpf_map_lookup_elem(&bench_times, &bucket);
+
+		if (times)
+			__sync_fetch_and_add(times, 1);
+	}
+	return XDP_DROP;
+}
+
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -239,7 +239,7 @@ force_inline int group_has_numbers(struct session *session, __u16 group)
  * usual case. (Numbers for several groups are drawn one after the other: their order is the
  * same everywhere as long as one CPU serves requests for several groups.) */
 force_inline int number(struct session *session, __u8 *p, __u64 ids, __u32 count,
-			struct sip *tag)
+			struct sip *tag, int authentic)
 {
 	for (__u32 i = 0; i < STAMPS; i++)
 		if (i < count && !group_has_numbers(session, ids >> (16 * i)))
@@ -249,7 +249,8 @@ force_inline int number(struct session *session, __u8 *p, __u64 ids, __u32 count
 
 		if (i < count) {
 			word = bpf_cpu_to_be64(draw(session, ids >> (16 * i)));
-			sip_word(tag, word);
+			if (authentic)
+				sip_word(tag, word);
 		}
 		WORD(p + 56 + 8 * i) = word;
 	}
@@ -257,7 +258,7 @@ force_inline int number(struct session *session, __u8 *p, __u64 ids, __u32 count
 }
 
 /* A request, `p` its first byte. Every header byte exists. */
-force_inline int stamp(struct settings *settings, __u8 *p)
+force_inline int stamp(struct settings *settings, __u8 *p, int authentic)
 {
 	__u32 zero = 0;
 	__u64 head = WORD(p), inner = WORD(p + 88), id = WORD(p + 96), counter = WORD(p + 104);
@@ -266,24 +267,28 @@ force_inline int stamp(struct settings *settings, __u8 *p)
 
 	if (p[2] != VERSION || !groups_are_sound(ids, count))
 		return done(COUNT_MALFORMED, XDP_DROP);
-	struct sip asked = settings->request;
+	if (authentic) {
+		struct sip tag = settings->request;
 
-	sip_word(&asked, inner);
-	sip_word(&asked, id);
-	sip_word(&asked, counter);
-	if (bpf_cpu_to_be64(sip_finish(&asked, head >> 16, 30)) != WORD(p + 8))
-		return done(COUNT_UNAUTHENTIC, XDP_DROP);
+		sip_word(&tag, inner);
+		sip_word(&tag, id);
+		sip_word(&tag, counter);
+		if (bpf_cpu_to_be64(sip_finish(&tag, head >> 16, 30)) != WORD(p + 8))
+			return done(COUNT_UNAUTHENTIC, XDP_DROP);
+	}
 	id = bpf_be64_to_cpu(id);
 	__u32 sender = id & 0xffff;
 	struct client *client = bpf_map_lookup_elem(&clients, &sender);
 
 	if (!client || client->place == 0)
 		return done(COUNT_STRANGER, XDP_DROP);
-	__u32 mine = client->place - 1;
-	struct window *window = bpf_map_lookup_elem(&windows, &mine);
+	if (authentic) {
+		__u32 place = client->place - 1;
+		struct window *window = bpf_map_lookup_elem(&windows, &place);
 
-	if (!window || !is_new(window, id >> 16, bpf_be64_to_cpu(counter)))
-		return done(COUNT_REPLAYED, XDP_DROP);
+		if (!window || !is_new(window, id >> 16, bpf_be64_to_cpu(counter)))
+			return done(COUNT_REPLAYED, XDP_DROP);
+	}
 	void *place = bpf_map_lookup_elem(&sessions, &zero);
 	struct session *session = place ? bpf_map_lookup_elem(place, &zero) : 0;
 	__u64 *offset = bpf_map_lookup_elem(&clock_offset, &zero);
@@ -298,9 +303,11 @@ force_inline int stamp(struct settings *settings, __u8 *p)
 	if (time < session->not_before)
 		time = session->not_before;
 	time = bpf_cpu_to_be64(time);
-	sip_word(&tag, reply);
-	sip_word(&tag, time);
-	if (!number(session, p, ids, count, &tag))
+	if (authentic) {
+		sip_word(&tag, reply);
+		sip_word(&tag, time);
+	}
+	if (!number(session, p, ids, count, &tag, authentic))
 		return done(COUNT_UNSTAMPED, XDP_DROP);
 	head = (head & 0xff00ffffffULL) | KIND_ORDERED << 24 | (__u64)settings->number << 40 |
 	       (__u64)client->port << 48;
@@ -310,13 +317,15 @@ force_inline int stamp(struct settings *settings, __u8 *p)
 	WORD(p + 32) = 0;
 	WORD(p + 40) = reply;
 	WORD(p + 48) = time;
-	sip_word(&tag, inner);
-	WORD(p + 8) = bpf_cpu_to_be64(sip_finish(&tag, head >> 16, 54 + 8 * count));
+	if (authentic) {
+		sip_word(&tag, inner);
+		WORD(p + 8) = bpf_cpu_to_be64(sip_finish(&tag, head >> 16, 54 + 8 * count));
+	}
 	return done(COUNT_STAMPED, XDP_REDIRECT);
 }
 
 /* A packet whose IPv4 header begins at `at`. */
-force_inline int sequence(struct frame frame, __u32 at)
+force_inline int sequence(struct frame frame, __u32 at, int authentic)
 {
 	__u32 zero = 0;
 	struct settings *settings = bpf_map_lookup_elem(&sequencer, &zero);
@@ -333,11 +342,10 @@ force_inline int sequence(struct frame frame, __u32 at)
 	if (p + HEADER > frame.end || length < 8 + HEADER || length + IPV4_BYTES != be16(ip + 2) ||
 	    udp + length > frame.end)
 		return done(COUNT_MALFORMED, XDP_DROP);
-	return stamp(settings, p);
+	return stamp(settings, p, authentic);
 }
 
-SEC("xdp")
-int sequencer_stamp(struct xdp_md *ctx)
+force_inline int run(struct xdp_md *ctx, int authentic)
 {
 	struct frame frame = frame_of(ctx);
 	int action = XDP_PASS;
@@ -347,14 +355,39 @@ int sequencer_stamp(struct xdp_md *ctx)
 	__u16 type = be16(frame.data + 12);
 
 	if (type == ETHERTYPE_IPV4)
-		action = sequence(frame, ETH_BYTES);
+		action = sequence(frame, ETH_BYTES, authentic);
 	else if (type == ETHERTYPE_VLAN && be16(frame.data + 16) == ETHERTYPE_IPV4)
-		action = sequence(frame, ETH_BYTES + 4);
+		action = sequence(frame, ETH_BYTES + 4, authentic);
 	else
 		return done(COUNT_PASSED, XDP_PASS);
 	if (action == XDP_REDIRECT)
 		return bpf_redirect_map(&replicas, 0, BPF_F_BROADCAST);
 	return action;
+}
+
+SEC("xdp")
+int sequencer_stamp(struct xdp_md *ctx)
+{
+	return run(ctx, 1);
+}
+
+/* The same without tags and replay windows: what authentication costs is the difference. */
+SEC("xdp")
+int sequencer_bare(struct xdp_md *ctx)
+{
+	return run(ctx, 0);
+}
+
+/* No sequencer at all, only its multicast: what stamping costs is the difference. */
+SEC("xdp")
+int sequencer_forward(struct xdp_md *ctx)
+{
+	struct frame frame = frame_of(ctx);
+	__u8 *p = frame.data + ETH_BYTES + IPV4_BYTES + 8;
+
+	if (p + HEADER > frame.end || p[0] != 'S' || p[1] != 'O' || p[3] != KIND_REQUEST)
+		return done(COUNT_PASSED, XDP_PASS);
+	return bpf_redirect_map(&replicas, 0, BPF_F_BROADCAST);
 }
 
 /* Addresses a copy, whose IPv4 header begins at `at`, to a replica. Its UDP checksum becomes

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{Effect, GroupConfig, Message, Peer, Sequencer as Core};
-use stateplane_host::bpf::sequencer::{Identity, MAX_GROUPS, Sequencer, Target};
+use stateplane_host::bpf::sequencer::{Identity, MAX_GROUPS, Mode, Sequencer, Target};
 use stateplane_wire::envelope::{Key, ReplayGuard};
 use stateplane_wire::group::{Address, Batch, Body, Request};
 use stateplane_wire::oum::{self, Groups, Keys};
@@ -56,7 +56,7 @@ fn program() -> Sequencer {
         number: NUMBER,
         keys: keys(),
     };
-    Sequencer::load(&me, &CLIENTS).expect("the kernel takes the program")
+    Sequencer::load(&me, &CLIENTS, Mode::Authentic).expect("the kernel takes the program")
 }
 
 /// What stands beside the program: the driver of a sequencer in Rust.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use stateplane_base::{LogTime, Time};
 use stateplane_group::Sequencer as Core;
 use stateplane_host::bpf::BpfError;
-use stateplane_host::bpf::sequencer::{Client, Identity, Sequencer, Target};
+use stateplane_host::bpf::sequencer::{Client, Identity, Mode, Sequencer, Target};
 use stateplane_host::neigh::{Neighbours, NextHop, Reader};
 use tracing::info;
 
@@ -74,7 +74,7 @@ impl Offload {
             let help = "`mode = \"user-space\"` stamps without XDP";
             Failure::missing(format!("no stamping in the network: {error}"), help)
         };
-        let mut program = Sequencer::load(me, clients).map_err(no_xdp)?;
+        let mut program = Sequencer::load(me, clients, Mode::Authentic).map_err(no_xdp)?;
         let routes = Neighbours::follow()
             .map_err(|error| Failure::running(format!("cannot read routes: {error}")))?;
         program.attach(interface).map_err(no_xdp)?;

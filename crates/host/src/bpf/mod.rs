@@ -3,6 +3,7 @@
 //!
 //! * [`bench`]: the two ends of the packet benchmarks
 //! * [`punt`]: hands a network function's packets to its AF_XDP sockets
+//! * [`requests`]: the two ends of the sequencer's benchmark
 //! * [`sequencer`]: stamps requests and multicasts them to all replicas
 //! * [`steering`]: the switch that gives each flow to one instance
 //! * [`Pass`]: passes everything, so that a veth receives redirected frames
@@ -13,6 +14,7 @@
 
 pub mod bench;
 pub mod punt;
+pub mod requests;
 pub mod sequencer;
 pub mod steering;
 

@@ -25,9 +25,6 @@ pub const MAX_REPLICAS: usize = 9;
 /// Clients it knows at most.
 pub const MAX_CLIENTS: usize = 1024;
 
-/// The program that stamps.
-const STAMP: &str = "sequencer_stamp";
-
 /// In a device map: no entry.
 const NOWHERE: u32 = 0;
 
@@ -36,6 +33,7 @@ const SESSION: usize = 56 + 8 * MAX_GROUPS;
 const TARGET: usize = 20;
 const PORT: usize = 8 + TARGET * MAX_REPLICAS;
 const CLIENT: usize = 8;
+const WINDOW: usize = 152;
 
 /// Where the program listens and as whom.
 #[derive(Clone, Debug)]
@@ -83,9 +81,31 @@ pub struct SequencerCounters {
     pub unstamped: u64,
 }
 
+/// Which of the object's programs runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Mode {
+    /// Verifies and renews tags.
+    Authentic,
+    /// Does not: to measure what that costs.
+    Bare,
+    /// Multicasts and does not stamp: to measure what stamping costs.
+    Forward,
+}
+
+impl Mode {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Authentic => "sequencer_stamp",
+            Self::Bare => "sequencer_bare",
+            Self::Forward => "sequencer_forward",
+        }
+    }
+}
+
 /// A loaded sequencer. Dropping it, or the end of the process, stops it.
 pub struct Sequencer {
     ebpf: Ebpf,
+    mode: Mode,
     keys: Keys,
     session: Array<MapData, [u8; SESSION]>,
     ports: u32,
@@ -96,6 +116,7 @@ pub struct Sequencer {
 impl fmt::Debug for Sequencer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sequencer")
+            .field("mode", &self.mode)
             .field("attachment", &self.attachment)
             .finish_non_exhaustive()
     }
@@ -103,7 +124,7 @@ impl fmt::Debug for Sequencer {
 
 impl Sequencer {
     /// Loads it, attached to nothing and without a session.
-    pub fn load(me: &Identity, clients: &[Client]) -> Result<Self, BpfError> {
+    pub fn load(me: &Identity, clients: &[Client], mode: Mode) -> Result<Self, BpfError> {
         let mut ebpf = load("sequencer", object!("sequencer"))?;
         let mut settings = [0; SETTINGS];
         settings[..4].copy_from_slice(&me.address.ip().octets());
@@ -115,11 +136,12 @@ impl Sequencer {
             .map_err(map_error::<MapError>("sequencer"))?;
         set_clients(&mut ebpf, clients)?;
         let session = install(&mut ebpf, [0; SESSION])?;
-        verify(&mut ebpf, STAMP)?;
+        verify(&mut ebpf, mode.program())?;
         verify(&mut ebpf, "probe_address")?;
         verify(&mut ebpf, "sequencer_address")?;
         Ok(Self {
             ebpf,
+            mode,
             keys: me.keys.clone(),
             session,
             ports: 0,
@@ -266,9 +288,16 @@ impl Sequencer {
         })
     }
 
+    /// Forgets which requests of the client at `place` were seen.
+    pub fn forget(&mut self, place: u32) -> Result<(), BpfError> {
+        map_mut!(self.ebpf, "windows", Array<_, [u8; WINDOW]>)?
+            .set(place, [0; WINDOW], 0)
+            .map_err(map_error::<MapError>("windows"))
+    }
+
     /// Runs the program on a frame that arrived nowhere: what it makes of it.
     pub fn try_frame(&self, frame: &[u8]) -> Result<TestRunOutcome, BpfError> {
-        self.run(STAMP, frame)
+        self.run(self.mode.program(), frame)
     }
 
     /// Addresses a frame to the first target, as its copy would be.
@@ -287,7 +316,7 @@ impl Sequencer {
 
     fn program_mut(&mut self) -> Result<&mut Xdp, BpfError> {
         self.ebpf
-            .program_mut(STAMP)
+            .program_mut(self.mode.program())
             .expect("the embedded object has the program")
             .try_into()
             .map_err(load_error)

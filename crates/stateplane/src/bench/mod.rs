@@ -7,6 +7,7 @@
 mod device;
 mod measure;
 mod replication;
+mod sequencer;
 mod testbed;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ pub(crate) enum Bench {
     /// Operations a second, latency and processor time of the replicated store, ordered by
     /// the network or by its leader, beside Redis with WAIT and etcd.
     Replication(replication::ReplicationArgs),
+    /// Messages stamped and multicast to three replicas a second, in the network and in
+    /// user space, and the latency that stamping adds.
+    Sequencer(sequencer::SequencerArgs),
 }
 
 /// Options of `bench nat`.
@@ -91,6 +95,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Nat(args) => nat(args),
         Bench::Replication(args) => replication::run(args),
+        Bench::Sequencer(args) => sequencer::run(args),
     }
 }
 
@@ -192,7 +197,16 @@ fn report(rates: &Rates, latencies: &Latencies, place: Place) -> Result<Report> 
         })
         .collect();
     let ratios = ratios(&rows);
-    let machine = Machine {
+    Ok(Report {
+        bench: "nat",
+        machine: machine(place, 64)?,
+        rows,
+        ratios,
+    })
+}
+
+fn machine(place: Place, frame_bytes: u32) -> Result<Machine> {
+    Ok(Machine {
         cpus: place.cpus,
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?
             .trim()
@@ -202,13 +216,7 @@ fn report(rates: &Rates, latencies: &Latencies, place: Place) -> Result<Report> 
         } else {
             "the device's whole work on one processor, the generator on another"
         },
-        frame_bytes: 64,
-    };
-    Ok(Report {
-        bench: "nat",
-        machine,
-        rows,
-        ratios,
+        frame_bytes,
     })
 }
 
