@@ -40,6 +40,7 @@
 //! ```
 
 mod batch;
+mod bodies;
 mod change;
 mod codec;
 mod membership;
