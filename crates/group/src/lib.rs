@@ -6,6 +6,8 @@
 //! * [`Replica`]: keeps the log, agrees on gaps, changes views, executes
 //! * [`Client`]: many outstanding operations, commit by matching replies
 //!
+//! and the ordered multicast's receiver as a library of its own, [`oum`].
+//!
 //! A driver feeds messages and the time in, and takes [`Effect`]s out. No core
 //! looks at a clock, draws a random number or blocks; none grows beyond its
 //! [`Limits`].
@@ -32,6 +34,7 @@ mod client;
 mod config;
 mod effect;
 mod mutation;
+pub mod oum;
 mod replica;
 mod sequencer;
 

@@ -152,6 +152,7 @@ impl<A: Application> Replica<A> {
         self.marks.hit(Mark::Formed);
         self.reset();
         self.formation = formation;
+        self.start_inbox();
         self.leave_boot();
         self.members = start.members;
         self.granted = true;
@@ -167,12 +168,12 @@ impl<A: Application> Replica<A> {
             .expect("the application takes back its own first snapshot");
         let slot = self.config.origin.slot;
         self.log = Log::after(slot, self.journal.is_some());
-        (self.commit, self.executed, self.verified, self.known_tail) = (slot, slot, slot, slot);
+        (self.commit, self.executed, self.verified) = (slot, slot, slot);
         (self.view, self.last_normal) = (0, 0);
         (self.session, self.nonce, self.session_base) = (0, 0, 0);
         self.log_time = LogTime::ZERO;
         self.table = ClientTable::default();
-        self.stash.clear();
+        self.start_inbox();
         self.staging = None;
         self.download = None;
     }

@@ -319,7 +319,7 @@ impl<A: Application> Replica<A> {
         self.status = Status::Booting;
         self.incarnation = known.saturating_add(1);
         (self.formation, self.members) = (0, hint.members);
-        self.early.clear();
+        self.inbox.forget_early();
         self.votes.fill(None);
         self.wanted_session = None;
         (self.gap, self.start, self.changing) = (None, None, None);

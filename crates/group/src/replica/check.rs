@@ -102,8 +102,8 @@ impl<A: Application> Replica<A> {
             log_bytes: self.log.bytes(),
             commit: self.commit,
             executed: self.executed,
-            missing: self.known_tail.saturating_sub(self.log.len()),
-            stashed: self.stash.len() + self.early.len(),
+            missing: self.inbox.window().tail().saturating_sub(self.log.len()),
+            stashed: self.inbox.window().held() + self.inbox.early(),
             followers: present.count_ones().saturating_sub(1) as usize,
             members: self.members,
             present,
@@ -151,7 +151,7 @@ impl<A: Application> Replica<A> {
             "the unsynced log is bounded"
         );
         assert!(
-            self.stash.len() <= limits.stash + 1 && self.early.len() <= limits.stash,
+            self.inbox.window().held() <= limits.stash && self.inbox.early() <= limits.stash,
             "stashes are bounded"
         );
         assert!(
@@ -184,13 +184,14 @@ impl<A: Application> Replica<A> {
             self.staging.is_none(),
             "nothing is staged in a view that has started"
         );
-        assert!(
-            self.stash.keys().all(|slot| *slot > len),
-            "the stash lies beyond the log"
-        );
+        let (id, window) = (self.inbox.session(), self.inbox.window());
+        assert_eq!(window.taken(), len, "the inbox goes on where the log ends");
+        let ours = (self.formation, self.session, self.session_base);
+        let taken = (id.formation, id.session, self.inbox.base());
+        assert_eq!(taken, ours, "the inbox orders the session in force");
         assert_eq!(
             self.timers.gap.is_some(),
-            self.known_tail > len,
+            window.tail() > len,
             "a gap is watched, and nothing else is"
         );
         let gap = self

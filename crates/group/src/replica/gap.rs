@@ -42,15 +42,7 @@ impl LeaderGap {
 impl<A: Application> Replica<A> {
     /// The first run of missing slots.
     fn missing(&self) -> Option<(Slot, Slot)> {
-        let from = self.log.len() + 1;
-        let stashed = self
-            .stash
-            .first_key_value()
-            .map_or(Slot::MAX, |(slot, _)| slot - 1);
-        let to = stashed
-            .min(self.known_tail)
-            .min(from + self.config.limits.fetch - 1);
-        (from <= to).then_some((from, to))
+        self.inbox.window().missing(self.config.limits.fetch)
     }
 
     pub(super) fn on_gap_timer(&mut self, now: Time) {
@@ -173,19 +165,15 @@ impl<A: Application> Replica<A> {
         if self.status != Status::Normal || foreign || absurd || first <= self.commit {
             return;
         }
-        let window = self.log.len() + self.config.limits.stash as u64;
         for slot in first..=to {
             if slot > self.log.len() {
-                if slot <= window {
-                    self.stash.insert(slot, Entry::Noop);
-                }
+                self.inbox.window_mut().settle(slot, Entry::Noop);
             } else if self.must_yield(slot) {
                 assert!(slot > self.verified, "the leader has not passed this slot");
                 self.marks.hit(Mark::GapOverwrite);
                 self.log.replace(slot, Entry::Noop);
             }
         }
-        self.known_tail = self.known_tail.max(to);
         self.drain(now);
         if self.log.len() >= to {
             self.send(
@@ -268,7 +256,7 @@ impl<A: Application> Replica<A> {
         let (mut begin, mut items, mut bytes) = (first, Vec::new(), 0);
         for slot in first..=last {
             let normal = self.status == Status::Normal;
-            let ahead = if normal { self.stash.get(&slot) } else { None };
+            let ahead = normal.then(|| self.inbox.window().get(slot)).flatten();
             let item = self.log.get(slot).or(ahead).cloned();
             let size = item.as_ref().map_or(1, Entry::size);
             if bytes + size > self.config.limits.chunk && !items.is_empty() {
@@ -359,7 +347,7 @@ impl<A: Application> Replica<A> {
         for (slot, item) in (m.from..).zip(m.items) {
             let Some(entry) = item else { break };
             let len = self.log.len();
-            if slot <= self.commit || slot > len + self.config.limits.stash as u64 {
+            if slot <= self.commit {
                 continue;
             }
             if slot <= len {
@@ -371,8 +359,7 @@ impl<A: Application> Replica<A> {
                     self.log.replace(slot, entry);
                 }
             } else {
-                self.stash.insert(slot, entry);
-                self.known_tail = self.known_tail.max(slot);
+                self.inbox.window_mut().settle(slot, entry);
                 self.drain(now);
             }
             if self.verified + 1 == slot && self.log.len() >= slot {

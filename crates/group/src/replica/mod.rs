@@ -1,7 +1,7 @@
 //! The replica: one file per concern.
 //!
 //! * [`log`], [`table`]: the log; the client table
-//! * [`ordered`]: ordered messages in, drop notifications out (paper 5.1)
+//! * [`ordered`]: ordered messages in ([`crate::oum`]), drop notifications out (paper 5.1)
 //! * [`primary`]: VR instead: the leader orders, and a majority acknowledges
 //! * [`normal`]: append, execute, reply, synchronise (5.2, 5.5)
 //! * [`clock`]: the log's time between stamps
@@ -60,17 +60,18 @@ mod table;
 mod transfer;
 mod view_change;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, Entry, Formation, Lives, MAX_REPLICAS, Membership, Message, Ordered, Seats, Session,
-    Slot, StartView, View, ViewChange, leader_of,
+    Body, Entry, Formation, Lives, MAX_REPLICAS, Membership, Message, Seats, Session, Slot,
+    StartView, View, ViewChange, leader_of,
 };
 
+use crate::oum::Inbox;
 use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
 use boot::Boot;
 use change::Changing;
@@ -171,12 +172,9 @@ pub struct Replica<A: Application> {
     clock: Clock,
     table: ClientTable,
 
-    /// Values received ahead of a missing slot.
-    stash: BTreeMap<Slot, Entry>,
-    /// Messages of a session, or at a time, we cannot place yet.
-    early: VecDeque<(u8, Formation, Ordered)>,
-    /// The last slot known to have been stamped.
-    known_tail: Slot,
+    /// What comes after the log's end: its places are slots. Between views only what is kept
+    /// for a later session means anything.
+    inbox: Inbox<Entry>,
     /// When a sequencer was last told which session is in force.
     told_session: Option<Time>,
     sequencers: Sequencers,
@@ -247,9 +245,7 @@ impl<A: Application> Replica<A> {
             log_time: LogTime::ZERO,
             clock: Clock::default(),
             table: ClientTable::default(),
-            stash: BTreeMap::new(),
-            early: VecDeque::new(),
-            known_tail: 0,
+            inbox: Inbox::after(0, config.limits.stash),
             told_session: None,
             sequencers: Sequencers::default(),
             followers: vec![

@@ -36,6 +36,7 @@ impl<A: Application> Replica<A> {
     pub(super) fn trust_session(&mut self, session: Session) {
         self.session = session;
         self.session_base = self.log.len() - self.config.origin.slot;
+        self.start_inbox();
     }
 
     /// [`Mutation::VotesWithoutMemory`](crate::Mutation): a replica without memory takes its former life's place, with an empty log.
@@ -65,6 +66,7 @@ impl<A: Application> Replica<A> {
         self.formation = formation;
         (self.view, self.last_normal, self.members) = (m.view, m.view, m.members);
         (self.session, self.nonce, self.session_base) = (m.session, m.nonce, m.session_base);
+        self.start_inbox();
         self.enter_normal(now, m.clone());
     }
 }

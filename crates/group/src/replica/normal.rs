@@ -25,6 +25,7 @@ impl<A: Application> Replica<A> {
             Entry::Value { request, .. } => Some((request.client, request.reply_to)),
         };
         self.log.push(entry);
+        self.inbox.window_mut().skip(slot);
         if self.config.leader_orders() {
             // Executed and answered when a majority has it; the log is the leader's.
             self.verified = slot;
@@ -243,7 +244,7 @@ impl<A: Application> Replica<A> {
             self.clock.told(now, clock);
         }
         self.take_noops(summary);
-        self.known_tail = self.known_tail.max(summary.len);
+        self.inbox.window_mut().note(summary.len);
         self.drain(now);
         if self.verified >= summary.known_from {
             self.verified = self.verified.max(self.log.len().min(summary.len));
@@ -281,9 +282,7 @@ impl<A: Application> Replica<A> {
                 continue;
             }
             if slot > self.log.len() {
-                if slot - self.log.len() <= self.config.limits.stash as u64 {
-                    self.stash.insert(slot, Entry::Noop);
-                }
+                self.inbox.window_mut().settle(slot, Entry::Noop);
             } else if self.must_yield(slot) {
                 self.marks.hit(Mark::SyncOverwrite);
                 self.log.replace(slot, Entry::Noop);

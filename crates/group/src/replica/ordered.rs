@@ -1,64 +1,67 @@
 //! Ordered messages in; a missing number is the *drop notification* that starts
-//! gap agreement.
+//! gap agreement. The order itself is made by [`crate::oum::Inbox`], whose places are slots.
 
 use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{Body, Entry, Formation, GroupId, Ordered, Session, Slot};
 
 use super::{Replica, Status};
+use crate::oum::{Age, Put, SessionId, Stamped};
 use crate::{Mark, Peer};
 
 impl<A: Application> Replica<A> {
     pub(super) fn on_ordered(&mut self, now: Time, from: u8, formation: Formation, m: Ordered) {
-        if self.status != Status::Normal {
-            return self.keep_early(from, formation, m);
-        }
-        if formation != self.formation || m.session < self.session {
-            self.marks.hit(Mark::OldSession);
-            return self.tell_session(now, from);
-        }
-        if m.session > self.session {
-            // Granted by a view that we have not entered yet, or by none:
-            // it counts only once a view has said so.
-            self.marks.hit(Mark::FutureSession);
-            #[cfg(feature = "mutations")]
-            if self.config.broken(crate::Mutation::FutureSession) {
-                self.trust_session(m.session);
-                return self.on_ordered(now, from, formation, m);
-            }
-            return self.keep_early(from, formation, m);
-        }
-        let sequence = m.stamps.sequence(self.config.group);
-        let Some(slot) = sequence.and_then(|s| self.session_base.checked_add(s)) else {
+        let Some(number) = m.stamps.sequence(self.config.group) else {
             return;
         };
-        self.clock.stamped(now, m.time);
-        self.sequencers.hear(now);
-        self.place(
-            now,
-            slot,
-            Entry::Value {
-                time: m.time,
-                request: m.request,
+        let (time, request) = (m.time, m.request);
+        let stamped = Stamped {
+            session: SessionId {
+                formation,
+                session: m.session,
             },
-        );
-    }
-
-    fn keep_early(&mut self, from: u8, formation: Formation, m: Ordered) {
-        if self.early.len() < self.config.limits.stash / 4 {
-            self.early.push_back((from, formation, m));
+            number,
+            message: Entry::Value { time, request },
+        };
+        if self.status != Status::Normal {
+            return self.inbox.keep(stamped);
+        }
+        match self.inbox.age(stamped.session) {
+            Age::Former => {
+                self.marks.hit(Mark::OldSession);
+                self.tell_session(now, from);
+            }
+            // Granted by a view that we have not entered yet, or by none:
+            // it counts only once a view has said so.
+            Age::Later => {
+                self.marks.hit(Mark::FutureSession);
+                #[cfg(feature = "mutations")]
+                if self.config.broken(crate::Mutation::FutureSession) {
+                    self.trust_session(m.session);
+                    return self.take_in_order(now, stamped);
+                }
+                self.inbox.keep(stamped);
+            }
+            Age::Current => self.take_in_order(now, stamped),
         }
     }
 
-    /// Tries again what came too early. What is still too early is kept, once.
+    /// A message of the session in force.
+    fn take_in_order(&mut self, now: Time, m: Stamped<Entry>) {
+        let Some(slot) = self.inbox.place(m.number) else {
+            return;
+        };
+        if let Entry::Value { time, .. } = &m.message {
+            self.clock.stamped(now, *time);
+        }
+        self.sequencers.hear(now);
+        self.place(now, slot, m.message);
+    }
+
+    /// Tries again what came too early. What is still too early is kept.
     pub(super) fn replay_early(&mut self, now: Time) {
-        for _ in 0..self.early.len() {
-            let Some((from, formation, m)) = self.early.pop_front() else {
-                break;
-            };
-            if formation == self.formation && m.session >= self.session {
-                self.on_ordered(now, from, formation, m);
-            }
+        while let Some(m) = self.inbox.recall() {
+            self.take_in_order(now, m);
         }
     }
 
@@ -88,14 +91,13 @@ impl<A: Application> Replica<A> {
         if self.status != Status::Normal || group != self.config.group {
             return;
         }
-        if formation != self.formation || session < self.session {
-            return self.tell_session(now, from);
+        match self.inbox.age(SessionId { formation, session }) {
+            Age::Former => return self.tell_session(now, from),
+            Age::Later => return,
+            Age::Current => self.sequencers.hear(now),
         }
-        if session == self.session {
-            self.sequencers.hear(now);
-        }
-        let tail = self.session_base.saturating_add(sequence);
-        if session == self.session && tail > self.known_tail.max(self.log.len()) {
+        let tail = self.inbox.place(sequence).unwrap_or(Slot::MAX);
+        if tail > self.inbox.window().tail() {
             self.marks.hit(Mark::TailGap);
             self.notice(now, tail);
         }
@@ -103,7 +105,7 @@ impl<A: Application> Replica<A> {
 
     /// Slots up to `tail` exist: those missing are a gap.
     pub(super) fn notice(&mut self, now: Time, tail: Slot) {
-        self.known_tail = self.known_tail.max(tail);
+        self.inbox.window_mut().note(tail);
         self.watch_gap(now);
     }
 
@@ -114,7 +116,7 @@ impl<A: Application> Replica<A> {
             // Its first slot arrived after all: what is still missing is another gap.
             self.gap = None;
         }
-        if self.known_tail <= len {
+        if self.inbox.window().is_complete() {
             self.timers.gap = None;
         } else if self.timers.gap.is_none() {
             self.timers.gap = Some(now + self.config.timing.reorder);
@@ -123,24 +125,18 @@ impl<A: Application> Replica<A> {
 
     /// A value for a slot of this view.
     pub(super) fn place(&mut self, now: Time, slot: Slot, entry: Entry) {
-        let len = self.log.len();
         if let Entry::Value { time, .. } = &entry {
             self.clock.told(now, *time);
         }
-        if slot <= len {
+        if slot <= self.log.len() {
             self.marks.hit(Mark::Duplicate);
             return;
         }
-        self.known_tail = self.known_tail.max(slot);
         if self.gap.as_ref().is_some_and(|gap| gap.commits(slot)) {
             // Followers were told that it is a no-op: too late for a value.
-            return self.watch_gap(now);
+            return self.notice(now, slot);
         }
-        if slot == len + 1 && !self.stash.contains_key(&slot) && self.room() {
-            self.append(slot, entry);
-        } else if slot - len <= self.config.limits.stash as u64 {
-            self.stash.entry(slot).or_insert(entry);
-        } else {
+        if self.inbox.window_mut().put(slot, entry) == Put::TooFar {
             self.marks.hit(Mark::WindowFull);
         }
         self.drain(now);
@@ -150,22 +146,31 @@ impl<A: Application> Replica<A> {
         self.log.len() - self.commit < self.config.limits.unsynced
     }
 
-    /// Appends what the stash holds next.
+    /// Appends what comes next, as far as it is there.
     pub(super) fn drain(&mut self, now: Time) {
-        while self
-            .stash
-            .first_key_value()
-            .is_some_and(|(slot, _)| *slot <= self.log.len() + 1)
-        {
+        while self.inbox.window().is_ready() {
             if !self.room() {
                 self.marks.hit(Mark::WindowFull);
                 break;
             }
-            let (slot, entry) = self.stash.pop_first().expect("just seen");
-            if slot == self.log.len() + 1 {
-                self.append(slot, entry);
+            if let Some(entry) = self.inbox.window_mut().take() {
+                self.append(self.inbox.window().taken(), entry);
             }
         }
         self.watch_gap(now);
+    }
+
+    /// The log is that of the view, and the session is the view's; whether it goes on. Then
+    /// values that are held stay; no-ops were decisions of another view.
+    pub(super) fn start_inbox(&mut self) -> bool {
+        let id = SessionId {
+            formation: self.formation,
+            session: self.session,
+        };
+        let goes_on = self.inbox.session() == id && id.session != 0;
+        let keep = |entry: &Entry| goes_on && !entry.is_noop();
+        self.inbox
+            .start(id, self.session_base, self.log.len(), keep);
+        goes_on
     }
 }

@@ -75,7 +75,7 @@ impl<A: Application> Replica<A> {
         if core::mem::take(&mut self.ordering.owes) && self.status == Status::Normal {
             let view = self.view;
             let upto = match self.config.broken(Mutation::PrepareOkAhead) {
-                true => self.known_tail,
+                true => self.inbox.window().tail(),
                 false => self.verified,
             };
             self.send(self.leader(), Body::SyncAck { view, upto });

@@ -195,7 +195,8 @@ impl<A: Application> Replica<A> {
             self.marks.hit(Mark::RecoveredAhead);
         }
         self.execute_to(self.commit);
-        (self.verified, self.known_tail) = (self.commit, self.log.len());
+        self.verified = self.commit;
+        self.start_inbox();
         if self.config.leader_orders() {
             // Nothing came but from the leader of the log's view.
             self.verified = self.log.len();

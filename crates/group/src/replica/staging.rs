@@ -305,7 +305,6 @@ impl<A: Application> Replica<A> {
         if !cut.is_empty() {
             self.marks.hit(Mark::StartViewTruncates);
         }
-        self.keep_for_later(target.session, cut);
         if self.status == Status::Booting {
             self.marks.hit(Mark::Joined);
             self.leave_boot();
@@ -316,29 +315,17 @@ impl<A: Application> Replica<A> {
         self.granted = target.session == self.session;
         (self.session, self.nonce, self.session_base) =
             (target.session, target.nonce, target.session_base);
+        if self.start_inbox() {
+            // What the session stamped beyond the new log's end is as good as received again.
+            for (slot, entry) in cut.into_iter().filter(|(_, entry)| !entry.is_noop()) {
+                self.inbox.window_mut().put(slot, entry);
+            }
+        }
         let of_basis = self.last_normal == target.basis;
         (self.view, self.last_normal) = (target.view, target.view);
         self.members = target.members;
         self.set_clock(now, of_basis);
         self.enter_normal(now, target);
-    }
-
-    /// Values beyond the new log's end, if the session goes on, are as good as
-    /// received again; no-ops were decisions of another view.
-    fn keep_for_later(&mut self, session: u64, cut: BTreeMap<Slot, Entry>) {
-        if session == self.session && session != 0 {
-            self.stash.extend(cut);
-            let len = self.log.len();
-            let room = self.config.limits.stash as u64;
-            self.stash
-                .retain(|slot, entry| *slot > len && *slot - len <= room && !entry.is_noop());
-        } else {
-            self.stash.clear();
-        }
-        self.known_tail = self
-            .stash
-            .last_key_value()
-            .map_or(self.log.len(), |(slot, _)| *slot);
     }
 
     /// Common to every way into a view.

@@ -281,9 +281,7 @@ impl<A: Application> Replica<A> {
             self.stage_step(now, true);
         } else if self.status == Status::Normal {
             self.verified = self.verified.max(at);
-            let len = self.log.len();
-            self.stash.retain(|slot, _| *slot > len);
-            self.known_tail = self.known_tail.max(len);
+            self.inbox.window_mut().skip(self.log.len());
             self.drain(now);
         }
     }
