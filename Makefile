@@ -7,12 +7,17 @@ CARGO ?= cargo
 # Seeds that the test of the simulator runs. `make test SIM_SEEDS=100000` also asks for every
 # rare branch; it finds the standstills that ARCHITECTURE.md lists as known.
 SIM_SEEDS ?= 10000
+# Seconds that all fuzz targets have together; in `make test`, and in `make fuzz`.
+FUZZ_TEST ?= 60
+FUZZ ?= 600
+# Seeds of `make sim-long`.
+SIM_LONG ?= 3000000
 
-.PHONY: help demo test setup build lint check-unit labs sim bench deny clean
+.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench deny clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "others: setup build lint check-unit labs sim bench deny clean"
+	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench deny clean"
 
 setup:
 	@scripts/setup
@@ -25,6 +30,7 @@ demo: build
 
 test: setup lint
 	SIM_SEEDS=$(SIM_SEEDS) $(CARGO) test --workspace
+	scripts/fuzz $(FUZZ_TEST)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -34,6 +40,10 @@ lint:
 check-unit:
 	$(CARGO) test --workspace --lib
 
+# Every decoder of outside bytes, longer than in `make test`.
+fuzz: setup
+	scripts/fuzz $(FUZZ)
+
 # The labs on their own, from the optimised build.
 labs: build
 	target/release/stateplane lab run failover
@@ -41,6 +51,15 @@ labs: build
 
 sim: setup
 	$(CARGO) run --release --bin stateplane -- sim --seeds 20000
+
+# Hours: many seeds of the optimised build, and every broken rule hunted for.
+sim-long: setup
+	$(CARGO) run --release --bin stateplane -- sim --seeds $(SIM_LONG)
+	$(CARGO) run --release --features mutations --bin stateplane -- sim --mutations
+
+# The model checker's wide bounds: minutes to hours, and gigabytes.
+model: setup
+	$(CARGO) run --release -p stateplane-model --example check -- wide
 
 bench: build
 	target/release/stateplane bench nat

@@ -1,6 +1,11 @@
 //! Whatever passes for a replica's memory: it becomes a replica, or it is refused. What
 //! was recovered writes a checkpoint that is recovered again.
+//!
+//! The input is a list of parts, `length u16 | bytes` each: the checkpoint, then records.
 #![no_main]
+
+#[path = "../parts.rs"]
+mod parts;
 
 use libfuzzer_sys::fuzz_target;
 use stateplane_base::{ReplicaId, Time};
@@ -14,7 +19,7 @@ fn recover(memory: &Memory) -> Option<Replica<Store>> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let mut parts = data.split(|byte| *byte == 0xa5).map(<[u8]>::to_vec);
+    let mut parts = parts::split(data).map(<[u8]>::to_vec);
     let checkpoint = parts.next().unwrap_or_default();
     let mut memory = Memory {
         checkpoint,

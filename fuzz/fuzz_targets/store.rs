@@ -10,9 +10,11 @@ use libfuzzer_sys::fuzz_target;
 use stateplane_base::LogTime;
 use stateplane_functions::nat::ops;
 use stateplane_functions::nat::procedures::{NatStateConfig, register};
+use stateplane_state::builtin::{counter, kv, pool, queue, redis};
+use stateplane_state::op::Operation;
 use stateplane_state::{Application, Limits, ProcedureId, Registry, Store, op};
 
-const PROCEDURES: [ProcedureId; 8] = [
+const PROCEDURES: [ProcedureId; 20] = [
     ops::REGISTER,
     ops::TAKE_BLOCK,
     ops::RENEW,
@@ -21,6 +23,18 @@ const PROCEDURES: [ProcedureId; 8] = [
     ops::LOOKUP,
     ops::REFRESH,
     ops::LIST,
+    kv::Get::PROCEDURE,
+    kv::Put::PROCEDURE,
+    kv::Delete::PROCEDURE,
+    kv::CompareAndSet::PROCEDURE,
+    counter::Add::PROCEDURE,
+    queue::Push::PROCEDURE,
+    queue::Pop::PROCEDURE,
+    queue::Len::PROCEDURE,
+    pool::Create::PROCEDURE,
+    pool::Take::PROCEDURE,
+    pool::Give::PROCEDURE,
+    redis::codec::RUN,
 ];
 
 fn store() -> Store {

@@ -195,7 +195,8 @@ impl Drop for Server {
 type Shared = State<Arc<Facts>>;
 type Answer = Result<Json<Value>, (StatusCode, Json<Value>)>;
 
-fn router(facts: Arc<Facts>) -> Router {
+/// What answers, without the socket.
+pub fn router(facts: Arc<Facts>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions))

@@ -201,8 +201,10 @@ impl World<'_> {
             return Ok(None);
         };
         let found = storage.disk.recover(lenient)?;
-        if !matches!(found, Found::Memory(_)) {
-            storage.forget();
+        match (&found, self.samples) {
+            (Found::Memory(memory), Some(samples)) => samples.borrow_mut().remember(memory),
+            (Found::Memory(_), None) => {}
+            _ => storage.forget(),
         }
         Ok(Some(found))
     }

@@ -12,6 +12,7 @@
 //! * `node`, `mail`, `clients`, `workload`, `store`: who takes part, and how
 //! * `world`: the course of one run
 //! * `recorder`, `watch`, [`check`], [`spec`]: what is right
+//! * `samples`: some of what is said, as seeds for fuzzers
 //!
 //! What is checked: every core's own invariants after every step; one order
 //! of execution, equal on all replicas up to their sync points; equal states
@@ -38,6 +39,7 @@ mod plan;
 mod recorder;
 mod report;
 mod run;
+mod samples;
 mod shrink;
 mod slots;
 pub mod spec;
@@ -51,5 +53,6 @@ mod world;
 pub use plan::{Fault, Faults, Profile};
 pub use report::{Failure, Report};
 pub use run::{Options, Progress, run, trace, trace_with};
+pub use samples::{Samples, samples};
 pub use stateplane_group::Mutation;
 pub use tape::Choices;

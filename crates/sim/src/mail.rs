@@ -45,6 +45,9 @@ impl World<'_> {
             Body::Request(request) => Content::Request(request),
             _ => {
                 message.encode(&mut body);
+                if let Some(samples) = self.samples {
+                    samples.borrow_mut().hear(message.body.name(), &body);
+                }
                 match message.body {
                     Body::Prepare(_) => Content::Order(&body),
                     _ => Content::Body(&body),

@@ -87,8 +87,8 @@ impl fmt::Display for Choices {
     }
 }
 
-/// The longest range read from a command line.
-const LONGEST: u32 = 1 << 20;
+/// So many choices are read from a command line at most; no run makes that many.
+const MOST: u32 = 1 << 20;
 
 impl FromStr for Choices {
     type Err = String;
@@ -100,7 +100,7 @@ impl FromStr for Choices {
         let wrong = || format!("\"{text}\" is not a list of choices like 0.3:1+4-9/s:2/a0:3");
         let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
         let node = |text: &str| text.parse::<u8>().map_err(|_| wrong());
-        let mut choices = BTreeSet::new();
+        let (mut choices, mut left) = (BTreeSet::new(), MOST);
         for kind in text.split('/') {
             let (of, numbers) = kind.split_once(':').ok_or_else(wrong)?;
             let of = match of.split_once('.') {
@@ -111,9 +111,10 @@ impl FromStr for Choices {
             for run in numbers.split('+') {
                 let (first, last) = run.split_once('-').unwrap_or((run, run));
                 let (first, last) = (number(first)?, number(last)?);
-                if last < first || last - first > LONGEST {
-                    return Err(wrong());
-                }
+                let more = last.checked_sub(first).and_then(|more| more.checked_add(1));
+                left = more
+                    .and_then(|more| left.checked_sub(more))
+                    .ok_or_else(wrong)?;
                 choices.extend((first..=last).map(|serial| Choice { of, serial }));
             }
         }
@@ -169,6 +170,7 @@ mod tests {
             "0.3:5-2",
             "0.300:1",
             "a0:0-4294967295",
+            "a0:0-1048575/a1:0",
             "b0:1",
             "a:1",
         ] {

@@ -11,6 +11,7 @@ use crate::network::Network;
 use crate::node::{self, Node};
 use crate::plan::{Faults, MS, Plan, Profile};
 use crate::report::Run;
+use crate::samples::Samples;
 use crate::store;
 use crate::tape::{Choice, Choices, Tape};
 use crate::watch::Watch;
@@ -105,6 +106,7 @@ pub(crate) struct World<'a> {
     pub(crate) dice: Dice,
     pub(crate) run: Run,
     pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
+    pub(crate) samples: Option<&'a RefCell<Samples>>,
     pub(crate) tape: Tape<'a>,
     /// An answer is still to be falsified.
     pub(crate) canary: bool,
@@ -133,6 +135,14 @@ pub(crate) fn run(setup: &Setup, lines: Option<&RefCell<Vec<String>>>) -> Run {
 pub(crate) fn record(setup: &Setup, made: &RefCell<Vec<(Choice, bool)>>) -> Run {
     let mut world = World::new(setup, None);
     world.tape.made = Some(made);
+    world.finish_play();
+    world.run
+}
+
+/// Runs one seed and keeps some of what was said and written.
+pub(crate) fn listen(setup: &Setup, samples: &RefCell<Samples>) -> Run {
+    let mut world = World::new(setup, None);
+    world.samples = Some(samples);
     world.finish_play();
     world.run
 }
@@ -176,6 +186,7 @@ impl<'a> World<'a> {
             dice,
             run: Run::default(),
             lines,
+            samples: None,
             canary: setup.canary,
             tape: Tape {
                 keep: setup.keep.as_deref(),

@@ -143,3 +143,56 @@ fn print_problems(problems: Vec<Problem>) {
         eprintln!("{}", stateplane_node::config::Plain(&problems));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Command, CommandFactory};
+
+    /// Every word some command knows: names, flags and values.
+    fn words(command: &Command, into: &mut Vec<String>) {
+        into.push(command.get_name().to_owned());
+        for argument in command.get_arguments() {
+            into.extend(argument.get_long().map(|long| format!("--{long}")));
+            into.extend(argument.get_short().map(|short| format!("-{short}")));
+            let values = argument.get_possible_values();
+            into.extend(values.iter().map(|value| value.get_name().to_owned()));
+        }
+        command.get_subcommands().for_each(|sub| words(sub, into));
+    }
+
+    /// Any arguments are a command, or a refusal that says what is wrong.
+    #[test]
+    fn any_arguments_are_understood_or_refused() {
+        Cli::command().debug_assert();
+        let mut known = vec![String::new()];
+        words(&Cli::command(), &mut known);
+        let odd = [
+            "0",
+            "-1",
+            "18446744073709551616",
+            "nf,leader",
+            "a\u{0}b",
+            "--",
+            "=",
+            "0.3:1-4/s:2",
+            "ü",
+        ];
+        known.extend(odd.map(str::to_owned));
+        let mut dice = fastrand::Rng::with_seed(7);
+        let (mut understood, mut refused) = (0, 0);
+        for _ in 0..5_000 {
+            let count = dice.usize(1..8);
+            let word = |_| known[dice.usize(..known.len())].clone();
+            let line: Vec<String> = (0..count).map(word).collect();
+            match Cli::try_parse_from(&line) {
+                Ok(_) => understood += 1,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty(), "{line:?}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(understood > 0 && refused > 0, "{understood} {refused}");
+    }
+}

@@ -1,0 +1,333 @@
+//! Writes the seeds that fuzzing begins with, `corpus/TARGET/NAME`: what the product's own code
+//! says and reads, small, and one of each kind. `scripts/fuzz --write-corpus` calls it.
+#![forbid(unsafe_code)]
+
+#[path = "parts.rs"]
+#[allow(dead_code, reason = "targets split")]
+mod parts;
+#[path = "sums.rs"]
+#[allow(dead_code, reason = "targets check")]
+mod sums;
+
+// Coverage is counted by the fuzzer's library, here for nobody.
+use libfuzzer_sys as _;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use stateplane_base::{Incarnation, LogTime};
+use stateplane_functions::nat::ops;
+use stateplane_sim::{Profile, Samples, samples};
+use stateplane_state::builtin::redis::{Command, codec};
+use stateplane_state::builtin::{counter, kv, pool, queue};
+use stateplane_state::op::Operation;
+use stateplane_state::{Application, Limits, Registry, Store};
+use stateplane_wire::heartbeat::{Beat, State};
+
+/// Seeds are to be small: a fuzzer changes them everywhere.
+const LONGEST: usize = 1_024;
+
+struct Corpus(PathBuf);
+
+impl Corpus {
+    fn seed(&self, target: &str, name: &str, bytes: &[u8]) {
+        assert!(
+            bytes.len() <= 4 * LONGEST,
+            "{target}/{name}: {} bytes",
+            bytes.len()
+        );
+        let dir = self.0.join(target);
+        std::fs::create_dir_all(&dir).expect("a directory for seeds");
+        std::fs::write(dir.join(name), bytes).expect("a seed");
+    }
+}
+
+fn main() {
+    let Some(dir) = std::env::args_os().nth(1) else {
+        eprintln!("usage: corpus DIRECTORY");
+        std::process::exit(2);
+    };
+    let corpus = Corpus(Path::new(&dir).to_owned());
+    group(&corpus);
+    frames(&corpus);
+    store(&corpus);
+    files(&corpus);
+    texts(&corpus);
+}
+
+/// What replicas, sequencers and clients say in simulated worlds, and what replicas write.
+fn group(corpus: &Corpus) {
+    let mut heard = Samples::default();
+    for profile in [
+        Profile::Gaps,
+        Profile::Restart,
+        Profile::Sequencer,
+        Profile::Durable,
+        Profile::Vr,
+        Profile::Reconfigure,
+    ] {
+        for seed in 0..12 {
+            samples(seed, profile, &mut heard);
+        }
+    }
+    let mut all = Vec::new();
+    for (name, messages) in &heard.messages {
+        for (n, message) in messages.iter().enumerate() {
+            corpus.seed("message", &format!("{name}-{n}"), message);
+            // From each replica to another, with the group's own formation.
+            let who = 16 | [0b0100, 0b1001, 0b0010][n % 3];
+            all.push([&[who], message.as_slice()].concat());
+        }
+    }
+    for (n, said) in all.chunks(8).enumerate() {
+        corpus.seed("group", &format!("said-{n}"), &parts::join(said));
+    }
+    for (n, memory) in heard.memories.iter().enumerate() {
+        let bytes = parts::join(memory);
+        corpus.seed("journal", &format!("memory-{n}"), &bytes);
+    }
+    for (name, state) in [("serving", State::Serving), ("draining", State::Draining)] {
+        let beat = Beat { instance: 3, state };
+        corpus.seed("message", &format!("beat-{name}"), &beat.encode());
+    }
+    let counted: Vec<u8> = (0..120).collect();
+    for (name, choice) in [("raw", 0), ("sealed", 1), ("one-byte-operations", 5)] {
+        corpus.seed("oum", name, &[&[choice], counted.as_slice()].concat());
+        corpus.seed("envelope", name, &[&[choice], counted.as_slice()].concat());
+    }
+}
+
+/// An Ethernet frame with an IPv4 packet whose sums are right.
+fn ipv4(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, fragment: u16, segment: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    let total = u16::try_from(20 + segment.len()).expect("short");
+    frame.extend_from_slice(&[0x45, 0]);
+    frame.extend_from_slice(&total.to_be_bytes());
+    frame.extend_from_slice(&[0, 1]);
+    frame.extend_from_slice(&fragment.to_be_bytes());
+    frame.extend_from_slice(&[64, protocol, 0, 0]);
+    frame.extend_from_slice(&from.octets());
+    frame.extend_from_slice(&to.octets());
+    frame.extend_from_slice(segment);
+    sums::mend_header(&mut frame);
+    sums::mend_transport(&mut frame);
+    frame
+}
+
+/// Packets of each kind, at the parser, the switch and the NAT.
+fn frames(corpus: &Corpus) {
+    let (inside, outside) = (Ipv4Addr::new(10, 0, 0, 7), Ipv4Addr::new(203, 0, 113, 9));
+    let ports = [0x9c, 0x40, 0, 80];
+    let tcp = |flags| {
+        let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
+        [&ports[..], &rest].concat()
+    };
+    let udp = [&ports[..], &[0, 12, 0, 0], b"ping"].concat();
+    let echo = [&[8, 0, 0, 0, 0, 1, 0, 1][..], b"ping"].concat();
+    let syn = ipv4(6, inside, outside, 0x4000, &tcp(2));
+    let quote = [&[3, 4, 0, 0, 0, 0, 5, 0xdc][..], &syn[14..]].concat();
+    let mut arp = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 2, 8, 6];
+    arp.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2, 10, 0, 0, 7]);
+    arp.extend_from_slice(&[0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+    let tagged = [&syn[..12], &[0x81, 0, 0, 42], &syn[12..]].concat();
+    let kinds = [
+        ("syn", syn),
+        ("fin", ipv4(6, inside, outside, 0x4000, &tcp(0x11))),
+        ("udp", ipv4(17, inside, outside, 0, &udp)),
+        ("echo", ipv4(1, inside, outside, 0, &echo)),
+        ("too-big", ipv4(1, outside, inside, 0, &quote)),
+        ("first-fragment", ipv4(17, inside, outside, 0x2000, &udp)),
+        ("later-fragment", ipv4(17, inside, outside, 0x00b9, &udp)),
+        ("tagged", tagged),
+        ("arp", arp),
+    ];
+    let mut steps = vec![0];
+    let mut capture = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    capture.extend_from_slice(&[0xff, 0xff, 0, 0, 1, 0, 0, 0]);
+    for (name, frame) in &kinds {
+        corpus.seed("packet", name, frame);
+        corpus.seed(
+            "steering",
+            name,
+            &[&[0, 1, 2, 5], frame.as_slice()].concat(),
+        );
+        // Raw from the inside, the answer to it, a pause.
+        let length = u8::try_from(frame.len()).expect("short");
+        let raw = [&[0x28, length], frame.as_slice(), &[0xa3, 0, 6, 9]].concat();
+        corpus.seed("nat", name, &[&[0], raw.as_slice()].concat());
+        steps.extend_from_slice(&raw);
+        let length = u32::try_from(frame.len()).expect("short").to_le_bytes();
+        capture
+            .extend_from_slice(&[&[1, 0, 0, 0, 2, 0, 0, 0], &length[..], &length, frame].concat());
+    }
+    corpus.seed("nat", "all", &steps);
+    corpus.seed("pcap", "frames", &capture);
+    corpus.seed("pcap", "cut", &capture[..capture.len() - 7]);
+    // Frames that the target makes: TCP and UDP out and back, an echo, an error about it.
+    let made: Vec<u8> = [0x21, 0xa3, 0x22, 0xa4, 0x27]
+        .repeat(3)
+        .into_iter()
+        .chain(0..90)
+        .collect();
+    for mode in 0..3 {
+        let input = [&[mode], made.as_slice()].concat();
+        corpus.seed("nat", &format!("made-{mode}"), &input);
+    }
+}
+
+/// Operations of each kind, one after the other, and what a store that executed them has.
+fn store(corpus: &Corpus) {
+    let (key, value) = (&b"key"[..], &b"value"[..]);
+    let ttl = Some(Duration::from_millis(300));
+    let mut redis = Vec::new();
+    codec::begin(0, &[], &mut redis);
+    for (command, arguments) in [
+        (Command::Set, vec![key, value]),
+        (Command::Get, vec![key]),
+        (Command::RPush, vec![b"list", b"a", b"b"]),
+        (Command::HSet, vec![b"hash", b"field", value]),
+        (Command::Expire, vec![key, b"5"]),
+    ] {
+        codec::push_command(command, arguments.into_iter(), &mut redis);
+    }
+    let operations = [
+        ("get", kv::Get { key }.encode()),
+        ("put", kv::Put { key, value, ttl }.encode()),
+        ("delete", kv::Delete { key }.encode()),
+        (
+            "swap",
+            kv::CompareAndSet {
+                key,
+                expected: Some(value),
+                value: b"other",
+                ttl: None,
+            }
+            .encode(),
+        ),
+        (
+            "add",
+            counter::Add {
+                key,
+                delta: 5,
+                lowest: 0,
+                highest: 9,
+            }
+            .encode(),
+        ),
+        ("push", queue::Push { key, item: value }.encode()),
+        ("pop", queue::Pop { key }.encode()),
+        (
+            "create",
+            pool::Create {
+                key,
+                first: 10,
+                count: 4,
+            }
+            .encode(),
+        ),
+        ("take", pool::Take { key, holder: 7 }.encode()),
+        (
+            "give",
+            pool::Give {
+                key,
+                number: 10,
+                holder: 7,
+            }
+            .encode(),
+        ),
+        ("redis", redis),
+    ];
+    let mut store = Store::new(Registry::builtin(), Limits::default());
+    // `0xff`: the whole operation follows, with the procedure it is for.
+    let step = |op: &[u8]| {
+        let length = u8::try_from(op.len()).expect("short");
+        [&[0xff, 1, length], op].concat()
+    };
+    let mut all = vec![2];
+    for (at, (name, op)) in (1..).zip(&operations) {
+        let mut reply = Vec::new();
+        store.execute(LogTime::from_millis(at), op, &mut reply);
+        corpus.seed("replies", name, &reply);
+        corpus.seed("store", name, &[&[2], step(op).as_slice()].concat());
+        all.extend(step(op));
+    }
+    corpus.seed("store", "all", &all);
+    // The same, and six bytes that say where its snapshot is damaged.
+    let damaged = [&[1, 0, 40, 0, 0, 90, 1], &all[1..]].concat();
+    corpus.seed("store", "damaged-snapshot", &damaged);
+    let register = ops::Register {
+        instance: ops::InstanceId::of("gw"),
+        incarnation: Incarnation(1),
+        fingerprint: 7,
+    };
+    let input = [&[2], step(&register.encode()).as_slice()].concat();
+    corpus.seed("store", "register", &input);
+}
+
+/// What happens to the files of a write-ahead log.
+fn files(corpus: &Corpus) {
+    let parts = |hurt: &[u8]| {
+        let steps: [&[u8]; 7] = [
+            b"\x03first checkpoint",
+            b"\x00one",
+            b"\x00two",
+            hurt,
+            b"\x03another checkpoint",
+            b"\x00three",
+            b"\x04\x00\xff\xff",
+        ];
+        parts::join(steps)
+    };
+    corpus.seed("files", "cut", &parts(&[6, 0, 0, 90]));
+    corpus.seed("files", "flip", &parts(&[4, 1, 0, 60]));
+    corpus.seed("files", "replace", &parts(b"\x05\x00\x00\x00SPWAL\0"));
+    let records = [7; 90];
+    corpus.seed("wal", "raw", &[&[0, 0, 0, 0], &records[..]].concat());
+    corpus.seed("wal", "cut", &[&[2, 0, 50, 0], &records[..]].concat());
+    corpus.seed("wal", "flip", &[&[3, 0, 50, 8], &records[..]].concat());
+}
+
+/// What people and programs write as text.
+fn texts(corpus: &Corpus) {
+    for (name, text) in [
+        ("edge", include_str!("../examples/edge.toml")),
+        ("redis", include_str!("../examples/redis.toml")),
+    ] {
+        corpus.seed("config", name, text.as_bytes());
+    }
+    for (n, path) in [
+        "/v1/status",
+        "/v1/sessions?limit=5",
+        "/v1/store",
+        "/v1/group?out=r1&in=%7",
+        "/v1/counters",
+        "/v1/nodes",
+    ]
+    .iter()
+    .enumerate()
+    {
+        for method in 0..2 {
+            let input = [&[method], path.as_bytes()].concat();
+            corpus.seed("admin", &format!("{n}-{method}"), &input);
+        }
+    }
+    for (name, text) in [
+        ("choices", "0.3:1+4-9/s:2/a0:3"),
+        ("none", "none"),
+        ("profile", "failover-storm"),
+    ] {
+        corpus.seed("arguments", name, text.as_bytes());
+    }
+    for (name, text) in [
+        ("inline", "\x04PING\r\nset a 'b c'\r\n"),
+        (
+            "array",
+            "\x03*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n",
+        ),
+        ("null", "\x02*-1\r\n*0\r\n*1\r\n$0\r\n\r\n"),
+        ("too-large", "\x09*2\r\n$3\r\nSET\r\n$300\r\n"),
+    ] {
+        corpus.seed("resp", name, text.as_bytes());
+    }
+}
