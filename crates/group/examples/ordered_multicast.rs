@@ -97,6 +97,6 @@ fn opened(keys: &Keys, packet: &[u8]) -> Stamped<String> {
             session: m.session,
         },
         number: m.stamps.sequence(0).expect("it is for this group"),
-        message: String::from_utf8_lossy(word).into_owned(),
+        message: String::from_utf8_lossy(word.bytes).into_owned(),
     }
 }

@@ -196,8 +196,19 @@ pub struct Limits {
     pub window: u64,
     /// Cached results of one client.
     pub client_bytes: usize,
-    /// Size of an operation.
+    /// Size of an operation, and of a result.
     pub operation: usize,
+    /// Longer operations travel in pieces, longer results in parts.
+    pub whole: usize,
+    /// Size of a piece or part: the grid they lie on.
+    pub piece: usize,
+    /// Pieces of an operation, or parts of a result, under way at once.
+    pub pieces: usize,
+    /// Memory of the client table for operations whose pieces are not all there, and for results
+    /// that travel in parts.
+    pub long_bytes: usize,
+    /// Memory of a leader for long answers to reads without a slot.
+    pub answer_bytes: usize,
     /// Size of a request's batch.
     pub batch_bytes: usize,
     /// Payload of one reply datagram.
@@ -208,7 +219,8 @@ impl Limits {
     /// Bytes one client takes in a snapshot at most.
     pub(crate) fn client_row(&self) -> usize {
         // A result is taken while there is room, so the last one may exceed it.
-        self.client_bytes + (64 << 10) + (self.window as usize + 2) * 20
+        let results = self.client_bytes + self.operation + (self.window as usize + 2) * 20;
+        results + 2 * self.operation + 64
     }
 }
 
@@ -228,8 +240,13 @@ impl Default for Limits {
             clients: 1024,
             client_idle: Duration::from_secs(60),
             window: 1024,
-            client_bytes: 1 << 20,
-            operation: 8 << 10,
+            client_bytes: 4 << 20,
+            operation: 2 << 20,
+            whole: 8 << 10,
+            piece: 1152,
+            pieces: 128,
+            long_bytes: 256 << 20,
+            answer_bytes: 16 << 20,
             batch_bytes: 1200,
             reply_bytes: 1200,
         }

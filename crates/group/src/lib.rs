@@ -25,6 +25,9 @@
 //!   disk ([`Effect::Persist`]) comes back as who it was.
 //! * **Followers execute at sync points** only, so only a deposed leader can have
 //!   executed what did not survive; a snapshot from a peer sets it right.
+//! * **Operations and results may be longer than a datagram.** Pieces of an operation take slots
+//!   like operations, and the slot of the last one executes the whole (`replica::table`,
+//!   `client::upload`); parts of a result are asked for by its client (`client::pull`).
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -221,12 +221,12 @@ fn a_deposed_leader_rolls_back_what_did_not_survive() {
     w.lose = Box::new(move |from, to, body| {
         let cut = from == Node::Replica(old) || to == Node::Replica(old);
         let client =
-            matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost"));
+            matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op.bytes == b"lost"));
         cut || client
     });
     w.call(b"new").unwrap();
     w.lose = Box::new(
-        |_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op == b"lost")),
+        |_, _, body| matches!(body, Body::Request(r) if r.batch.iter().any(|(_, op)| op.bytes == b"lost")),
     );
     w.run(3000);
     assert!(w.done[&id].is_err(), "its outcome is unknown");
@@ -368,7 +368,9 @@ fn a_read_needs_no_slot_and_no_sequencer() {
 
 #[test]
 fn a_read_takes_a_slot_if_its_result_is_long_or_something_is_due() {
-    let mut w = World::ready(3);
+    let mut config = stateplane_group::GroupConfig::new(3);
+    config.limits.answer_bytes = 4_000;
+    let mut w = World::ready_with(config);
     for op in [&b"long"[..], b"due"] {
         let (slotless, _) = read(&mut w, op);
         assert!(!slotless, "{op:?}");

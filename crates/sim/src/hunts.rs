@@ -62,6 +62,8 @@ const MEMORY: &[&str] = &[
 ];
 /// Ways to notice that a read saw what was not, or no longer, so.
 const READ: &[&str] = &["time", "wrong", "vanished", "linearizability"];
+/// Ways to notice that pieces of different things, or not all pieces, were put together.
+const PIECES: &[&str] = &["invented", "nonsense", "two answers", "wrong", "liveness"];
 const PROGRESS: &[&str] = &["liveness"];
 
 const fn hunt(mutation: Mutation, profile: Profile, seeds: u64) -> Hunt {
@@ -110,6 +112,8 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::ReadAtTakeover, Profile::Vr, 3_000).noticed(READ),
     hunt(Mutation::OwnTimeOfDay, Profile::Sequencer, 300).noticed(&["clock"]),
     hunt(Mutation::SnapshotLate, Profile::Restart, 400),
+    hunt(Mutation::IncompleteExecutes, Profile::Swarm, 200).noticed(PIECES),
+    hunt(Mutation::AnyPart, Profile::FailoverStorm, 4_000).noticed(PIECES),
     hunt(Mutation::RetryRenamed, Profile::Swarm, 200).noticed(ONCE),
 ];
 

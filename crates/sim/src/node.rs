@@ -306,6 +306,9 @@ pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
         limits.snapshot_rows = 40;
         (limits.batch_bytes, limits.reply_bytes) = (150, 150);
         limits.journal_bytes = 4_000;
+        (limits.whole, limits.piece, limits.pieces) = (100, 48, 10);
+        (limits.operation, limits.client_bytes) = (1_000, 3_000);
+        (limits.long_bytes, limits.answer_bytes) = (6_000, 1_000);
     }
     match mutation {
         None => config,

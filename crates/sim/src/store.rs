@@ -1,4 +1,5 @@
 //! The workload in the store's own language.
+use crate::dice::mix;
 use crate::recorder::tagged;
 use crate::spec::{Action, Outcome, POOL_ITEMS};
 use core::time::Duration;
@@ -115,15 +116,16 @@ fn put(key: &[u8], new: u64, ttl: Option<Duration>) -> Vec<u8> {
     .encode()
 }
 
-/// A number as a value; some are long, so that requests differ in size.
+/// A number as a value; some are long, so that requests differ in size, and no two have a
+/// part in common.
 fn value(number: u64) -> Vec<u8> {
     let mut bytes = number.to_be_bytes().to_vec();
-    let padding = if number.is_multiple_of(7) {
-        number % 400
+    let padding = if number.is_multiple_of(5) {
+        number * 7 % 400
     } else {
         0
     };
-    bytes.resize(8 + usize::try_from(padding).expect("below 400"), 0x5a);
+    bytes.extend((0..padding).map(|at| (mix(number ^ at << 32) & 0xff) as u8));
     bytes
 }
 

@@ -46,6 +46,18 @@ const DIRECTED: &[(Mark, &str)] = &[
         "a_read_takes_a_slot_if_its_result_is_long_or_something_is_due",
     ),
     (
+        Mark::PieceSuperseded,
+        "memory_for_pieces_is_bounded_and_the_idle_make_room",
+    ),
+    (
+        Mark::PieceRefused,
+        "memory_for_pieces_is_bounded_and_the_idle_make_room",
+    ),
+    (
+        Mark::PiecesLost,
+        "a_client_notices_that_its_pieces_were_forgotten",
+    ),
+    (
         Mark::ChangeGivenUp,
         "a_newcomer_that_falls_silent_is_given_up",
     ),

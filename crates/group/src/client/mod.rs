@@ -1,14 +1,18 @@
 //! The client: many outstanding operations, each done when a majority of the
 //! replicas, the leader among them, put its request into the same slot of the
 //! same view (paper, section 5.2). What only reads can do without a slot, see
-//! [`read`].
+//! [`read`]; operations and results longer than a datagram, see [`upload`] and [`pull`].
 //!
 //! An operation keeps its request id through all repetitions, so the replicas'
 //! client table executes it once. One that got no majority by its deadline ends
 //! as [`Unknown`]: it may or may not have been executed, now or later.
 
+mod pull;
 mod read;
 mod tally;
+#[cfg(test)]
+mod tests;
+mod upload;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -20,8 +24,10 @@ use stateplane_wire::group::{
 };
 
 use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+use pull::Pull;
 use read::Asking;
 use tally::{Key, Tally};
+use upload::Uploads;
 
 /// An operation of this client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -111,6 +117,11 @@ pub struct Client {
     /// The last serial.
     asked: u64,
     due: BTreeSet<(Time, u64)>,
+    uploads: Uploads,
+    /// Long results on their way.
+    pulls: BTreeMap<u64, Pull>,
+    /// When the group is told that we have a long result, if nothing else tells it before.
+    release: Option<Time>,
     tallies: BTreeMap<Key, Tally>,
     /// Their keys, oldest first.
     tallied: VecDeque<Key>,
@@ -146,6 +157,9 @@ impl Client {
             askings: BTreeMap::new(),
             asked: 0,
             due: BTreeSet::new(),
+            uploads: Uploads::default(),
+            pulls: BTreeMap::new(),
+            release: None,
             tallies: BTreeMap::new(),
             tallied: VecDeque::new(),
             round_trip: None,
@@ -166,8 +180,11 @@ impl Client {
     /// share datagrams.
     pub fn submit(&mut self, now: Time, op: Vec<u8>) -> Result<RequestId, Busy> {
         let id = self.take(now, op, Way::Slot)?;
-        self.fresh.push(id.0);
         self.waiting.get_or_insert(now);
+        match self.in_pieces(id.0) {
+            true => self.upload(now, id.0),
+            false => self.fresh.push(id.0),
+        }
         Ok(id)
     }
 
@@ -249,6 +266,7 @@ impl Client {
     }
 
     fn request(&mut self, done_below: u64, batch: Batch) {
+        self.release = None;
         let request = Request {
             client: self.id,
             done_below,
@@ -291,6 +309,7 @@ impl Client {
                 }
                 self.count(now, msg.formation, m);
             }
+            Body::ResultPart(m) if m.client == self.id => self.on_part(now, m),
             Body::ReadReply(m) if ours(m.replica, m.client, m.quorum) => {
                 self.on_read_reply(now, msg.formation, m);
             }
@@ -309,11 +328,22 @@ impl Client {
             self.round_trip = Some(self.round_trip.map_or(sample, |r| (r * 7 + sample) / 8));
         }
         self.done.push_back((RequestId(id), Ok(outcome)));
+        self.end_pull(now, id);
+        self.end_upload(now, id);
+    }
+
+    fn give_up(&mut self, now: Time, id: u64) {
+        self.pending.remove(&id);
+        self.done.push_back((RequestId(id), Err(Unknown)));
+        self.marks.hit(Mark::UnknownOutcome);
+        self.end_pull(now, id);
+        self.end_upload(now, id);
     }
 
     /// When [`Self::on_timer`] wants to be called.
     pub fn next_timer(&self) -> Option<Time> {
-        self.due.first().map(|(at, _)| *at)
+        let due = self.due.first().map(|(at, _)| *at);
+        due.into_iter().chain(self.release).min()
     }
 
     /// For the model checker: the patience with all that is pending ends at `now`, which is
@@ -327,32 +357,33 @@ impl Client {
 
     /// Repeats what is due and gives up what is overdue.
     pub fn on_timer(&mut self, now: Time) {
-        let (mut again, mut reads) = (Vec::new(), Vec::new());
+        let (mut again, mut reads, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(&(at, id)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, id));
-            let pending = self.pending.get_mut(&id).expect("what is due is pending");
-            if now.since(pending.submitted) >= self.config.timing.deadline {
-                self.pending.remove(&id);
-                self.done.push_back((RequestId(id), Err(Unknown)));
-                self.marks.hit(Mark::UnknownOutcome);
+            let overdue = self.waits_since(id) + self.config.timing.deadline;
+            if overdue <= now {
+                self.give_up(now, id);
                 continue;
             }
+            let pending = self.pending.get_mut(&id).expect("what is due is pending");
             pending.tries = pending.tries.saturating_add(1);
-            let (tries, deadline) = (
-                pending.tries,
-                pending.submitted + self.config.timing.deadline,
-            );
-            let due = (now + self.patience(tries)).min(deadline);
+            let tries = pending.tries;
+            let due = (now + self.patience(tries)).min(overdue);
             self.pending.get_mut(&id).expect("still there").due = due;
             self.due.insert((due, id));
+            if self.pulls.contains_key(&id) && !self.pull_again(now, id) {
+                continue;
+            }
             if self.reads_on(id) {
                 reads.push(id);
+            } else if self.in_pieces(id) {
+                pieces.push(id);
             } else {
                 again.push(id);
                 self.marks.hit(Mark::Retransmitted);
             }
         }
-        if !again.is_empty() {
+        if !again.is_empty() || !pieces.is_empty() {
             self.try_another_leader(now);
             self.lost_sequencer = now.since(self.heard) >= self.config.timing.retry;
         }
@@ -361,8 +392,10 @@ impl Client {
             self.send_renamed(&again);
         }
         self.send(&again);
+        pieces.into_iter().for_each(|id| self.upload_again(id));
         self.lost_sequencer = false;
         self.ask(&reads);
+        self.release(now);
     }
 
     /// [`crate::Mutation::RetryRenamed`]: the same operations, as if they were others.
@@ -455,67 +488,11 @@ impl Client {
             self.askings.len() <= self.config.limits.window as usize,
             "reads under way are bounded"
         );
+        self.check_uploads();
+        self.check_pulls();
     }
 }
 
 fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
     pending.get(&id).map(|p| p.op.clone()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec;
-    use stateplane_wire::group::{OpResult, Outcome, Reply, Slot};
-
-    /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
-    fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
-        for replica in [0, 1] {
-            let results = vec![OpResult {
-                id,
-                outcome: Outcome::Done {
-                    earlier: None,
-                    result: vec![7],
-                },
-            }];
-            let reply = Reply {
-                view: 0,
-                session: 1,
-                slot,
-                replica,
-                sequencer: 0,
-                quorum: 2,
-                client: client.id,
-                results: if replica == 0 { results } else { vec![] },
-            };
-            let msg = Message {
-                formation,
-                body: Body::Reply(reply),
-            };
-            client.on_message(Time::ZERO, Peer::Replica(ReplicaId(replica)), msg);
-        }
-    }
-
-    #[test]
-    fn a_group_that_formed_anew_with_its_clock_behind_is_heard() {
-        let mut client = Client::new(GroupConfig::new(3), ClientId(1), 0);
-        let slots = client.config.limits.window * 3;
-        for slot in 1..=slots {
-            both_reply(&mut client, 1_000, slot, 0);
-        }
-        client.check();
-        let id = client.submit(Time::ZERO, vec![1]).expect("room");
-        both_reply(&mut client, 999, 1, id.0);
-        let (done, outcome) = client.poll_done().expect("an outcome");
-        let committed = outcome.expect("known");
-        let place = Place {
-            formation: 999,
-            view: 0,
-            slot: 1,
-            read: false,
-        };
-        assert_eq!((done, committed.reply), (id, vec![7]));
-        assert_eq!(committed.place, place);
-        client.check();
-    }
 }

@@ -202,8 +202,9 @@ impl Client {
                     self.marks.hit(Mark::ReadAnswered);
                     self.finish(now, id, Committed { reply, place });
                 }
-                // Too long for a datagram, or something is due.
-                Outcome::Refused => refused.push(id),
+                Outcome::Long { whole, .. } => self.pull(now, id, place, slot, whole),
+                // Too long to be kept, or something is due.
+                Outcome::Refused | Outcome::Kept { .. } => refused.push(id),
             }
         }
         self.take_slots(&refused);

@@ -46,19 +46,26 @@ impl Client {
         let majority = counted >= quorum;
         if majority && tally.replicas & (1 << leader) != 0 {
             let (view, slot) = (reply.view, reply.slot);
-            for result in core::mem::take(&mut tally.results) {
-                if let Outcome::Done {
-                    earlier,
-                    result: reply,
-                } = result.outcome
-                {
-                    let place = Place {
-                        formation,
-                        view,
-                        slot: earlier.unwrap_or(slot),
-                        read: false,
-                    };
-                    self.finish(now, result.id, Committed { reply, place });
+            for OpResult { id, outcome } in core::mem::take(&mut tally.results) {
+                let place = |earlier: Option<Slot>| Place {
+                    formation,
+                    view,
+                    slot: earlier.unwrap_or(slot),
+                    read: false,
+                };
+                match outcome {
+                    Outcome::Done { earlier, result } => {
+                        let (reply, place) = (result, place(earlier));
+                        self.finish(now, id, Committed { reply, place });
+                    }
+                    Outcome::Long { earlier, whole } => {
+                        let place = place(earlier);
+                        self.pull(now, id, place, place.slot, whole);
+                    }
+                    Outcome::Kept { offset, missing } => {
+                        self.on_kept(now, (formation, view, slot), id, [offset, missing]);
+                    }
+                    Outcome::Refused => {}
                 }
             }
         }

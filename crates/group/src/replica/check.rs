@@ -158,6 +158,11 @@ impl<A: Application> Replica<A> {
             self.table.len() <= limits.clients,
             "the client table is bounded"
         );
+        self.table.check();
+        assert!(
+            self.answers.bytes() <= limits.answer_bytes,
+            "answers that are kept are bounded"
+        );
         match self.status {
             Status::Normal => self.check_normal(),
             Status::ViewChange => {

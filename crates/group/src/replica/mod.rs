@@ -3,7 +3,8 @@
 //! * [`log`], [`table`]: the log; the client table
 //! * [`ordered`]: ordered messages in ([`crate::oum`]), drop notifications out (paper 5.1)
 //! * [`primary`]: VR instead: the leader orders, and a majority acknowledges
-//! * [`normal`]: append, execute, reply, synchronise (5.2, 5.5)
+//! * [`normal`]: append, reply, synchronise (5.2, 5.5); [`execute`]: each operation once
+//! * [`assembly`], [`parts`]: operations and results longer than a datagram
 //! * [`clock`]: the log's time between stamps
 //! * [`sessions`]: who stamps
 //! * [`read`]: answers without a slot
@@ -36,10 +37,12 @@
 //! it forgets when more than f memories are lost together. A lone restarted replica
 //! never sees all the others booting.
 
+mod assembly;
 mod boot;
 mod change;
 mod check;
 mod clock;
+mod execute;
 mod gap;
 mod journal;
 mod log;
@@ -49,6 +52,7 @@ mod model;
 mod mutation;
 mod normal;
 mod ordered;
+mod parts;
 mod picture;
 mod primary;
 mod read;
@@ -80,6 +84,7 @@ use clock::Clock;
 use gap::LeaderGap;
 use journal::Journal;
 use log::Log;
+use parts::Answers;
 use picture::Picture;
 use primary::Ordering;
 pub use recover::{Disk, Memory, Unreadable};
@@ -171,6 +176,7 @@ pub struct Replica<A: Application> {
     log_time: LogTime,
     clock: Clock,
     table: ClientTable,
+    answers: Answers,
 
     /// What comes after the log's end: its places are slots. Between views only what is kept
     /// for a later session means anything.
@@ -245,6 +251,7 @@ impl<A: Application> Replica<A> {
             log_time: LogTime::ZERO,
             clock: Clock::default(),
             table: ClientTable::default(),
+            answers: Answers::default(),
             inbox: Inbox::after(0, config.limits.stash),
             told_session: None,
             sequencers: Sequencers::default(),
@@ -321,6 +328,9 @@ impl<A: Application> Replica<A> {
         let formation = msg.formation;
         match (from, msg.body) {
             (Peer::Client(id, at), Body::Read(m)) if m.client == id => self.on_read(now, at, &m),
+            (Peer::Client(id, at), Body::ResultRequest(m)) if m.client == id => {
+                self.on_result_request(at, &m);
+            }
             (Peer::Client(_, from), Body::Request(m)) => self.on_request(now, from, m),
             // A sequencer is nobody where the leader orders.
             (Peer::Sequencer(_), _) if self.config.leader_orders() => {}

@@ -7,11 +7,10 @@ use alloc::vec::Vec;
 use stateplane_base::{ClientId, LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Address, Body, Entry, MAX_REPLICAS, OpResult, Outcome, Reply, Request, Seats, Slot, Summary,
-    View, leader_of, sequencer_of,
+    Address, Body, Entry, MAX_REPLICAS, OpResult, Reply, Request, Seats, Slot, Summary, View,
+    leader_of, sequencer_of,
 };
 
-use super::table::{Admission, Verdict};
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer};
 
@@ -81,65 +80,6 @@ impl<A: Application> Replica<A> {
         self.send(Peer::Client(client, at), Body::Reply(reply));
     }
 
-    /// Executes one slot and answers its operations' results.
-    pub(super) fn execute_next(&mut self) -> Vec<OpResult> {
-        let slot = self.executed + 1;
-        self.executed = slot;
-        let entry = self
-            .log
-            .get(slot)
-            .expect("only slots in the log are executed");
-        let Entry::Value { time, request } = entry else {
-            return Vec::new();
-        };
-        // A sequencer's clock may be behind its predecessor's; the log's is not.
-        self.log_time = self.log_time.max(*time);
-        let (at, limits) = (self.log_time, &self.config.limits);
-        match self
-            .table
-            .admit(request.client, request.done_below, at, limits)
-        {
-            Admission::Known | Admission::Added => {}
-            Admission::AddedByEviction => self.marks.hit(Mark::TableEvicted),
-            Admission::Refused => self.marks.hit(Mark::TableRefused),
-        }
-        let mut results = Vec::with_capacity(request.batch.len());
-        for (id, op) in request.batch.iter() {
-            let done = |earlier, result| Outcome::Done { earlier, result };
-            let outcome = match self.table.look(request.client, id, limits) {
-                Verdict::Execute => {
-                    let mut reply = Vec::new();
-                    self.app.execute(at, op, &mut reply);
-                    if !self.config.broken(Mutation::NoClientTable) {
-                        self.table.store(request.client, id, slot, &reply);
-                    }
-                    done(None, reply)
-                }
-                Verdict::Cached(executed, result) => {
-                    self.marks.hit(Mark::TableReply);
-                    done(Some(executed), result.to_vec())
-                }
-                Verdict::Forgotten => {
-                    self.marks.hit(Mark::TableForgotten);
-                    continue;
-                }
-                Verdict::Refused => {
-                    self.marks.hit(Mark::TableRefused);
-                    Outcome::Refused
-                }
-            };
-            results.push(OpResult { id, outcome });
-        }
-        results
-    }
-
-    /// Executes up to `slot`.
-    pub(super) fn execute_to(&mut self, slot: Slot) {
-        while self.executed < slot {
-            self.execute_next();
-        }
-    }
-
     /// Replies again, in this view, for slots of earlier ones whose clients may
     /// lack a majority.
     pub(super) fn announce(&mut self, from: Slot) {
@@ -159,12 +99,8 @@ impl<A: Application> Replica<A> {
 
     fn cached_results(&self, slot: Slot, request: &Request) -> Vec<OpResult> {
         let results = request.batch.iter().filter_map(|(id, _)| {
-            let (executed, result) = self.table.cached(request.client, id)?;
-            let outcome = Outcome::Done {
-                earlier: Some(executed).filter(|s| *s != slot),
-                result: result.to_vec(),
-            };
-            Some(OpResult { id, outcome })
+            let known = self.table.cached(request.client, id)?;
+            Some(known.told(id, slot))
         });
         results.collect()
     }

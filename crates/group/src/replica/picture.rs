@@ -1,7 +1,7 @@
 //! Our state as a snapshot that is written while we go on, and a peer's as it comes in.
 //!
 //! ```text
-//! snapshot = [ version 1 | view 8 | at 8 | commit 8 | log time 8 | n*Entry ] | clients 8 | n*[ client ] | state
+//! snapshot = [ version 2 | view 8 | at 8 | commit 8 | log time 8 | n*Entry ] | clients 8 | n*[ client ] | state
 //! ```
 //!
 //! `n` entries are those of the slots after `commit` up to `at`. Neither side handles more than a
@@ -19,7 +19,7 @@ use super::Replica;
 use super::table::ClientTable;
 use crate::{Alarm, Limits, Mark};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A snapshot of ours, for peers; perhaps still being written.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

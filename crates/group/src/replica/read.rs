@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use stateplane_base::Time;
+use stateplane_base::{ClientId, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply};
 
@@ -29,15 +29,14 @@ impl<A: Application> Replica<A> {
         let clock = self.clock(now).unwrap_or(self.log_time);
         let room = self.config.limits.reply_bytes;
         let (mut part, mut bytes) = (Vec::new(), 0);
-        for (id, op) in m.batch.iter() {
+        for (id, op) in m.batch.iter().filter(|(_, op)| op.is_all()) {
             let mut reply = Vec::new();
-            let current = self.app.read(clock, op, &mut reply);
+            let current = self.app.read(clock, op.bytes, &mut reply);
             let outcome = if !current {
                 self.marks.hit(Mark::ReadOutdated);
                 Outcome::Refused
             } else if reply.len() > room {
-                self.marks.hit(Mark::ReadTooLong);
-                Outcome::Refused
+                self.long_answer(m.client, id, reply)
             } else {
                 Outcome::Done {
                     earlier: None,
@@ -53,6 +52,22 @@ impl<A: Application> Replica<A> {
             part.push(result);
         }
         self.read_reply(at, m, part);
+    }
+
+    /// An answer that does not fit a datagram, to be asked for part by part.
+    fn long_answer(&mut self, client: ClientId, id: u64, reply: Vec<u8>) -> Outcome {
+        let (slot, most) = (self.executed, self.config.limits.answer_bytes);
+        match self.answers.keep(client, id, slot, reply, most) {
+            Some(whole) => {
+                self.marks.hit(Mark::ReadLong);
+                let earlier = None;
+                Outcome::Long { earlier, whole }
+            }
+            None => {
+                self.marks.hit(Mark::ReadTooLong);
+                Outcome::Refused
+            }
+        }
     }
 
     fn read_reply(&mut self, at: Address, m: &Read, results: Vec<OpResult>) {

@@ -29,6 +29,11 @@ impl Application for Journal {
     fn execute(&mut self, at: LogTime, op: &[u8], reply: &mut Vec<u8>) {
         self.ops.push((at, op.to_vec()));
         reply.extend_from_slice(&(self.ops.len() as u64).to_be_bytes());
+        if op.starts_with(b"much") {
+            // Different for each execution.
+            let count = self.ops.len();
+            reply.extend((0..100_000).map(|n| ((n + count) % 251) as u8));
+        }
     }
 
     fn read(&mut self, _: LogTime, op: &[u8], reply: &mut Vec<u8>) -> bool {

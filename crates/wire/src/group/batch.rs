@@ -2,16 +2,20 @@
 
 use alloc::vec::Vec;
 
+use super::large::{Piece, Whole};
 use super::parts::Slot;
 use crate::codec::{Malformed, Reader, Writer};
 
 /// Operations one request carries at most.
 pub const MAX_BATCH: usize = 256;
-/// Bytes of one operation at most: what its two-byte length can say.
-pub const MAX_OPERATION: usize = u16::MAX as usize;
+/// Bytes of one operation, or piece of one, at most: what its length field can say.
+pub const MAX_PIECE: usize = PIECE_FLAG as usize - 1;
+/// In an operation's length field: it is a piece, and where it belongs follows.
+const PIECE_FLAG: u16 = 1 << 15;
 
 /// Operations of one client that share a slot, in their encoded form:
-/// per operation `id u64 | length u16 | bytes`.
+/// per operation `id u64 | length u15 | piece u1 | [whole u32 | offset u32] | bytes`,
+/// where the highest bit of the length field says that it is a piece.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -21,20 +25,32 @@ pub struct Batch {
 impl Batch {
     /// Bytes an operation adds to a batch besides itself.
     pub const OVERHEAD: usize = 10;
+    /// The same for a piece of one.
+    pub const PIECE_OVERHEAD: usize = 18;
 
     /// Adds an operation; false if the batch or the operation is too large.
     #[must_use]
     pub fn push(&mut self, id: u64, operation: &[u8]) -> bool {
-        let Ok(len) = u16::try_from(operation.len()) else {
-            return false;
-        };
-        if usize::from(self.count) >= MAX_BATCH {
+        operation.len() <= MAX_PIECE && self.push_piece(id, Piece::all(operation))
+    }
+
+    /// Adds a piece of an operation; false if the batch or the piece is too large.
+    #[must_use]
+    pub fn push_piece(&mut self, id: u64, piece: Piece<'_>) -> bool {
+        let len = u16::try_from(piece.bytes.len()).unwrap_or(u16::MAX);
+        if usize::from(self.count) >= MAX_BATCH || len >= PIECE_FLAG {
             return false;
         }
         let mut w = Writer::new(&mut self.bytes);
         w.u64(id);
-        w.u16(len);
-        w.bytes(operation);
+        if piece.is_all() {
+            w.u16(len);
+        } else {
+            w.u16(len | PIECE_FLAG);
+            w.u32(piece.whole);
+            w.u32(piece.offset);
+        }
+        w.bytes(piece.bytes);
         self.count += 1;
         true
     }
@@ -54,8 +70,8 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// The operations in order, with their request ids.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    /// The operations, and pieces of some, in order and with their request ids.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Piece<'_>)> {
         let mut r = Reader::new(&self.bytes);
         // The bytes were checked when they were pushed or decoded, so the
         // iteration ends only where they end.
@@ -99,10 +115,15 @@ impl Batch {
     }
 }
 
-fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, &'a [u8]), Malformed> {
+fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, Piece<'a>), Malformed> {
     let id = r.u64()?;
     let len = r.u16()?;
-    Ok((id, r.bytes(usize::from(len))?))
+    if len & PIECE_FLAG == 0 {
+        return Ok((id, Piece::all(r.bytes(usize::from(len))?)));
+    }
+    let (whole, offset) = (r.u32()?, r.u32()?);
+    let bytes = r.bytes(usize::from(len & !PIECE_FLAG))?;
+    Ok((id, Piece::checked(whole, offset, bytes)?))
 }
 
 /// The leader's answer to one operation.
@@ -120,6 +141,20 @@ pub enum Outcome {
     /// Not executed: there was no room in the client table, or, of a read, no answer
     /// without a slot.
     Refused,
+    /// Not executed yet: of the operation in pieces, the one at `offset` is kept.
+    Kept {
+        /// Which.
+        offset: u32,
+        /// Where the first piece lies that is not there.
+        missing: u32,
+    },
+    /// Executed, with a result too long for a datagram: it is asked for part by part.
+    Long {
+        /// As in `Done`.
+        earlier: Option<Slot>,
+        /// What it is known by.
+        whole: Whole,
+    },
     /// Executed.
     Done {
         /// The slot it was executed in, if that is not the slot of the reply: the
@@ -133,9 +168,9 @@ pub enum Outcome {
 impl OpResult {
     /// Bytes it takes in a reply at most.
     pub const fn size(&self) -> usize {
-        21 + match &self.outcome {
+        29 + match &self.outcome {
             Outcome::Done { result, .. } => result.len(),
-            Outcome::Refused => 0,
+            _ => 0,
         }
     }
 
@@ -144,29 +179,53 @@ impl OpResult {
         match &self.outcome {
             Outcome::Refused => w.u8(0),
             Outcome::Done { earlier, result } => {
-                w.u8(1 + u8::from(earlier.is_some()));
-                if let Some(slot) = earlier {
-                    w.u64(*slot);
-                }
+                encode_earlier(1, *earlier, w);
                 w.string(result);
+            }
+            Outcome::Long { earlier, whole } => {
+                encode_earlier(3, *earlier, w);
+                whole.encode(w);
+            }
+            Outcome::Kept { offset, missing } => {
+                w.u8(5);
+                w.u32(*offset);
+                w.u32(*missing);
             }
         }
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let id = r.u64()?;
-        let earlier = match r.u8()? {
-            0 => {
-                let outcome = Outcome::Refused;
-                return Ok(Self { id, outcome });
-            }
-            1 => None,
-            2 => Some(r.u64()?),
+        let kind = r.u8()?;
+        let earlier = match kind {
+            2 | 4 => Some(r.u64()?),
+            _ => None,
+        };
+        let outcome = match kind {
+            0 => Outcome::Refused,
+            1 | 2 => Outcome::Done {
+                earlier,
+                result: r.string()?.to_vec(),
+            },
+            3 | 4 => Outcome::Long {
+                earlier,
+                whole: Whole::decode(r)?,
+            },
+            5 => Outcome::Kept {
+                offset: r.u32()?,
+                missing: r.u32()?,
+            },
             _ => return Err(Malformed("result")),
         };
-        let result = r.string()?.to_vec();
-        let outcome = Outcome::Done { earlier, result };
         Ok(Self { id, outcome })
+    }
+}
+
+/// The kind of an outcome, one higher if the slot it was executed in follows.
+fn encode_earlier(kind: u8, earlier: Option<Slot>, w: &mut Writer<'_>) {
+    w.u8(kind + u8::from(earlier.is_some()));
+    if let Some(slot) = earlier {
+        w.u64(slot);
     }
 }
 

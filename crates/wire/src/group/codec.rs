@@ -10,7 +10,7 @@ use super::bodies::words;
 use super::parts::{decode_lives, encode_lives};
 use super::{
     Answer, Body, Change, Entries, Hint, Learn, Message, Prepare, Read, ReadReply, Reply,
-    SnapshotChunk, StartView, Summary, VERSION, ViewChange,
+    ResultPart, ResultRequest, SnapshotChunk, StartView, Summary, VERSION, ViewChange,
 };
 use crate::codec::{Malformed, Reader, Writer};
 
@@ -72,6 +72,8 @@ impl Body {
             Self::ReconfigureReply { .. } => 26,
             Self::Learn(_) => 28,
             Self::Learned { .. } => 29,
+            Self::ResultRequest(_) => 27,
+            Self::ResultPart(_) => 30,
         }
     }
 
@@ -105,6 +107,8 @@ impl Body {
             Self::ReconfigureReply { .. } => "reconfigure-reply",
             Self::Learn { .. } => "learn",
             Self::Learned { .. } => "learned",
+            Self::ResultRequest(_) => "result-request",
+            Self::ResultPart(_) => "result-part",
         }
     }
 
@@ -178,12 +182,14 @@ impl Body {
             Self::ReconfigureReply { ticket, answer } => answer.encode(*ticket, w),
             Self::Learn(m) => m.encode(w),
             Self::Learned { incarnation, upto } => words(w, &[*incarnation, *upto]),
+            Self::ResultRequest(m) => m.encode(w),
+            Self::ResultPart(m) => m.encode(w),
         }
     }
 
     fn decode(kind: u8, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         match kind {
-            1..=7 | 20..=22 => Self::decode_outside(kind, r),
+            1..=7 | 20..=22 | 27 | 30 => Self::decode_outside(kind, r),
             _ => Self::decode_inside(kind, r),
         }
     }
@@ -218,6 +224,8 @@ impl Body {
             20 => Self::Read(Read::decode(r)?),
             21 => Self::ReadReply(ReadReply::decode(r)?),
             22 => Self::Invite { session: r.u64()? },
+            27 => Self::ResultRequest(ResultRequest::decode(r)?),
+            30 => Self::ResultPart(ResultPart::decode(r)?),
             _ => return Err(Malformed("kind")),
         })
     }

@@ -30,11 +30,18 @@
 //! 23 Prepare         view 8 | commit 8 | from 8 | count 2 | n*(1 | 2 time 8 Request)
 //! 25 Reconfigure     ticket 8 | seat out 1 | seat in 1 (255 = none)                             +
 //! 26 ReconfigureReply  ticket 8 | answer 1                                                       +
+//! 27 ResultRequest   client 8 | id 8 | offset 4 | parts 2                                         +
 //! 28 Learn           floor 8 | Members                                                          +
 //! 29 Learned         incarnation 8 | upto 8                                                     +
+//! 30 ResultPart      client 8 | id 8 | slot 8 | Whole | offset 4 | [bytes]                         +
 //!
-//! Result  = id 8 | 0 (refused) or 1 [result] (executed in this slot) or 2 slot 8 [result] (in that one)
-//! Request = client 8 | done_below 8 | address 16+2 | count 2 | [ n*(id 8 | len 2 | op) ]
+//! Result  = id 8 | 0                                    refused
+//!                | 1 [result] or 2 slot 8 [result]      executed in this slot or in that one
+//!                | 3 Whole or 4 slot 8 Whole            the same, with a long result
+//!                | 5 offset 4 | missing 4               the piece at this offset is kept
+//! Whole   = len 4 | digest 8
+//! Request = client 8 | done_below 8 | address 16+2 | count 2 | [ n*Operation ]
+//! Operation = id 8 | len 2 | op    or, with the highest bit of `len` set,    id 8 | len 2 | whole 4 | offset 4 | piece
 //! Members = seats 2 | former seats 2 | n*(incarnation 8)    by seat: who belongs to the view, as which life
 //! Summary = commit 8 | len 8 | known from 8 | first no-op 8 | [ bitmap ]
 //! ```
@@ -43,6 +50,7 @@ mod batch;
 mod bodies;
 mod change;
 mod codec;
+mod large;
 mod membership;
 mod parts;
 #[cfg(test)]
@@ -55,8 +63,9 @@ use stateplane_base::{ClientId, LogTime};
 
 pub use crate::codec::Malformed;
 pub use crate::oum::{GroupId, MAX_STAMPS, Stamps};
-pub use batch::{Batch, MAX_BATCH, MAX_OPERATION, OpResult, Outcome};
+pub use batch::{Batch, MAX_BATCH, MAX_PIECE, OpResult, Outcome};
 pub use change::{Answer, Change, Learn};
+pub use large::{MAX_LARGE, Piece, ResultPart, ResultRequest, Whole};
 pub use membership::{Lives, Membership, Seats, leader_of};
 pub use parts::{
     Address, Entry, Formation, MAX_NOOP_BYTES, MAX_REPLICAS, MAX_SEQUENCERS, NoopSet, Request,
@@ -225,6 +234,10 @@ pub enum Body {
     },
     /// VR: the leader puts these into its followers' logs. `SyncAck` is the PrepareOk.
     Prepare(Prepare),
+    /// Client to replica: for parts of a long result.
+    ResultRequest(ResultRequest),
+    /// The answer.
+    ResultPart(ResultPart),
 }
 
 /// A stamped request.

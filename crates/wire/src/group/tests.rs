@@ -6,25 +6,73 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Operations: what goes in comes out.
+/// Operations, whole or in pieces: what goes in comes out.
 fn batches() -> impl Strategy<Value = Batch> {
-    list((any::<u64>(), list(any::<u8>(), 0..40)), 0..6).prop_map(|ops| {
+    let place = proptest::option::of((0..1000u32, 1..1000u32));
+    list((any::<u64>(), list(any::<u8>(), 0..40), place), 0..6).prop_map(|ops| {
+        let pieces = || {
+            ops.iter().map(|(id, bytes, place)| {
+                let mut piece = Piece::all(bytes);
+                if let Some((offset, rest)) = place.filter(|_| !bytes.is_empty()) {
+                    piece.offset = offset;
+                    piece.whole += offset + rest;
+                }
+                (*id, piece)
+            })
+        };
         let mut batch = Batch::default();
-        assert!(ops.iter().all(|(id, op)| batch.push(*id, op)));
-        let known = ops.iter().map(|(id, op)| (*id, op.as_slice()));
-        assert!(batch.iter().eq(known));
+        assert!(pieces().all(|(id, piece)| batch.push_piece(id, piece)));
+        assert!(batch.iter().eq(pieces()));
         batch
     })
 }
 
+fn wholes() -> impl Strategy<Value = Whole> {
+    list(any::<u8>(), 0..50).prop_map(|result| Whole::of(&result))
+}
+
 fn results() -> impl Strategy<Value = Vec<OpResult>> {
-    let done = (proptest::option::of(any::<u64>()), list(any::<u8>(), 0..30))
+    let earlier = || proptest::option::of(any::<u64>());
+    let done = (earlier(), list(any::<u8>(), 0..30))
         .prop_map(|(earlier, result)| Outcome::Done { earlier, result });
-    let outcome = prop_oneof![Just(Outcome::Refused), done];
+    let long = (earlier(), wholes()).prop_map(|(earlier, whole)| Outcome::Long { earlier, whole });
+    let kept = any::<[u32; 2]>().prop_map(|[offset, missing]| Outcome::Kept { offset, missing });
+    let outcome = prop_oneof![Just(Outcome::Refused), done, long, kept];
     list(
         (any::<u64>(), outcome).prop_map(|(id, outcome)| OpResult { id, outcome }),
         0..5,
     )
+}
+
+fn long_results() -> impl Strategy<Value = Body> {
+    let request = (any::<[u64; 2]>(), any::<u32>(), any::<u16>()).prop_map(
+        |([client, id], offset, parts)| {
+            Body::ResultRequest(ResultRequest {
+                client: ClientId(client),
+                id,
+                offset,
+                parts,
+            })
+        },
+    );
+    let part = (
+        any::<[u64; 4]>(),
+        0..1000u32,
+        0..1000u32,
+        list(any::<u8>(), 1..50),
+    )
+        .prop_map(|([client, id, slot, digest], offset, rest, bytes)| {
+            let len = offset + u32::try_from(bytes.len()).expect("few") + rest;
+            Body::ResultPart(ResultPart {
+                client: ClientId(client),
+                id,
+                slot,
+                whole: Whole { len, digest },
+                offset,
+                bytes,
+            })
+        });
+    prop_oneof![request, part]
 }
 
 fn requests() -> impl Strategy<Value = Request> {
@@ -271,7 +319,7 @@ fn replica_path() -> impl Strategy<Value = Body> {
 
 proptest! {
     #[test]
-    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), view_path(), changes(), replica_path()], cut: u16) {
+    fn every_message_survives_the_wire(formation: u64, body in prop_oneof![ordered_path(), read_path(), long_results(), view_path(), changes(), replica_path()], cut: u16) {
         let message = Message { formation, body };
         let mut bytes = vec![];
         message.encode(&mut bytes);
