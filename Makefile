@@ -13,11 +13,11 @@ FUZZ ?= 600
 # Seeds of `make sim-long`.
 SIM_LONG ?= 3000000
 
-.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench deny clean
+.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench kills deny clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench deny clean"
+	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench kills deny clean"
 
 setup:
 	@scripts/setup
@@ -64,6 +64,10 @@ model: setup
 bench: build
 	target/release/stateplane bench nat
 	target/release/stateplane bench replication
+
+# A region's writer is killed 10,000 times at random points (minutes).
+kills:
+	$(CARGO) test --release -p stateplane-region --test kill -- --ignored --nocapture ten_thousand
 
 deny:
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

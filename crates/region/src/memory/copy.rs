@@ -1,0 +1,153 @@
+//! Copies of whole lines into and out of shared memory.
+//!
+//! A plain `memcpy` from memory that another process changes would be a data race to the
+//! compiler, and a loop of atomics is never made into vector instructions: 8 bytes a step
+//! cannot keep up with a cache that delivers 64. Hence instructions of our own, which the
+//! compiler takes as they are: racing accesses are then the processor's matter, which
+//! moves each aligned word whole.
+
+/// Copies lines from the second to the first address.
+///
+/// # Safety
+/// Both ranges are mapped, the first is writable, and they do not overlap. No alignment.
+pub(super) type Lines = unsafe fn(*mut u8, *const u8, usize);
+
+/// The widest copy this processor has; none: word by word.
+pub(super) fn fastest() -> Option<Lines> {
+    all().into_iter().next().flatten()
+}
+
+/// All this processor has, the widest first.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+pub(super) fn all() -> Vec<Option<Lines>> {
+    let mut all: Vec<Option<Lines>> = Vec::new();
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        all.push(Some(x86::avx512));
+    }
+    if std::arch::is_x86_feature_detected!("avx") {
+        all.push(Some(x86::avx));
+    }
+    all.push(Some(x86::sse));
+    all
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+pub(super) fn all() -> Vec<Option<Lines>> {
+    Vec::new()
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86 {
+    use core::arch::asm;
+
+    /// # Safety
+    /// As [`super::Lines`], on a processor that has AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512(to: *mut u8, from: *const u8, lines: usize) {
+        // Registers 16 and above: their use costs later SSE code nothing.
+        // SAFETY: as promised by the caller; only declared registers and memory change.
+        unsafe {
+            asm!(
+                "cmp {fours}, 0",
+                "je 3f",
+                "2:",
+                "vmovdqu64 zmm16, [{from}]",
+                "vmovdqu64 zmm17, [{from} + 64]",
+                "vmovdqu64 zmm18, [{from} + 128]",
+                "vmovdqu64 zmm19, [{from} + 192]",
+                "vmovdqu64 [{to}], zmm16",
+                "vmovdqu64 [{to} + 64], zmm17",
+                "vmovdqu64 [{to} + 128], zmm18",
+                "vmovdqu64 [{to} + 192], zmm19",
+                "add {from}, 256",
+                "add {to}, 256",
+                "dec {fours}",
+                "jnz 2b",
+                "3:",
+                "cmp {ones}, 0",
+                "je 5f",
+                "4:",
+                "vmovdqu64 zmm16, [{from}]",
+                "vmovdqu64 [{to}], zmm16",
+                "add {from}, 64",
+                "add {to}, 64",
+                "dec {ones}",
+                "jnz 4b",
+                "5:",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                fours = inout(reg) lines / 4 => _,
+                ones = inout(reg) lines % 4 => _,
+                out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// # Safety
+    /// As [`super::Lines`], on a processor that has AVX.
+    #[target_feature(enable = "avx")]
+    pub(super) unsafe fn avx(to: *mut u8, from: *const u8, lines: usize) {
+        // SAFETY: as promised by the caller; only declared registers and memory change.
+        unsafe {
+            asm!(
+                "cmp {lines}, 0",
+                "je 3f",
+                "2:",
+                "vmovdqu ymm0, [{from}]",
+                "vmovdqu ymm1, [{from} + 32]",
+                "vmovdqu [{to}], ymm0",
+                "vmovdqu [{to} + 32], ymm1",
+                "add {from}, 64",
+                "add {to}, 64",
+                "dec {lines}",
+                "jnz 2b",
+                "vzeroupper",
+                "3:",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                lines = inout(reg) lines => _,
+                // vzeroupper clears the upper half of all of them.
+                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+                out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+                out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// # Safety
+    /// As [`super::Lines`]; every x86-64 has SSE2.
+    pub(super) unsafe fn sse(to: *mut u8, from: *const u8, lines: usize) {
+        // SAFETY: as promised by the caller; only declared registers and memory change.
+        unsafe {
+            asm!(
+                "cmp {lines}, 0",
+                "je 3f",
+                "2:",
+                "movdqu {a}, [{from}]",
+                "movdqu {b}, [{from} + 16]",
+                "movdqu {c}, [{from} + 32]",
+                "movdqu {d}, [{from} + 48]",
+                "movdqu [{to}], {a}",
+                "movdqu [{to} + 16], {b}",
+                "movdqu [{to} + 32], {c}",
+                "movdqu [{to} + 48], {d}",
+                "add {from}, 64",
+                "add {to}, 64",
+                "dec {lines}",
+                "jnz 2b",
+                "3:",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                lines = inout(reg) lines => _,
+                a = out(xmm_reg) _,
+                b = out(xmm_reg) _,
+                c = out(xmm_reg) _,
+                d = out(xmm_reg) _,
+                options(nostack),
+            );
+        }
+    }
+}
