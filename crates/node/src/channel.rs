@@ -12,11 +12,14 @@ use stateplane_base::{ClientId, Incarnation};
 use stateplane_host::udp::BatchSocket;
 use stateplane_wire::envelope::{self, Header, Kind, cluster_id};
 use stateplane_wire::group::{GroupId, Request};
-use stateplane_wire::oum::{self, Groups, Keys, client_id};
+use stateplane_wire::oum::{self, Groups, Keys, client_id, life_of};
+use stateplane_wire::refusal::Refusal;
+use tracing::info;
 
 use crate::config::{Config, Role, sender_id};
 use crate::heard::Ear;
 pub use crate::heard::{Asked, Counters, Heard};
+use crate::sequencer::random;
 
 /// Who a channel speaks as.
 #[derive(Clone, Debug)]
@@ -63,7 +66,36 @@ impl Identity {
     pub fn client_id(&self) -> ClientId {
         client_id(self.sender, self.incarnation)
     }
+
+    /// The present life as others name it: requests bear only a part of it.
+    fn names(&self) -> [u64; 2] {
+        [self.incarnation.0, life_of(self.client_id())]
+    }
+
+    /// Whether the present life is the one that was refused.
+    pub(crate) fn is_meant(&self, refusal: &Refusal) -> bool {
+        refusal.sender == self.sender && self.names().contains(&refusal.refused)
+    }
+
+    /// Begins a life above the one that was known; see [`stateplane_wire::refusal`].
+    fn outlive(&mut self, refusal: &Refusal, chance: u64) {
+        let [whole, part] = self.names();
+        let above = match refusal.refused == whole {
+            true => 0,
+            false => whole - part,
+        };
+        let next = refusal.known.saturating_add(1 + (chance & SCATTER));
+        let next = above.saturating_add(next);
+        let part = life_of(client_id(self.sender, Incarnation(next)));
+        // At the end of its range a part has no name above; then time must help.
+        if refusal.refused == whole || part > refusal.known {
+            self.incarnation = Incarnation(next);
+        }
+    }
 }
+
+/// Lives above a known one, from which the next is drawn: 16 s of microseconds.
+const SCATTER: u64 = 0xff_ffff;
 
 /// The life of a process that starts now: microseconds since 1970, so that a
 /// restarted process has a higher one than its former self.
@@ -179,14 +211,40 @@ impl Channel {
             loss,
             ..
         } = self;
-        socket.receive(enough, |from, datagram| {
+        let count = socket.receive(enough, |from, datagram| {
             if loss.strikes() {
                 return;
             }
             if let Some(heard) = ear.open(me, from, datagram) {
                 each(heard);
             }
-        })
+        })?;
+        self.settle_lives();
+        Ok(count)
+    }
+
+    /// Tells whose life is over, and takes a new one if it is ours.
+    fn settle_lives(&mut self) {
+        if let Some(refusal) = self.ear.take_refused() {
+            self.me.outlive(&refusal, random());
+            let life = self.me.incarnation.0;
+            info!(
+                known = refusal.known,
+                life, "the clock is behind that of our former life: going on above it"
+            );
+        }
+        if let Some((to, refusal)) = self.ear.take_refusal()
+            && let SocketAddr::V4(to) = to
+        {
+            self.send(to, Kind::Refusal, &refusal.encode());
+            self.flush();
+        }
+    }
+
+    /// Who this channel speaks as now. It may take a later life: see
+    /// [`stateplane_wire::refusal`].
+    pub fn client_id(&self) -> ClientId {
+        self.me.client_id()
     }
 
     /// The keys of the ordered multicast.
@@ -363,17 +421,125 @@ mod tests {
         assert_eq!((ordered.stamps, ordered.request), (stamp.stamps, request));
     }
 
+    /// Both hear what waits for them, until `until` says so.
+    fn talk(
+        one: &mut Channel,
+        other: &mut Channel,
+        mut until: impl FnMut(&Channel, &Channel) -> bool,
+    ) {
+        let (to_one, to_other) = (address(one), address(other));
+        for _ in 0..500 {
+            say(one, to_other, b"word");
+            say(other, to_one, b"word");
+            for channel in [&mut *one, &mut *other] {
+                channel.receive(64, |_| ()).unwrap();
+            }
+            if until(one, other) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("{one:?} and {other:?} do not understand each other");
+    }
+
     #[test]
-    fn a_sender_whose_clock_went_back_is_noticed() {
+    fn a_node_whose_clock_went_back_is_told_and_heard_again() {
         let mut hears = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
         let to = address(&hears);
-        let mut before = Channel::bind(HERE, identity(1, 2, 7)).unwrap();
-        let mut after = Channel::bind(HERE, identity(1, 2, 6)).unwrap();
+        let mut before = Channel::bind(HERE, identity(1, 2, 7_000)).unwrap();
         say(&mut before, to, b"hello");
-        say(&mut after, to, b"back again");
-        say(&mut before, to, b"end");
-        assert_eq!(hear(&mut hears, b"end").len(), 2);
-        let counters = hears.counters();
-        assert_eq!((counters.replayed, counters.former), (1, 1));
+        assert_eq!(hear(&mut hears, b"hello").len(), 1);
+        drop(before);
+        let mut after = Channel::bind(HERE, identity(1, 2, 6)).unwrap();
+        talk(&mut hears, &mut after, |hears, _| {
+            hears.counters().received > 1
+        });
+        assert!(after.me.incarnation > Incarnation(7_000));
+        assert_eq!(after.counters().outlived, 1);
+        assert!(
+            hears.counters().former >= 4,
+            "not for what may only be late"
+        );
+    }
+
+    #[test]
+    fn two_nodes_that_were_both_set_back_understand_each_other_again() {
+        let mut one = Channel::bind(HERE, identity(1, 1, 6)).unwrap();
+        let mut other = Channel::bind(HERE, identity(1, 2, 6)).unwrap();
+        // Each knows a later life of the other.
+        let mut old_one = Channel::bind(HERE, identity(1, 1, 9_000)).unwrap();
+        let mut old_other = Channel::bind(HERE, identity(1, 2, 8_000)).unwrap();
+        say(&mut old_one, address(&other), b"hello");
+        say(&mut old_other, address(&one), b"hello");
+        assert_eq!(hear(&mut one, b"hello").len(), 1);
+        assert_eq!(hear(&mut other, b"hello").len(), 1);
+        talk(&mut one, &mut other, |one, other| {
+            one.counters().received > 1 && other.counters().received > 1
+        });
+        assert!(one.me.incarnation > Incarnation(9_000));
+        assert!(other.me.incarnation > Incarnation(8_000));
+    }
+
+    #[test]
+    fn a_former_life_that_goes_on_beside_its_successor_is_told_nothing() {
+        let mut hears = Channel::bind(HERE, identity(1, 1, 1)).unwrap();
+        let to = address(&hears);
+        let mut former = Channel::bind(HERE, identity(1, 2, 6)).unwrap();
+        let mut present = Channel::bind(HERE, identity(1, 2, 7)).unwrap();
+        for _ in 0..50 {
+            say(&mut present, to, b"here");
+            say(&mut former, to, b"I, too");
+        }
+        say(&mut present, to, b"end");
+        assert_eq!(hear(&mut hears, b"end").len(), 51);
+        former.receive(64, |_| ()).unwrap();
+        assert_eq!((hears.counters().former, hears.counters().sent), (50, 0));
+        assert_eq!(former.me.incarnation, Incarnation(6));
+    }
+
+    #[test]
+    fn a_refusal_is_believed_by_the_life_it_names_and_by_no_other() {
+        let mut me = identity(1, 2, 6);
+        let refusal = Refusal {
+            refused: 6,
+            known: 7_000,
+            sender: 2,
+        };
+        assert!(me.is_meant(&refusal));
+        assert!(!me.is_meant(&Refusal {
+            sender: 3,
+            ..refusal
+        }));
+        me.outlive(&refusal, 5);
+        assert_eq!(me.incarnation, Incarnation(7_006));
+        assert!(
+            !me.is_meant(&refusal),
+            "played again, it is about a former life"
+        );
+    }
+
+    #[test]
+    fn a_refused_request_names_only_a_part_of_a_life() {
+        let high = 6 << 48;
+        let mut me = identity(1, 2, high | 100);
+        let refusal = Refusal {
+            refused: 100,
+            known: 3_000,
+            sender: 2,
+        };
+        assert!(me.is_meant(&refusal));
+        me.outlive(&refusal, 0);
+        assert_eq!(me.incarnation, Incarnation(high | 3_001));
+        let last = Refusal {
+            refused: 3_001,
+            known: (1 << 48) - 1,
+            sender: 2,
+        };
+        me.outlive(&last, 0);
+        assert_eq!(
+            me.incarnation,
+            Incarnation(high | 3_001),
+            "there is none above"
+        );
     }
 }

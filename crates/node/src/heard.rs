@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use serde::Serialize;
-use stateplane_wire::envelope::{self, Header, OpenError, ReplayGuard};
+use stateplane_wire::envelope::{self, Header, Kind, OpenError, ReplayGuard, Seen};
 use stateplane_wire::group::{Address, Formation, Ordered, Request};
 use stateplane_wire::oum::{self, Ask, Keys, Stamp};
+use stateplane_wire::refusal::Refusal;
 use tracing::warn;
 
 use crate::channel::Identity;
@@ -27,9 +28,11 @@ pub struct Counters {
     pub damaged: u64,
     /// Seen before, too old, or of a former life.
     pub replayed: u64,
-    /// Of these, those of a former life. When they go on, the sender was restarted
-    /// with its clock behind: nobody hears it until the clock is right.
+    /// Of these, those of a former life. Some are late. When they go on, the sender was
+    /// restarted with its clock behind, and is told.
     pub former: u64,
+    /// Times that this node was told so, and took a later life.
+    pub outlived: u64,
     /// Lost on purpose (`[io] lose-one-in`).
     pub lost_on_purpose: u64,
 }
@@ -73,32 +76,11 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// More datagrams of a former life than can have been late.
-const STILL_COMING: u32 = 100;
-
-/// The former life that was heard last, and how often.
-#[derive(Clone, Copy, Debug, Default)]
-struct Former {
-    sender: u16,
-    life: u64,
-    heard: u32,
-}
-
-impl Former {
-    /// Counts a datagram; true once, when they are too many to have been late.
-    fn persists(&mut self, sender: u16, life: u64) -> bool {
-        if (self.sender, self.life) != (sender, life) {
-            let heard = 0;
-            *self = Self {
-                sender,
-                life,
-                heard,
-            };
-        }
-        self.heard = self.heard.saturating_add(1);
-        self.heard == STILL_COMING
-    }
-}
+/// More datagrams of a former life than can have been late: their sender is told, and again
+/// after as many more.
+const TELL: u32 = 4;
+/// Somebody who was told so often does not listen, or cannot.
+const STILL_COMING: u32 = 100 * TELL;
 
 /// Verifies and counts.
 #[derive(Debug, Default)]
@@ -106,7 +88,10 @@ pub(crate) struct Ear {
     guard: ReplayGuard,
     /// The same for requests, whose senders are lives of clients.
     requests: ReplayGuard,
-    former: Former,
+    /// To be told that its life is a former one; one at a time, as they go on coming.
+    refusal: Option<(SocketAddr, Refusal)>,
+    /// Our own life is a former one to somebody.
+    refused: Option<Refusal>,
     pub(crate) counters: Counters,
 }
 
@@ -134,12 +119,17 @@ impl Ear {
         datagram: &'a [u8],
     ) -> Option<Heard<'a>> {
         match envelope::open(&me.key, me.cluster, datagram) {
+            // What makes up for a guard's ignorance passes none.
+            Ok((header, body)) if header.kind == Kind::Refusal => {
+                let refusal = Refusal::decode(body);
+                self.refused = refusal.filter(|r| me.is_meant(r)).or(self.refused);
+            }
             Ok((header, body)) => {
-                if self.guard.accept(&header) {
-                    return Some(Heard::Body(header, body));
+                let (sender, life) = (header.sender, header.incarnation);
+                match self.guard.judge(sender, life, header.counter) {
+                    Seen::New => return Some(Heard::Body(header, body)),
+                    seen => self.replayed(from, seen, sender, life),
                 }
-                let former = self.guard.is_former(header.sender, header.incarnation);
-                self.replayed(from, former, header.sender, header.incarnation);
             }
             Err(OpenError::Tag | OpenError::Cluster) => self.counters.unauthentic += 1,
             Err(_) => self.counters.malformed += 1,
@@ -156,12 +146,13 @@ impl Ear {
         match oum::open_request(&me.keys, packet) {
             Ok(ask) => {
                 let (sender, life) = (oum::sender_of(ask.client), oum::life_of(ask.client));
-                if self.requests.accept_from(sender, life, ask.counter) {
-                    let keys = &me.keys;
-                    return Some(Heard::Request(Asked { ask, packet, keys }));
+                match self.requests.judge(sender, life, ask.counter) {
+                    Seen::New => {
+                        let keys = &me.keys;
+                        return Some(Heard::Request(Asked { ask, packet, keys }));
+                    }
+                    seen => self.replayed(from, seen, sender, life),
                 }
-                let former = self.requests.is_former(sender, life);
-                self.replayed(from, former, sender, life);
             }
             Err(error) => self.refused(error),
         }
@@ -187,28 +178,35 @@ impl Ear {
         *counter += 1;
     }
 
-    fn replayed(&mut self, from: SocketAddr, former: bool, sender: u16, life: u64) {
+    fn replayed(&mut self, from: SocketAddr, seen: Seen, sender: u16, refused: u64) {
         self.counters.replayed += 1;
-        if !former {
+        let Seen::Former { known, times } = seen else {
             return;
-        }
+        };
         self.counters.former += 1;
-        if self.former.persists(sender, life) {
-            warn!(%from, "a node started with its clock behind that of its former life, so \
-                   nobody hears it: set its clock and restart it");
+        if times.is_multiple_of(TELL) {
+            let refusal = Refusal {
+                refused,
+                known,
+                sender,
+            };
+            self.refusal = Some((from, refusal));
+        }
+        if times == STILL_COMING {
+            warn!(%from, "a node speaks as if it had been started before one that was heard \
+                   already, and does not listen: are two processes running as one node?");
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Whom to tell that its life is a former one.
+    pub(crate) fn take_refusal(&mut self) -> Option<(SocketAddr, Refusal)> {
+        self.refusal.take()
+    }
 
-    #[test]
-    fn a_former_life_is_spoken_of_once_and_not_for_what_was_only_late() {
-        let mut former = Former::default();
-        let warnings = (0..1_000).filter(|_| former.persists(2, 6)).count();
-        assert_eq!(warnings, 1);
-        assert!(!former.persists(2, 5));
+    /// That our own life is a former one to somebody.
+    pub(crate) fn take_refused(&mut self) -> Option<Refusal> {
+        let refused = self.refused.take();
+        self.counters.outlived += u64::from(refused.is_some());
+        refused
     }
 }

@@ -43,7 +43,7 @@ mod samples;
 mod shrink;
 mod slots;
 pub mod spec;
-mod store;
+pub mod store;
 mod strikes;
 pub mod tape;
 mod watch;

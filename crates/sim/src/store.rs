@@ -33,49 +33,67 @@ pub(crate) fn empty(secret: [u64; 2]) -> Store {
 
 /// The tagged operation that carries out `action`.
 pub(crate) fn encode(tag: u64, action: Action) -> Vec<u8> {
-    let op = match action {
-        Action::Get(k) => kv::Get { key: &[b'k', k] }.encode(),
-        Action::Put(k, new) => put(&[b'k', k], new, None),
-        Action::Delete(k) => kv::Delete { key: &[b'k', k] }.encode(),
+    tagged(tag, &operation(&[], action))
+}
+
+/// The operation that carries out `action` on an object of `space`: a store has any number
+/// of spaces, whose objects have nothing to do with each other.
+pub fn operation(space: &[u8], action: Action) -> Vec<u8> {
+    let name = |kind: u8, number: u8| [&[kind, number][..], space].concat();
+    match action {
+        Action::Get(k) => kv::Get {
+            key: &name(b'k', k),
+        }
+        .encode(),
+        Action::Put(k, new) => put(&name(b'k', k), new, None),
+        Action::Delete(k) => kv::Delete {
+            key: &name(b'k', k),
+        }
+        .encode(),
         Action::Swap(k, old, new) => kv::CompareAndSet {
-            key: &[b'k', k],
+            key: &name(b'k', k),
             expected: Some(&value(old)),
             value: &value(new),
             ttl: None,
         }
         .encode(),
-        Action::Hold(k, new, ms) => put(&[b't', k], new, Some(Duration::from_millis(ms))),
-        Action::Look(k) => kv::Get { key: &[b't', k] }.encode(),
+        Action::Hold(k, new, ms) => put(&name(b't', k), new, Some(Duration::from_millis(ms))),
+        Action::Look(k) => kv::Get {
+            key: &name(b't', k),
+        }
+        .encode(),
         Action::Add(c, delta) => counter::Add {
-            key: &[b'c', c],
+            key: &name(b'c', c),
             delta,
             lowest: i64::MIN,
             highest: i64::MAX,
         }
         .encode(),
         Action::Push(q, new) => queue::Push {
-            key: &[b'q', q],
+            key: &name(b'q', q),
             item: &value(new),
         }
         .encode(),
-        Action::Pop(q) => queue::Pop { key: &[b'q', q] }.encode(),
+        Action::Pop(q) => queue::Pop {
+            key: &name(b'q', q),
+        }
+        .encode(),
         Action::Take(p) => pool::Take {
-            key: &[b'p', p],
+            key: &name(b'p', p),
             holder: HOLDER,
         }
         .encode(),
         Action::Give(p, number) => pool::Give {
-            key: &[b'p', p],
+            key: &name(b'p', p),
             number,
             holder: HOLDER,
         }
         .encode(),
-    };
-    tagged(tag, &op)
+    }
 }
 
 /// What `reply` says about `action`; `None` if it is no answer to it.
-pub(crate) fn decode(action: Action, reply: &[u8]) -> Option<Outcome> {
+pub fn decode(action: Action, reply: &[u8]) -> Option<Outcome> {
     let number = |bytes: Option<Vec<u8>>| match bytes {
         None => Some(Outcome::Found(None)),
         Some(bytes) => read_value(&bytes).map(|value| Outcome::Found(Some(value))),

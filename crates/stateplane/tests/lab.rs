@@ -103,6 +103,56 @@ fn requests_through_one_instance_and_answers_through_the_other_are_not_delayed()
     assert!(report["new_connections"].as_u64() > Some(100), "{report:#}");
 }
 
+/// The store lab with these options, its verdict checked against its exit code.
+fn play_store(arguments: &str) -> (Option<i32>, Value) {
+    if Command::new("nft").arg("--version").output().is_err() {
+        eprintln!("skipped: nft is missing (`make setup` installs it)");
+        return (None, Value::Null);
+    }
+    play(&format!("store {arguments}"))
+}
+
+#[test]
+fn what_clients_of_a_store_saw_is_linearizable_whoever_is_struck() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play_store(
+        "--pace 0.3 --clients 4 --faults kill-leader,kill-sequencer,pause-leader,cut-replica,mute-leader",
+    );
+    let Some(code) = code else { return };
+    assert_eq!(code, 0, "{:#}", report["reasons"]);
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 6, "{report:#}");
+    for case in cases {
+        assert_eq!(case["verdict"], "linearizable", "{case:#}");
+        assert!(case["operations"].as_u64() > Some(50), "{case:#}");
+        // The judges find what is planted, or they judge nothing.
+        assert!(case["planted_faults"].as_u64() > Some(0), "{case:#}");
+        assert_eq!(case["planted_faults"], case["planted_faults_found"]);
+    }
+}
+
+#[test]
+fn a_durable_store_keeps_what_it_acknowledged_when_all_of_it_is_killed() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play_store("--durable --pace 0.3 --clients 4 --faults kill-all");
+    let Some(code) = code else { return };
+    assert_eq!(code, 0, "{:#}", report["reasons"]);
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 2, "{report:#}");
+    assert!(cases[1]["acknowledged_writes"].as_u64() > Some(20));
+}
+
+#[test]
+fn a_lost_write_fails_the_run() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play_store("--pace 0.3 --faults none --falsify lost-write");
+    let Some(code) = code else { return };
+    assert_eq!((code, &report["verdict"]), (1, &"fail".into()));
+    let reasons = report["reasons"].to_string();
+    assert!(reasons.contains("lost: "), "{reasons}");
+    assert!(reasons.contains("no order explains"), "{reasons}");
+}
+
 /// Processes whose parent is `parent`, and files of a lab run by it.
 fn traces_of(parent: u32) -> Vec<String> {
     let mut traces = Vec::new();

@@ -17,7 +17,8 @@
 //! fixed header's shape is looked at; a stranger gets no answer. SipHash is a
 //! keyed MAC short and cheap enough to be computed by an XDP program too.
 //! [`ReplayGuard`] refuses what was seen before: (incarnation, counter) never
-//! repeats, because a sender draws a higher incarnation at every start.
+//! repeats, because a sender draws a higher incarnation at every start; if its clock is
+//! behind, [`crate::refusal`] tells it.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -86,6 +87,8 @@ pub enum Kind {
     Group = 1,
     /// An instance tells the switch that it lives.
     Heartbeat = 2,
+    /// What the receiver sent belongs to a former life, see [`crate::refusal`].
+    Refusal = 3,
 }
 
 /// Who sent a datagram, and which.
@@ -199,6 +202,7 @@ fn parse(cluster: u32, sealed: &[u8]) -> Result<(Header, &[u8]), Option<OpenErro
     let kind = match kind {
         1 => Kind::Group,
         2 => Kind::Heartbeat,
+        3 => Kind::Refusal,
         other => return Err(Some(OpenError::Kind(other))),
     };
     Ok((
@@ -270,10 +274,35 @@ impl ReplayWindow {
 /// The senders a [`ReplayGuard`] remembers at most.
 pub const MAX_SENDERS: usize = 1024;
 
+/// What a [`ReplayGuard`] says of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// Not seen before, and of the newest life.
+    New,
+    /// Seen before, too old to know, or of one sender too many.
+    Before,
+    /// Of a life before the newest known one.
+    Former {
+        /// The newest life.
+        known: u64,
+        /// So many of former lives came since the newest was last heard.
+        times: u32,
+    },
+}
+
+/// The newest life of a sender.
+#[derive(Clone, Debug, Default)]
+struct Newest {
+    life: u64,
+    window: ReplayWindow,
+    /// Datagrams of former lives since it was last heard.
+    former: u32,
+}
+
 /// One [`ReplayWindow`] per sender, for its newest life.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayGuard {
-    senders: BTreeMap<u16, (u64, ReplayWindow)>,
+    senders: BTreeMap<u16, Newest>,
 }
 
 impl ReplayGuard {
@@ -285,24 +314,33 @@ impl ReplayGuard {
 
     /// The same for what is no envelope: `life` is higher in every life of the sender.
     pub fn accept_from(&mut self, sender: u16, life: u64, counter: u64) -> bool {
-        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
-            return false;
-        }
-        let (newest, window) = self.senders.entry(sender).or_default();
-        if life < *newest {
-            return false;
-        }
-        if life > *newest {
-            *newest = life;
-            *window = ReplayWindow::default();
-        }
-        window.accept(counter)
+        self.judge(sender, life, counter) == Seen::New
     }
 
-    /// Whether the sender has been heard in a later life.
-    pub fn is_former(&self, sender: u16, life: u64) -> bool {
-        let newest = self.senders.get(&sender).map(|(life, _)| *life);
-        newest.is_some_and(|newest| life < newest)
+    /// The same, and why not.
+    pub fn judge(&mut self, sender: u16, life: u64, counter: u64) -> Seen {
+        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
+            return Seen::Before;
+        }
+        let newest = self.senders.entry(sender).or_default();
+        if life < newest.life {
+            newest.former = newest.former.saturating_add(1);
+            return Seen::Former {
+                known: newest.life,
+                times: newest.former,
+            };
+        }
+        if life > newest.life {
+            *newest = Newest {
+                life,
+                ..Newest::default()
+            };
+        }
+        if !newest.window.accept(counter) {
+            return Seen::Before;
+        }
+        newest.former = 0;
+        Seen::New
     }
 }
 
@@ -364,8 +402,22 @@ mod tests {
             incarnation: 10,
             ..header(1)
         }));
-        assert!(!guard.accept(&header(2)) && guard.is_former(3, 9));
-        assert!(!guard.is_former(4, 9), "never heard before");
+        assert!(!guard.accept(&header(2)));
+        let former = |times| Seen::Former { known: 10, times };
+        assert_eq!(guard.judge(3, 9, 3), former(2));
+        assert_eq!(guard.judge(3, 10, 1), Seen::Before);
+        assert_eq!(
+            guard.judge(3, 9, 3),
+            former(3),
+            "a replay is no sign of life"
+        );
+        assert_eq!(guard.judge(3, 10, 2), Seen::New);
+        assert_eq!(
+            guard.judge(3, 9, 3),
+            former(1),
+            "the newest was heard in between"
+        );
+        assert_eq!(guard.judge(4, 9, 3), Seen::New, "never heard before");
     }
 
     proptest! {

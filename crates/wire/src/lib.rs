@@ -30,6 +30,7 @@ pub mod icmp_error;
 pub mod ipv4;
 pub mod oum;
 pub mod packet;
+pub mod refusal;
 pub mod tcp;
 pub mod udp;
 pub mod wal;

@@ -24,6 +24,7 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct GroupClient {
     core: Client,
+    id: ClientId,
     peers: Peers,
     channel: Channel,
     tickets: BTreeMap<RequestId, Ticket>,
@@ -42,6 +43,7 @@ impl GroupClient {
         let core = Client::new(peers.group_config(), id, random());
         Self {
             core,
+            id,
             peers,
             channel,
             tickets: BTreeMap::new(),
@@ -109,6 +111,9 @@ impl GroupClient {
             warn!(%error, "the store client's socket failed");
             self.broken = true;
         }
+        if self.channel.client_id() != self.id {
+            self.begin_anew(done);
+        }
         if self.core.next_timer().is_some_and(|due| due <= now) {
             self.core.on_timer(now);
         }
@@ -119,6 +124,15 @@ impl GroupClient {
                 done.push((ticket, reply.map_err(|_| Missed::Unknown)));
             }
         }
+    }
+
+    /// A client is one life of its node, and ours turned out to be a former one. What was
+    /// asked in it may have been executed where it was not known to be.
+    fn begin_anew(&mut self, done: &mut Vec<Done>) {
+        self.id = self.channel.client_id();
+        self.core = Client::new(self.peers.group_config(), self.id, random());
+        let tickets = std::mem::take(&mut self.tickets);
+        done.extend(tickets.into_values().map(|t| (t, Err(Missed::Unknown))));
     }
 
     fn receive(&mut self, now: Time) -> io::Result<()> {

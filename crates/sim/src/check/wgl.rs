@@ -31,13 +31,18 @@ pub enum Verdict {
     Undecided,
 }
 
-/// Steps after which a search gives up.
+/// Steps after which a search gives up, unless told otherwise.
 const BUDGET: usize = 200_000;
 
 /// Checks a run's history object by object; the first object whose answers no
 /// order explains. `undecided` counts objects given up. Values that end with
 /// the log's time are left to the audit, which knows that time.
 pub fn check(records: &[Record], undecided: &mut u64) -> Result<(), Object> {
+    check_within(BUDGET, records, undecided)
+}
+
+/// The same, with another number of steps after which a search gives up.
+pub fn check_within(budget: usize, records: &[Record], undecided: &mut u64) -> Result<(), Object> {
     let mut objects: BTreeMap<Object, Vec<Operation<Action, Outcome>>> = BTreeMap::new();
     let timed = |r: &&Record| matches!(r.action.object(), Object::Timed(_));
     for record in records.iter().filter(|r| !timed(r)) {
@@ -56,7 +61,7 @@ pub fn check(records: &[Record], undecided: &mut u64) -> Result<(), Object> {
             *undecided += 1;
             continue;
         }
-        match search(Model::new(object), &list) {
+        match search_within(budget, Model::new(object), &list) {
             Verdict::Linearizable => {}
             Verdict::Impossible => return Err(object),
             Verdict::Undecided => *undecided += 1,
@@ -161,7 +166,12 @@ impl Members {
 /// Searches for an order of `operations` that respects time and that the
 /// specification, starting in `state`, allows. Operations without a return
 /// may be in the order or not.
-pub fn search<S: Sequential>(
+pub fn search<S: Sequential>(state: S, operations: &[Operation<S::Action, S::Outcome>]) -> Verdict {
+    search_within(BUDGET, state, operations)
+}
+
+fn search_within<S: Sequential>(
+    budget: usize,
     mut state: S,
     operations: &[Operation<S::Action, S::Outcome>],
 ) -> Verdict {
@@ -171,7 +181,7 @@ pub fn search<S: Sequential>(
     let mut visited: HashSet<(Members, S)> = HashSet::new();
     let mut chosen: Vec<(usize, S)> = Vec::new();
     let mut at = line.events[END].next;
-    for _ in 0..BUDGET {
+    for _ in 0..budget {
         if waiting == 0 {
             return Verdict::Linearizable;
         }

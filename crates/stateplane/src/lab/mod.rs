@@ -5,6 +5,7 @@
 //! * [`traffic`], [`clients`]: our generator, and other people's programs
 //! * [`scenario`]: the course of one run; [`report`]: its outcome
 //! * [`view`], [`screen`]: who watches
+//! * [`store`]: a lab of its own, for the store alone
 //!
 //! Nothing is left behind: namespaces are anonymous, children die with their
 //! parent, files lie in one temporary directory.
@@ -16,6 +17,7 @@ pub(crate) mod options;
 pub(crate) mod report;
 pub(crate) mod scenario;
 pub(crate) mod screen;
+mod store;
 mod topology;
 mod traffic;
 pub(crate) mod view;
@@ -24,7 +26,7 @@ use std::process::ExitCode;
 
 use crate::say::say;
 pub(crate) use options::LabArgs;
-use options::{LabCommand, RunArgs, Spec};
+use options::{LabCommand, RunArgs, Scenario, Spec};
 use report::Report;
 use scenario::{Interrupted, Lacking};
 use view::{Lines, Watcher};
@@ -36,14 +38,19 @@ pub(crate) fn run(args: &LabArgs) -> ExitCode {
         LabCommand::List => {
             say!("failover    kill instances and replicas under traffic; nothing may break");
             say!("asymmetric  requests through one instance, answers through the other");
+            say!(
+                "store       strike the store itself; what clients saw must be linearizable. Faults:"
+            );
+            store::list();
             ExitCode::SUCCESS
         }
-        LabCommand::Run(run) => run_scenario(run),
+        LabCommand::Run(Scenario::Failover(args)) => run_scenario(Spec::failover(args), args),
+        LabCommand::Run(Scenario::Asymmetric(args)) => run_scenario(Spec::asymmetric(args), args),
+        LabCommand::Run(Scenario::Store(args)) => store::run(args),
     }
 }
 
-fn run_scenario(args: &RunArgs) -> ExitCode {
-    let spec = Spec::from(args);
+fn run_scenario(spec: Spec, args: &RunArgs) -> ExitCode {
     finish(&spec, &mut Lines::on_stderr(), |report| {
         if args.json {
             say!("{:#}", report.json());
@@ -61,11 +68,16 @@ pub(crate) fn finish(
 ) -> ExitCode {
     let result = scenario::play(spec, watcher);
     watcher.close();
+    conclude(result, |report| {
+        print(&report);
+        report.pass()
+    })
+}
+
+/// `print` shows what came out and says whether all is well.
+fn conclude<R>(result: anyhow::Result<R>, print: impl FnOnce(R) -> bool) -> ExitCode {
     match result {
-        Ok(report) => {
-            print(&report);
-            ExitCode::from(u8::from(!report.pass()))
-        }
+        Ok(report) => ExitCode::from(u8::from(!print(report))),
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("interrupted; everything is removed");
             ExitCode::from(130)

@@ -15,10 +15,15 @@ use stateplane_host::spawn::Process;
 use super::config::{self, Settings};
 use super::topology::{GATEWAYS, REPLICAS, Topology};
 
+/// How long a node may take to stop that was asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(6);
+
 /// The children of the lab, with their files.
 pub(crate) struct Nodes {
     dir: PathBuf,
     config: PathBuf,
+    /// Those of the store's group.
+    replicas: Vec<String>,
     running: Vec<Process>,
 }
 
@@ -27,15 +32,21 @@ impl Nodes {
     pub(crate) fn start(topology: &Topology, settings: &Settings, dir: &Path) -> Result<Self> {
         let config = dir.join("lab.toml");
         fs::write(&config, config::render(settings, dir))?;
-        let mut nodes = Self {
-            dir: dir.to_owned(),
-            config,
-            running: Vec::new(),
-        };
+        let mut nodes = Self::new(dir, config, REPLICAS.map(str::to_owned).into());
         for name in config::nodes(settings) {
             nodes.start_one(name, topology.namespace(config::namespace_of(name)))?;
         }
         Ok(nodes)
+    }
+
+    /// No node yet; `config` describes them all, their files go below `dir`.
+    pub(crate) fn new(dir: &Path, config: PathBuf, replicas: Vec<String>) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            config,
+            replicas,
+            running: Vec::new(),
+        }
     }
 
     /// Starts one node, again if it ran before.
@@ -131,11 +142,36 @@ impl Nodes {
 
     /// SIGKILL; `at` is called just before.
     pub(crate) fn kill(&mut self, name: &str, at: impl FnOnce()) -> Result<()> {
-        let found = self.running.iter().position(|p| p.name() == name);
-        let index = found.with_context(|| format!("node {name} does not run"))?;
-        let mut process = self.running.swap_remove(index);
+        let mut process = self.take(name)?;
         at();
         Ok(process.kill()?)
+    }
+
+    /// SIGTERM; an error if it does not end in time.
+    pub(crate) fn end(&mut self, name: &str) -> Result<()> {
+        let mut process = self.take(name)?;
+        process.signal(rustix::process::Signal::TERM)?;
+        match process.wait(STOP_LIMIT)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("node {name} was asked to stop, and ended with {status}"),
+            None => bail!("node {name} was asked to stop, and did not in {STOP_LIMIT:?}"),
+        }
+    }
+
+    /// Sends a running node a signal.
+    pub(crate) fn signal(&mut self, name: &str, signal: rustix::process::Signal) -> Result<()> {
+        let index = self.place(name)?;
+        Ok(self.running[index].signal(signal)?)
+    }
+
+    fn place(&self, name: &str) -> Result<usize> {
+        let found = self.running.iter().position(|p| p.name() == name);
+        found.with_context(|| format!("node {name} does not run"))
+    }
+
+    fn take(&mut self, name: &str) -> Result<Process> {
+        let index = self.place(name)?;
+        Ok(self.running.swap_remove(index))
     }
 
     /// The gateway that carries most flows.
@@ -153,19 +189,17 @@ impl Nodes {
 
     /// The replica that leads the store's group.
     pub(crate) fn leader(&self) -> Option<String> {
-        let running = REPLICAS.iter().filter(|r| self.runs(r));
+        let mut running = self.replicas.iter().filter(|r| self.runs(r));
         running
-            .map(|r| (*r).to_owned())
             .find(|r| self.ask(r, "/v1/status").is_ok_and(|s| leads(&s)))
+            .cloned()
     }
 
     /// A running replica that does not lead.
     pub(crate) fn follower(&self) -> Option<String> {
         let leader = self.leader();
-        let mut running = REPLICAS.iter().rev().filter(|r| self.runs(r));
-        running
-            .find(|r| leader.as_deref() != Some(**r))
-            .map(|r| (*r).to_owned())
+        let mut running = self.replicas.iter().rev().filter(|r| self.runs(r));
+        running.find(|r| leader.as_ref() != Some(*r)).cloned()
     }
 
     /// What every running node says of itself.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::config::{Commit, Settings, State};
+use super::store::StoreArgs;
 use super::topology::{Device, client_address, traffic_server};
 use super::traffic::Plan;
 
@@ -21,18 +22,21 @@ pub(crate) struct LabArgs {
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum LabCommand {
     /// Run one scenario in network namespaces of its own; needs root
-    Run(RunArgs),
-    /// Say which scenarios there are
+    #[command(subcommand)]
+    Run(Scenario),
+    /// Say which scenarios and faults there are
     List,
 }
 
-/// A scenario's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// A scenario, with its options.
+#[derive(Subcommand, Clone, Debug)]
 pub(crate) enum Scenario {
     /// Kill nodes under traffic; nothing may break
-    Failover,
+    Failover(RunArgs),
     /// Requests through one instance, answers through the other
-    Asymmetric,
+    Asymmetric(RunArgs),
+    /// Strike the replicated store itself; what its clients saw must be linearizable
+    Store(StoreArgs),
 }
 
 /// Whom to kill.
@@ -55,11 +59,9 @@ pub(crate) enum DeviceName {
     Kernel,
 }
 
-/// `stateplane lab run …`
+/// `stateplane lab run failover …`
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArgs {
-    /// The scenario
-    pub(crate) scenario: Scenario,
     /// Long-lived TCP connections; half of them are pushed to by the server
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     pub(crate) connections: u32,
@@ -154,14 +156,19 @@ impl Spec {
             #[command(flatten)]
             run: RunArgs,
         }
-        let defaults = <Defaults as clap::Parser>::parse_from(["demo", "failover"]);
-        Self::from(&defaults.run)
+        let defaults = <Defaults as clap::Parser>::parse_from(["demo"]);
+        Self::failover(&defaults.run)
     }
-}
 
-impl From<&RunArgs> for Spec {
-    fn from(args: &RunArgs) -> Self {
-        let asymmetric = args.scenario == Scenario::Asymmetric;
+    pub(crate) fn failover(args: &RunArgs) -> Self {
+        Self::new(args, false)
+    }
+
+    pub(crate) fn asymmetric(args: &RunArgs) -> Self {
+        Self::new(args, true)
+    }
+
+    fn new(args: &RunArgs, asymmetric: bool) -> Self {
         let device = match args.device {
             DeviceName::Stateplane => Device::Stateplane,
             DeviceName::Kernel => Device::Kernel,
@@ -187,7 +194,7 @@ impl From<&RunArgs> for Spec {
                 asymmetric,
             },
             clients: CLIENTS,
-            plan: plan(args, args.rate.unwrap_or(default_rate)),
+            plan: plan(args, asymmetric, args.rate.unwrap_or(default_rate)),
             kills,
             pace,
             tail: Duration::from_secs(5),
@@ -210,8 +217,8 @@ impl From<&RunArgs> for Spec {
     }
 }
 
-fn plan(args: &RunArgs, rate: u32) -> Plan {
-    let few = args.scenario == Scenario::Asymmetric || args.young;
+fn plan(args: &RunArgs, asymmetric: bool, rate: u32) -> Plan {
+    let few = asymmetric || args.young;
     Plan {
         server: traffic_server(),
         clients: (0..CLIENTS).map(client_address).collect(),
@@ -238,13 +245,17 @@ mod tests {
 
     #[derive(Parser)]
     struct Command {
-        #[command(flatten)]
-        run: RunArgs,
+        #[command(subcommand)]
+        run: Scenario,
     }
 
     fn spec(line: &str) -> Spec {
         let words = std::iter::once("x").chain(line.split(' '));
-        Spec::from(&Command::try_parse_from(words).expect("good line").run)
+        match Command::try_parse_from(words).expect("good line").run {
+            Scenario::Failover(args) => Spec::failover(&args),
+            Scenario::Asymmetric(args) => Spec::asymmetric(&args),
+            Scenario::Store(_) => panic!("a lab of its own"),
+        }
     }
 
     #[test]

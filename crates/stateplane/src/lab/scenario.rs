@@ -34,6 +34,12 @@ impl std::error::Error for Interrupted {}
 #[derive(Debug)]
 pub(crate) struct Lacking(String);
 
+impl Lacking {
+    pub(crate) fn new(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+}
+
 impl std::fmt::Display for Lacking {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -50,13 +56,7 @@ const FRAME: Duration = Duration::from_millis(25);
 
 /// Plays `spec`. Everything it starts ends with it, however it ends.
 pub(crate) fn play(spec: &Spec, watcher: &mut dyn Watcher) -> Result<Report> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    if !rustix::process::geteuid().is_root() {
-        return Err(Lacking("a lab makes network namespaces: run it as root".to_owned()).into());
-    }
+    let stop = stop_at_signals()?;
     if spec.real.is_some() {
         clients::check_tools().map_err(|missing| Lacking(missing.to_string()))?;
     }
@@ -65,21 +65,39 @@ pub(crate) fn play(spec: &Spec, watcher: &mut dyn Watcher) -> Result<Report> {
     let started = Instant::now();
     let result = Stage::set(spec, dir.path(), watcher, &stop).and_then(|stage| stage.play());
     if spec.keep {
-        // Without the process in its name, no later run takes it for litter.
-        let kept = std::env::temp_dir().join(format!("stateplane-kept-{}", std::process::id()));
-        std::fs::rename(dir.keep(), &kept)?;
-        eprintln!("kept: {}", kept.display());
+        keep(dir)?;
     }
     let mut report = result?;
     report.duration = started.elapsed();
     Ok(report)
 }
 
+/// Raised by SIGINT and SIGTERM; an error for who may not make namespaces.
+pub(crate) fn stop_at_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Lacking::new("a lab makes network namespaces: run it as root").into());
+    }
+    Ok(stop)
+}
+
+/// Leaves a lab's directory to the user.
+pub(crate) fn keep(dir: tempfile::TempDir) -> Result<()> {
+    // Without the process in its name, no later run takes it for litter.
+    let kept = std::env::temp_dir().join(format!("stateplane-kept-{}", std::process::id()));
+    std::fs::rename(dir.keep(), &kept)?;
+    eprintln!("kept: {}", kept.display());
+    Ok(())
+}
+
 const DIR_PREFIX: &str = "stateplane-lab-";
 
 /// The lab's one directory, named after the process. Files are all that a lab
 /// can leave when it is killed with SIGKILL, so the next one sweeps them up.
-fn make_dir() -> Result<tempfile::TempDir> {
+pub(crate) fn make_dir() -> Result<tempfile::TempDir> {
     for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|n| n.strip_prefix(DIR_PREFIX));
