@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use stateplane_wire::envelope::{Header, Key, Kind, OVERHEAD, ReplayGuard, cluster_id, open, seal};
+use stateplane_wire::refusal::Refusal;
 
 const KEY: Key = Key::new([7; 16]);
 
@@ -24,6 +25,8 @@ fuzz_target!(|data: &[u8]| {
     let header = Header {
         kind: if choice & 2 == 0 {
             Kind::Group
+        } else if choice & 4 == 0 {
+            Kind::Refusal
         } else {
             Kind::Heartbeat
         },
@@ -36,6 +39,9 @@ fuzz_target!(|data: &[u8]| {
     seal(&KEY, header, body, &mut sealed);
     assert_eq!(sealed.len(), body.len() + OVERHEAD);
     assert_eq!(open(&KEY, cluster, &sealed), Ok((header, body)));
+    if let Some(refusal) = Refusal::decode(body) {
+        assert_eq!(refusal.encode(), *body);
+    }
     let mut guard = ReplayGuard::default();
     assert!(guard.accept(&header));
     assert!(!guard.accept(&header), "a replay");

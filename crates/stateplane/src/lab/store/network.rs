@@ -196,15 +196,16 @@ mod tests {
     use std::net::UdpSocket;
 
     /// Whether a datagram gets from one machine to another.
-    fn crosses(network: &Network, from: &str, to: (&str, Ipv4Addr)) -> bool {
-        let receiver = network.namespace(to.0).run(|| UdpSocket::bind((to.1, 7)));
+    fn crosses(network: &Network, from: usize, to: usize) -> bool {
+        let (machine, to) = (&network.machines[to], address(to));
+        let receiver = machine.run(|| UdpSocket::bind((to, 7)));
         let receiver = receiver.expect("receiver");
         let patience = Some(Duration::from_millis(20));
         receiver.set_read_timeout(patience).expect("timeout");
         // The first ones may wait for the bridge to learn and for ARP.
         (0..10).any(|_| {
-            let send = || UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", (to.1, 7));
-            let _ = network.namespace(from).run(send);
+            let send = || UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", (to, 7));
+            let _ = network.machines[from].run(send);
             receiver.recv(&mut [0; 8]).is_ok()
         })
     }
@@ -217,16 +218,11 @@ mod tests {
         }
         let names = ["a", "b", "c"].map(str::to_owned);
         let network = Network::build(&names).expect("network");
-        let [a, b, c] = ["a", "b", "c"].map(|name| {
-            let n = names.iter().position(|n| n == name).expect("it is there");
-            (name, address(n))
-        });
+        let [a, b, c] = [0, 1, 2];
         let all = [(a, b), (b, a), (a, c), (c, a), (b, c)];
-        let open = |pairs: &[((&'static str, Ipv4Addr), (&'static str, Ipv4Addr))]| {
-            let open = pairs
-                .iter()
-                .map(|(from, to)| crosses(&network, from.0, *to));
-            open.collect::<Vec<bool>>()
+        let open = |pairs: &[(usize, usize)]| -> Vec<bool> {
+            let crosses = pairs.iter().map(|(from, to)| crosses(&network, *from, *to));
+            crosses.collect()
         };
         assert_eq!(open(&all), [true; 5]);
         network.cut("a", &[], Way::From).expect("mute");
