@@ -53,6 +53,7 @@ mutations! {
     ChangeAtOnce = "change-at-once", "A change of members takes effect without a joint view.";
     FormerMembersIgnored = "former-members-ignored", "A merge on top of a joint view needs the new members alone.";
     JointViewAnswers = "joint-view-answers", "A leader answers clients before its joint view is established.";
+    StaleDismissal = "stale-dismissal", "A newcomer that has voted is dismissed by a leader of before it was admitted.";
     NewcomerWithoutState = "newcomer-without-state", "A new member takes part before it has the state.";
     SnapshotLate = "snapshot-late", "A snapshot counts as the state after the slot at which it was complete, not begun.";
     IncompleteExecutes = "incomplete-executes", "An operation in pieces is executed when its last piece has come, whatever else is missing.";

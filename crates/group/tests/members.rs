@@ -4,8 +4,8 @@ mod common;
 
 use common::{Node, World};
 use stateplane_base::{ReplicaId, Time};
-use stateplane_group::{Alarm, Answer, Change, GroupConfig, Mark, Role};
-use stateplane_wire::group::Body;
+use stateplane_group::{Alarm, Answer, Change, GroupConfig, Mark, Message, Peer, Role};
+use stateplane_wire::group::{Body, Hint};
 
 fn count(reply: &[u8]) -> u64 {
     u64::from_be_bytes(reply.try_into().expect("eight bytes"))
@@ -272,4 +272,34 @@ fn a_newcomer_that_falls_silent_is_given_up() {
     assert_eq!(w.mark(Mark::ChangeGivenUp), 1);
     assert!(complete(&w, &[0, 1, 2]));
     w.call(b"x").unwrap();
+}
+
+/// What a leader said before it admitted a newcomer comes late, when the newcomer's vote is
+/// what the rest of the group depends on.
+#[test]
+fn who_voted_before_it_was_in_a_view_is_not_dismissed_by_an_older_one() {
+    let mut w = ready(3, 1);
+    let leader = w.leader().expect("a leader");
+    let out = (leader + 1) % 3;
+    let before = w.replica(leader).inspect();
+    w.lose = Box::new(|_, to, body| matches!(body, Body::StartView(_)) && to == Node::Replica(3));
+    ask(&mut w, leader, replace(out, 3));
+    w.run_until(100, |w| w.replica(3).inspect().role == Role::Voting);
+    let hint = Message {
+        formation: before.formation,
+        body: Body::Hint(Hint {
+            view: before.view,
+            members: before.members,
+            settled: true,
+        }),
+    };
+    let newcomer = w.replicas[3].as_mut().expect("alive");
+    newcomer.on_message(w.now, Peer::Replica(ReplicaId(leader)), hint);
+    assert_eq!(w.replica(3).inspect().role, Role::Voting);
+    w.kill(leader);
+    w.lose = Box::new(|_, _, _| false);
+    let members: Vec<u8> = (0..4).filter(|s| *s != out).collect();
+    let rest: Vec<u8> = members.iter().copied().filter(|s| *s != leader).collect();
+    w.run_until(2000, |w| entered(w, &rest, &members));
+    assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(6));
 }

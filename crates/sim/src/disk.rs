@@ -16,7 +16,8 @@ struct Segment {
 /// What the disk was told to write and has not confirmed.
 enum Pending {
     Record(Vec<u8>),
-    Checkpoint(Vec<u8>),
+    /// With the life whose memory it is.
+    Checkpoint(Vec<u8>, u64),
 }
 
 /// What a starting replica finds.
@@ -31,6 +32,8 @@ pub(crate) enum Found {
 #[derive(Default)]
 pub(crate) struct Disk {
     checkpoint: Option<(u64, Vec<u8>)>,
+    /// The life whose memory this is.
+    life: u64,
     /// A checkpoint that is being written while records go on.
     behind: Option<(u64, Vec<u8>)>,
     segments: Vec<Segment>,
@@ -47,7 +50,12 @@ pub(crate) struct Disk {
 impl Disk {
     /// Whether a memory is on it, and is whole.
     pub(crate) fn remembers(&self) -> bool {
-        self.checkpoint.is_some() && !self.rotten
+        self.life().is_some()
+    }
+
+    /// Whose memory is on it, if that is whole.
+    pub(crate) fn life(&self) -> Option<u64> {
+        (self.checkpoint.is_some() && !self.rotten).then_some(self.life)
     }
 
     /// Whether something is being written that must be there before anything is sent.
@@ -61,12 +69,13 @@ impl Disk {
         self.pending = Some(Pending::Record(body));
     }
 
-    /// Begins to write a checkpoint; one that is not urgent goes on behind the records.
-    pub(crate) fn replace(&mut self, body: Vec<u8>, urgent: bool) {
+    /// Begins to write a checkpoint of a `life`; one that is not urgent goes on behind the
+    /// records.
+    pub(crate) fn replace(&mut self, body: Vec<u8>, urgent: bool, life: u64) {
         self.confirm_behind();
         if urgent {
             assert!(self.pending.is_none(), "one record at a time");
-            self.pending = Some(Pending::Checkpoint(body));
+            self.pending = Some(Pending::Checkpoint(body, life));
             return;
         }
         // Records that are being written go before it.
@@ -90,8 +99,9 @@ impl Disk {
                 let segment = self.segments.last_mut().expect("just made");
                 encode_frame(self.last, &body, &mut segment.bytes);
             }
-            Some(Pending::Checkpoint(body)) => {
+            Some(Pending::Checkpoint(body, life)) => {
                 self.checkpoint = Some((self.last, body));
+                self.life = life;
                 self.segments.clear();
                 self.lost = false;
             }

@@ -57,9 +57,23 @@ impl Node {
         self.paused || self.syncs()
     }
 
-    /// Whether a crash would cost a replica nothing that it has promised.
+    /// Whether a crash costs a replica nothing: its life, and all it has promised in it, is
+    /// on its disk.
     pub(crate) fn is_durable(&self) -> bool {
-        self.storage.as_ref().is_some_and(|s| s.disk.remembers())
+        let disk = self.storage.as_ref().and_then(|s| s.disk.life());
+        disk.is_some_and(|life| self.core_life().is_none_or(|now| now == life))
+    }
+
+    fn core_life(&self) -> Option<u64> {
+        Some(self.inspect()?.incarnation)
+    }
+
+    /// The life whose memory a replica has: in a process, or on a disk.
+    pub(crate) fn life(&self) -> Option<u64> {
+        match self.core_life() {
+            Some(life) => self.sound.then_some(life),
+            None => self.storage.as_ref()?.disk.life(),
+        }
     }
 
     /// Whether what it did last is not on its disk yet: nobody knows of it.
@@ -67,9 +81,9 @@ impl Node {
         self.storage.as_ref().is_some_and(|s| s.disk.is_busy())
     }
 
-    /// Whether a replica has its memory: in a process, or on a disk.
+    /// Whether a replica has its memory.
     pub(crate) fn remembers(&self) -> bool {
-        self.sound || self.role.is_none() && self.is_durable()
+        self.life().is_some()
     }
 }
 
@@ -87,6 +101,7 @@ impl World<'_> {
         let calm = self.phase != Phase::Faulty;
         let node = &mut self.nodes[index];
         let life = node.incarnation;
+        let whose = node.inspect().map_or(0, |core| core.incarnation);
         let Some(storage) = node.storage.as_mut() else {
             unreachable!("only replicas with disks ask for it");
         };
@@ -94,7 +109,7 @@ impl World<'_> {
         match what {
             Persist::Record(body) => storage.disk.append(body),
             Persist::Checkpoint { bytes, urgent } => {
-                storage.disk.replace(bytes, urgent);
+                storage.disk.replace(bytes, urgent, whose);
                 if !urgent {
                     let at = self.now + wait * 20;
                     self.agenda.add(at, Event::Behind { node: index, life });

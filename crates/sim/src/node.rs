@@ -335,7 +335,7 @@ pub(crate) struct Status {
 }
 
 impl Node {
-    fn inspect(&self) -> Option<ReplicaStatus> {
+    pub(crate) fn inspect(&self) -> Option<ReplicaStatus> {
         match self.role.as_ref()? {
             Role::Replica(core) => Some(core.inspect()),
             _ => None,

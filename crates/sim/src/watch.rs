@@ -5,7 +5,7 @@ use crate::plan::MS;
 use crate::recorder::Story;
 use crate::slots::Slots;
 use stateplane_group as group;
-use stateplane_group::{Change, Membership};
+use stateplane_group::{Change, Membership, ReplicaStatus};
 use stateplane_wire::group::Seats;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ pub(crate) struct Watch {
     slots: Slots,
     /// The newest view any replica has been in, and its members.
     newest: (u64, Membership),
+    /// Who has entered the newest views; the first of them is established.
+    entered: BTreeMap<u64, (Membership, Seats)>,
     /// What the members may be soon, and until when that is possible.
     soon: Vec<(u64, Membership)>,
 }
@@ -45,8 +47,8 @@ impl Watch {
         let durable = node.storage.is_some();
         self.slots.look(index, before, &status, durable, entry)?;
         node.sound = status.role != group::Role::Booting;
-        if node.sound && status.last_normal >= self.newest.0 {
-            self.newest = (status.last_normal, status.members);
+        if node.sound {
+            self.enters(index, &status);
         }
         // A leader executes ahead of the sync point, or of its disk; only what is final counts.
         let unwritten = durable && status.role == group::Role::Leader;
@@ -68,6 +70,28 @@ impl Watch {
         Ok(())
     }
 
+    /// Notes who is in which view.
+    fn enters(&mut self, index: usize, status: &ReplicaStatus) {
+        let (view, members) = (status.last_normal, status.members);
+        if view >= self.newest.0 {
+            self.newest = (view, members);
+        }
+        if self.established().is_some_and(|(first, _)| view < first) {
+            return;
+        }
+        let (_, seats) = self.entered.entry(view).or_insert((members, 0));
+        *seats |= 1 << index;
+        if members.decides(*seats) {
+            self.entered = self.entered.split_off(&view);
+        }
+    }
+
+    /// The newest view that a majority has entered: no later one can do without it.
+    fn established(&self) -> Option<(u64, Membership)> {
+        let (view, (members, seats)) = self.entered.first_key_value()?;
+        members.decides(*seats).then_some((*view, *members))
+    }
+
     /// The seats of the newest membership.
     pub(crate) fn members(&self) -> Vec<usize> {
         seats(self.newest.1.seats())
@@ -83,26 +107,31 @@ impl Watch {
         self.soon.extend(next.map(|next| (now + UNDER_WAY, next)));
     }
 
-    /// How many replicas may lose their memory, whichever membership is in force. One that
-    /// is about to join has nothing to lose yet.
+    /// How many replicas may lose their memory, whichever membership is in force. A life
+    /// counts where it was admitted. One that is about to join has nothing to lose yet.
     pub(crate) fn spare(&self, now: u64, group: &[Node]) -> usize {
-        let spare = |of: Seats, fresh: Seats| {
-            let able =
-                |j: usize| group[j].remembers() || fresh & 1 << j != 0 && group[j].role.is_some();
+        let spare = |m: Membership, of: Seats, fresh: Seats| {
+            let able = |j: usize| {
+                let seat = u8::try_from(j).expect("seats are few");
+                let admitted = group[j].life().is_some_and(|life| m.admits(seat, life));
+                admitted || fresh & 1 << j != 0 && group[j].role.is_some()
+            };
             let all = seats(of);
             let able = all.iter().filter(|j| able(**j)).count();
             able.saturating_sub(all.len() / 2 + 1)
         };
         let both = |m: Membership, fresh| {
-            let former = m.joint().then(|| spare(m.former(), 0));
-            spare(m.seats(), fresh).min(former.unwrap_or(usize::MAX))
+            let former = m.joint().then(|| spare(m, m.former(), 0));
+            spare(m, m.seats(), fresh).min(former.unwrap_or(usize::MAX))
         };
+        let established = self.established().unwrap_or(self.newest).1;
         let known = group.iter().filter_map(Node::membership).max();
         let known = known.map_or(usize::MAX, |(_, members)| both(members, 0));
         let soon = self.soon.iter().filter(|(until, _)| *until > now);
         let soon = soon.map(|(_, next)| both(*next, next.seats() & !next.former()));
         known
             .min(both(self.newest.1, 0))
+            .min(both(established, 0))
             .min(soon.min().unwrap_or(usize::MAX))
     }
 

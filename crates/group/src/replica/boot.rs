@@ -169,7 +169,7 @@ impl<A: Application> Replica<A> {
         let slot = self.config.origin.slot;
         self.log = Log::after(slot, self.journal.is_some());
         (self.commit, self.executed, self.verified) = (slot, slot, slot);
-        (self.view, self.last_normal) = (0, 0);
+        (self.view, self.last_normal, self.admitted) = (0, 0, 0);
         (self.session, self.nonce, self.session_base) = (0, 0, 0);
         self.log_time = LogTime::ZERO;
         self.table = ClientTable::default();

@@ -254,7 +254,7 @@ impl<A: Application> Replica<A> {
         self.staging = None;
         self.leave_boot();
         self.status = Status::ViewChange;
-        self.members = m.members;
+        (self.members, self.admitted) = (m.members, m.last_normal);
         self.start_view_change(now, m.view);
     }
 
@@ -303,10 +303,15 @@ impl<A: Application> Replica<A> {
         !self.members.joint() || self.config.broken(Mutation::JointViewAnswers)
     }
 
-    /// A leader in office says who the members are.
+    /// A leader in office says who the members are; perhaps late, of a view before the one
+    /// that admits us.
     pub(super) fn on_dismissal(&mut self, hint: &Hint) {
         let ours = hint.members.admits(self.me, self.incarnation);
-        if ours || !hint.settled || hint.view <= self.last_normal {
+        let mut known = self.last_normal;
+        if !self.config.broken(Mutation::StaleDismissal) {
+            known = known.max(self.admitted);
+        }
+        if ours || !hint.settled || hint.view <= known {
             return;
         }
         self.marks.hit(Mark::Dismissed);

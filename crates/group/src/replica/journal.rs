@@ -119,6 +119,8 @@ pub(super) struct Meta {
     pub(super) nonce: u64,
     pub(super) session_base: Slot,
     pub(super) members: Membership,
+    /// The view that admitted it, if it voted before it was in any.
+    pub(super) admitted: View,
 }
 
 impl Meta {
@@ -136,6 +138,7 @@ impl Meta {
             w.u64(word);
         }
         self.members.encode(w);
+        w.u64(self.admitted);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -149,6 +152,7 @@ impl Meta {
             nonce: r.u64()?,
             session_base: r.u64()?,
             members: Membership::decode(r)?,
+            admitted: r.u64()?,
         })
     }
 }
@@ -252,6 +256,7 @@ impl<A: Application> Replica<A> {
             nonce: self.nonce,
             session_base: self.session_base,
             members: self.members,
+            admitted: self.admitted,
         }
     }
 

@@ -165,6 +165,8 @@ pub struct Replica<A: Application> {
     last_normal: View,
     /// Membership of `last_normal`.
     members: Membership,
+    /// The view that admitted us, if we voted before we were in any.
+    admitted: View,
     session: Session,
     nonce: u64,
     session_base: Slot,
@@ -242,6 +244,7 @@ impl<A: Application> Replica<A> {
             view: 0,
             last_normal: 0,
             members: Membership::default(),
+            admitted: 0,
             session: 0,
             nonce: 0,
             session_base: 0,

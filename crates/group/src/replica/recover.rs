@@ -180,7 +180,7 @@ impl<A: Application> Replica<A> {
         (self.view, self.last_normal) = (meta.view, meta.last_normal);
         (self.session, self.nonce, self.session_base) =
             (meta.session, meta.nonce, meta.session_base);
-        self.members = meta.members;
+        (self.members, self.admitted) = (meta.members, meta.admitted);
         self.status = if meta.normal {
             Status::Normal
         } else {

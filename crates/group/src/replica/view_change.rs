@@ -174,7 +174,9 @@ impl<A: Application> Replica<A> {
         let short = self.config.short(Mutation::ViewChangeQuorum);
         let voters = self.seats(|j| self.votes[j].is_some());
         let deciders = self.deciders(members);
-        if !deciders.decides_with(voters, short) || !members.has(self.me) {
+        // If we leave, or only another life of ours is a member, somebody else leads.
+        let ours = members.has(self.me) && members.admits(self.me, self.incarnation);
+        if !deciders.decides_with(voters, short) || !ours {
             return None;
         }
         let votes = || self.votes.iter().flatten();
