@@ -114,9 +114,10 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// A follower that hears no heartbeat for so long votes for the next view.
     pub silence: Duration,
-    /// How long a missing number may still arrive by itself.
+    /// The longest that a missing number is waited for; how long, is learned.
     pub reorder: Duration,
-    /// Between requests for missing slots; after two, the leader decides.
+    /// At most between requests for missing slots, else some round trips; after two requests,
+    /// the leader decides.
     pub gap_retry: Duration,
     /// Between repetitions of a vote, a view's start or a snapshot request.
     pub resend: Duration,

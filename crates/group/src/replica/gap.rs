@@ -49,10 +49,12 @@ impl<A: Application> Replica<A> {
         if self.status != Status::Normal {
             return;
         }
-        self.timers.gap = Some(now + self.config.timing.gap_retry);
         let Some((from, to)) = self.missing() else {
+            // There is no room for what came.
+            self.timers.gap = Some(self.pace.again(now, &self.config.timing));
             return self.drain(now);
         };
+        self.timers.gap = Some(self.pace.ask(now, to, &self.config.timing));
         if !self.is_leader() {
             self.marks.hit(Mark::GapFollower);
             let view = self.view;
@@ -116,7 +118,7 @@ impl<A: Application> Replica<A> {
         self.marks.hit(Mark::GapNoop);
         let view = self.view;
         self.send(Peer::Replicas, Body::GapCommit { view, from, to });
-        self.timers.gap = Some(now + self.config.timing.gap_retry);
+        self.timers.gap = Some(self.pace.again(now, &self.config.timing));
         self.finish_gap(now);
     }
 
@@ -282,6 +284,7 @@ impl<A: Application> Replica<A> {
         if self.status != Status::Normal || m.basis != self.view {
             return;
         }
+        self.pace.answer(now);
         if self.is_leader() && self.config.leader_orders() {
             // Nobody has what its leader lacks.
         } else if self.is_leader() {
@@ -366,9 +369,11 @@ impl<A: Application> Replica<A> {
                 self.verified = slot;
             }
         }
-        if self.missing().is_some() {
+        if let Some((from, _)) = self.missing() {
             // A long gap is fetched run by run, without waiting for a retry.
-            self.timers.gap = Some(now + self.config.timing.reorder);
+            let asks = self.pace.passed(from);
+            let again = self.pace.again(now, &self.config.timing);
+            self.timers.gap = Some(if asks { now } else { again });
         }
     }
 }

@@ -8,7 +8,7 @@
 //! * [`clock`]: the log's time between stamps
 //! * [`sessions`]: who stamps
 //! * [`read`]: answers without a slot
-//! * [`gap`]: gap agreement, at the leader and at followers (5.3)
+//! * [`gap`]: gap agreement, at the leader and at followers (5.3); [`pace`]: with what patience
 //! * [`view_change`]: votes and the merge (5.4)
 //! * [`staging`]: from the merge, or a view's start, to a log that follows it
 //! * [`transfer`]: snapshots to and from peers; [`picture`]: how they are made and read
@@ -52,6 +52,7 @@ mod model;
 mod mutation;
 mod normal;
 mod ordered;
+mod pace;
 mod parts;
 mod picture;
 mod primary;
@@ -84,6 +85,7 @@ use clock::Clock;
 use gap::LeaderGap;
 use journal::Journal;
 use log::Log;
+use pace::Pace;
 use parts::Answers;
 use picture::Picture;
 use primary::Ordering;
@@ -189,6 +191,7 @@ pub struct Replica<A: Application> {
 
     followers: Vec<Follower>,
     gap: Option<LeaderGap>,
+    pace: Pace,
     /// How this view started, for those that missed it.
     start: Option<StartView>,
     granted: bool,
@@ -266,6 +269,7 @@ impl<A: Application> Replica<A> {
                 MAX_REPLICAS
             ],
             gap: None,
+            pace: Pace::default(),
             start: None,
             granted: false,
             ordering: Ordering::default(),

@@ -55,6 +55,9 @@ impl<A: Application> Replica<A> {
             self.clock.stamped(now, *time);
         }
         self.sequencers.hear(now);
+        if self.inbox.window().get(slot).is_none() {
+            self.pace.arrived(now, slot, &self.config.timing);
+        }
         self.place(now, slot, m.message);
     }
 
@@ -119,7 +122,8 @@ impl<A: Application> Replica<A> {
         if self.inbox.window().is_complete() {
             self.timers.gap = None;
         } else if self.timers.gap.is_none() {
-            self.timers.gap = Some(now + self.config.timing.reorder);
+            let tail = self.inbox.window().tail();
+            self.timers.gap = Some(now + self.pace.notice(now, len + 1, tail));
         }
     }
 
