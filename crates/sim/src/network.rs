@@ -116,6 +116,8 @@ impl Network {
     pub(crate) fn heal(&mut self) {
         for link in &mut self.links {
             (link.blocked, link.clogged) = (0, 0);
+            // What was sent into a clog holds nothing up any more.
+            link.last_arrival = 0;
         }
         let plan = &mut self.plan;
         (plan.loss, plan.ordered_loss, plan.duplicate) = (0.0, 0.0, 0.0);

@@ -289,19 +289,22 @@ impl<A: Application> Replica<A> {
     /// Installs a snapshot, or keeps it for the view being entered; false if it
     /// is of no use.
     fn take_in(&mut self, now: Time, snapshot: Snapshot<A::Incoming>) -> bool {
-        let same_view = snapshot.view == self.last_normal && self.status != Status::Booting;
-        if snapshot.commit >= snapshot.at || same_view {
-            let installed = self.install(now, snapshot);
-            if !installed {
-                self.alarm(Alarm::SnapshotRefused);
-            } else if let Some(staging) = self.staging.as_mut() {
-                staging.drop_snapshot();
-            }
-            return installed;
+        let settled = snapshot.commit >= snapshot.at;
+        if let Some(staging) = self.staging.as_mut().filter(|_| !settled) {
+            // Not even one of the view of our own log: that may be what must be rolled back.
+            return staging.keep(snapshot);
         }
-        self.staging
-            .as_mut()
-            .is_some_and(|staging| staging.keep(snapshot))
+        let same_view = snapshot.view == self.last_normal && self.status != Status::Booting;
+        if !settled && !same_view {
+            return false;
+        }
+        let installed = self.install(now, snapshot);
+        if !installed {
+            self.alarm(Alarm::SnapshotRefused);
+        } else if let Some(staging) = self.staging.as_mut() {
+            staging.drop_snapshot();
+        }
+        installed
     }
 
     /// The state becomes the snapshot's. Slots of our log after it stay.
