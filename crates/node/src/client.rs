@@ -36,6 +36,9 @@ impl From<Missed> for StateError {
     }
 }
 
+/// Bytes of operations that an own store takes together.
+const USUAL: usize = 8 << 10;
+
 /// How much a client takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
@@ -111,7 +114,7 @@ impl StateClient {
                 let operation = Limits::default().op_bytes;
                 Bounds {
                     operation,
-                    datagram: operation,
+                    datagram: operation.min(USUAL),
                 }
             }
             Self::Group(client) => client.bounds(),

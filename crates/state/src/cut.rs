@@ -23,6 +23,8 @@ use crate::table::{Key, Value};
 use crate::timers::{Alarm, TimerId, Timers};
 use crate::waste::Waste;
 
+/// A longer row counts as several.
+pub(crate) const ROW_BYTES: usize = 1024;
 /// Rows of an ordered table, or timers, collected at once.
 const BATCH: usize = 512;
 /// Rows of one pile, on average, as long as there are not too many piles.
@@ -231,7 +233,8 @@ impl Cut {
                 });
                 let mut pile = Pile::default();
                 pile.add(batch.iter().copied(), &old);
-                let (seen, complete) = (pile.rows.max(batch.len()), last.is_none());
+                let seen = pile.rows.max(batch.len()) + pile.bytes.len() / ROW_BYTES;
+                let complete = last.is_none();
                 cursor.key = last.cloned();
                 collected.piles.push_back(pile);
                 (seen, complete)
@@ -336,7 +339,7 @@ fn deal(
     let mut add = |key: &Key, value: &Value| {
         let pile = splitters.partition_point(|splitter| splitter <= key);
         piles[pile].push(key, value);
-        seen += 1;
+        seen += 1 + value.len() / ROW_BYTES;
     };
     for (key, value) in parts.part(part) {
         if old.is_empty() || !changed(old, key) {

@@ -36,10 +36,11 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            op_bytes: 8 << 10,
-            reply_bytes: 8 << 10,
+            op_bytes: 4 << 20,
+            reply_bytes: 4 << 20,
             key_bytes: 1 << 10,
-            value_bytes: 4 << 10,
+            // A MiB, and what a procedure keeps with it.
+            value_bytes: (1 << 20) + 256,
             rows: 4 << 20,
             timers: 4 << 20,
             memory_bytes: 2 << 30,

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 
 use stateplane_base::LogTime;
 
-use crate::cut::{Cut, Pile};
+use crate::cut::{Cut, Pile, ROW_BYTES};
 use crate::hash::Checksum;
 use crate::limits::Limits;
 use crate::state::State;
@@ -164,5 +164,5 @@ fn append_pile(pile: &Pile, out: &mut Vec<u8>) -> usize {
     for (_, row) in &rows {
         out.extend_from_slice(row);
     }
-    rows.len()
+    rows.len() + pile.bytes.len() / ROW_BYTES
 }

@@ -258,6 +258,49 @@ fn increments_survive_the_leader_exactly_once() {
     assert_eq!(client.ask("PING"), "+PONG\r\n");
 }
 
+/// A MiB that is unlike any other.
+fn megabyte(n: u32) -> String {
+    let word = |at: u32| format!("{:08x}", (at ^ n << 18).wrapping_mul(0x9e37_79b9));
+    (0..1 << 17).map(word).collect()
+}
+
+#[test]
+fn large_values_survive_the_leader() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut group = Group::start(dir.path());
+    let mut client = Client::connect(group.port);
+    let mut other = Client::connect(group.port);
+    for n in 0..12 {
+        let value = megabyte(n);
+        client.say(&format!("SET large {value}"));
+        // Short ones pass while it is on its way.
+        assert!(other.ask("INCR n").starts_with(':'));
+        if n == 4 {
+            group.replicas[0].0.kill().expect("SIGKILL");
+        }
+        assert_eq!(client.reply(), "+OK\r\n");
+        let whole = format!("${}\r\n{value}\r\n", value.len());
+        assert!(client.ask("GET large") == whole, "round {n}");
+        assert!(other.ask("GET large") == whole, "round {n}");
+    }
+    let three = client.ask("MGET large large none large");
+    assert_eq!(three.len(), 4 + 3 * ((1 << 20) + 12) + 5);
+    // A pipeline of long replies is answered in order.
+    let mut gets = Vec::new();
+    (0..4).for_each(|_| encode("GET large", &mut gets));
+    encode("INCR n", &mut gets);
+    client.send(&gets);
+    (0..4).for_each(|_| assert_eq!(client.reply().len(), (1 << 20) + 12));
+    assert_eq!(client.reply(), ":13\r\n");
+    if installed("redis-benchmark") {
+        let load = [
+            "-t", "set,get", "-d", "100000", "-c", "20", "-n", "200", "-q",
+        ];
+        let text = run("redis-benchmark", group.port, &load);
+        assert!(!text.contains("Error"), "{text}");
+    }
+}
+
 #[test]
 fn pipelines_are_answered_in_order() {
     let dir = tempfile::tempdir().expect("directory");
@@ -347,12 +390,11 @@ fn protocols_passwords_and_limits() {
     {
         assert!(Instant::now() < limit, "the third is turned away");
     }
-    let long = "x".repeat(100_000);
-    assert!(
-        client
-            .ask(&format!("SET a {long}"))
-            .starts_with("-ERR the command")
-    );
+    for megabytes in [5, 20] {
+        let long = "x".repeat(megabytes << 20);
+        let reply = client.ask(&format!("SET a {long}"));
+        assert!(reply.starts_with("-ERR the command"), "{reply}");
+    }
     assert_eq!(client.ask("SET a b"), "+OK\r\n");
     client.say("QUIT");
     assert_eq!(client.rest(), "+OK\r\n");

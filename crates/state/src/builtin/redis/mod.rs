@@ -200,6 +200,10 @@ const KEY_OVERHEAD: usize = 12;
 /// Bytes that stand with a string in its key's row.
 const VALUE_OVERHEAD: usize = 17;
 
+/// What is said after so many bytes is said in the next reply: a long one takes more than one
+/// round trip.
+const ENOUGH: usize = 8 << 10;
+
 /// The procedure.
 fn run(
     space: Space,
@@ -250,6 +254,9 @@ fn run(
             }
         }
         executed += 1;
+        if reply.len() > ENOUGH && !transaction {
+            break;
+        }
     }
     reply[begins..begins + 2].copy_from_slice(&executed.to_be_bytes());
     Ok(())
