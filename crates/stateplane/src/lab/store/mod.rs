@@ -61,7 +61,7 @@ fn play(args: &StoreArgs, watcher: &mut dyn Watcher) -> Result<Report> {
     let dir = scenario::make_dir()?;
     let result = Stage::set(args, dir.path(), watcher, &stop).and_then(Stage::play);
     let failed = result.as_ref().map_or(true, |report| !report.pass());
-    if args.keep || failed {
+    if args.keep || failed && args.falsify.is_none() {
         scenario::keep(dir)?;
     }
     result

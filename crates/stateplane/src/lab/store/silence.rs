@@ -85,7 +85,7 @@ mod tests {
     fn silence_is_between_answers_and_belongs_to_what_came_before_its_end() {
         let list = [(0, 1), (10, 2), (20, 1), (60, 2), (65, 1)];
         assert_eq!(silence(&list, 21, 70), (40, 50));
-        assert_eq!(silence(&list, 61, 70), (10, 45), "the first gap was over");
+        assert_eq!(silence(&list, 61, 70), (5, 45), "the first gap was over");
         assert_eq!(
             silence(&list, 61, 200),
             (135, 140),
