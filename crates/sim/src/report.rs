@@ -1,4 +1,5 @@
 //! What a run of many seeds found, for people and for machines.
+use crate::dice::mix;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,6 +24,9 @@ pub struct Report {
     pub seeds_per_s: f64,
     /// Seeds that were run twice to see that both runs are the same.
     pub repeated: u64,
+    /// Fingerprint of every datagram delivered in any seed: the same seeds of the same code
+    /// give the same.
+    pub digest: u64,
     /// Longest virtual time from the end of all faults to full agreement.
     pub slowest_recovery_ms: f64,
     /// How often each noteworthy thing happened.
@@ -64,8 +68,10 @@ pub(crate) struct Run {
 impl Report {
     /// Adds what one seed gave, except its failure.
     #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn add(&mut self, run: &Run) {
+    pub(crate) fn add(&mut self, seed: u64, run: &Run) {
         self.seeds += 1;
+        // Seeds end in any order.
+        self.digest ^= mix(run.hash ^ mix(seed));
         self.passed += u64::from(run.broken.is_none());
         self.events += run.events;
         self.operations += run.operations;

@@ -104,7 +104,7 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Report {
         }
         drop(sender);
         for (seed, (run, repeated)) in results {
-            report.add(&run);
+            report.add(seed, &run);
             report.repeated += u64::from(repeated);
             if let Some(what) = run.broken {
                 broken.insert(seed, what);

@@ -1,6 +1,6 @@
 //! What the store must do, written down a second time and as simply as
 //! possible: the yardstick for replies, independent of `stateplane-state`.
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// What an operation asks for. Objects are small numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -97,12 +97,21 @@ pub enum Model {
     Counter(i64),
     /// A queue's elements, oldest first.
     Queue(VecDeque<u64>),
-    /// A pool's free items.
-    Pool(BTreeSet<u64>),
+    /// A pool's free items, a bit each.
+    Pool(u64),
 }
 
-/// Items every pool starts with: `0..POOL_ITEMS`.
+/// Items every pool starts with: `0..POOL_ITEMS`, of at most 64.
 pub const POOL_ITEMS: u64 = 24;
+
+/// An item's bit in a pool; none if it is no pool's.
+const fn bit(item: u64) -> Option<u64> {
+    if item < POOL_ITEMS {
+        Some(1 << item)
+    } else {
+        None
+    }
+}
 
 impl Model {
     /// The object before anything happened to it.
@@ -112,7 +121,7 @@ impl Model {
             Object::Timed(_) => Self::Timed(None, 0),
             Object::Counter(_) => Self::Counter(0),
             Object::Queue(_) => Self::Queue(VecDeque::new()),
-            Object::Pool(_) => Self::Pool((0..POOL_ITEMS).collect()),
+            Object::Pool(_) => Self::Pool((1 << POOL_ITEMS) - 1),
         }
     }
 }
@@ -122,57 +131,72 @@ impl Sequential for Model {
     type Outcome = Outcome;
 
     fn step(&self, action: &Action, outcome: Option<&Outcome>) -> Option<Self> {
-        let (next, answer) = match (self.clone(), *action) {
-            (Self::Key(value), Action::Get(_)) => (Self::Key(value), Outcome::Found(value)),
-            (Self::Key(value), Action::Put(_, new)) => {
-                (Self::Key(Some(new)), Outcome::Took(value.is_some()))
-            }
-            (Self::Key(value), Action::Delete(_)) => {
-                (Self::Key(None), Outcome::Took(value.is_some()))
-            }
-            (Self::Key(value), Action::Swap(_, old, new)) => {
-                let took = value == Some(old);
-                let value = if took { Some(new) } else { value };
-                (Self::Key(value), Outcome::Took(took))
-            }
+        // Looked at before anything is copied: most answers a search tries are impossible.
+        let fits = |answer: Outcome| outcome.is_none_or(|seen| *seen == answer);
+        match (self, *action) {
+            (Self::Key(value), action) => step_key(*value, action, fits).map(Self::Key),
             (Self::Timed(value, now), Action::Look(_)) => {
-                (Self::Timed(value, now), Outcome::Found(value.map(|v| v.0)))
+                let found = Outcome::Found(value.map(|v| v.0));
+                fits(found).then_some(Self::Timed(*value, *now))
             }
             (Self::Timed(value, now), Action::Hold(_, new, ms)) => {
                 let end = now.saturating_add(ms * 1_000_000);
-                let next = Self::Timed(Some((new, end)), now);
-                (next, Outcome::Took(value.is_some()))
+                let took = Outcome::Took(value.is_some());
+                fits(took).then_some(Self::Timed(Some((new, end)), *now))
             }
             (Self::Counter(sum), Action::Add(_, amount)) => {
-                (Self::Counter(sum + amount), Outcome::Sum(sum + amount))
+                let sum = sum + amount;
+                fits(Outcome::Sum(sum)).then_some(Self::Counter(sum))
             }
-            (Self::Queue(mut queue), Action::Push(_, value)) => {
-                queue.push_back(value);
-                let length = i64::try_from(queue.len()).ok()?;
-                (Self::Queue(queue), Outcome::Sum(length))
+            (Self::Queue(queue), Action::Push(_, value)) => {
+                let length = i64::try_from(queue.len() + 1).ok()?;
+                let pushed = || queue.iter().copied().chain([value]).collect();
+                fits(Outcome::Sum(length)).then(|| Self::Queue(pushed()))
             }
-            (Self::Queue(mut queue), Action::Pop(_)) => {
-                let oldest = queue.pop_front();
-                (Self::Queue(queue), Outcome::Found(oldest))
+            (Self::Queue(queue), Action::Pop(_)) => {
+                let popped = || queue.iter().copied().skip(1).collect();
+                let oldest = Outcome::Found(queue.front().copied());
+                fits(oldest).then(|| Self::Queue(popped()))
             }
-            (Self::Pool(free), Action::Take(_)) => return take(free, outcome),
-            (Self::Pool(mut free), Action::Give(_, item)) => {
-                let took = free.insert(item);
-                (Self::Pool(free), Outcome::Took(took))
+            (Self::Pool(free), Action::Take(_)) => take(*free, outcome).map(Self::Pool),
+            (Self::Pool(free), Action::Give(_, item)) => {
+                let bit = bit(item)?;
+                fits(Outcome::Took(free & bit == 0)).then_some(Self::Pool(free | bit))
             }
-            _ => return None,
-        };
-        outcome.is_none_or(|seen| *seen == answer).then_some(next)
+            _ => None,
+        }
     }
+}
+
+/// A key's value after an action whose answer fits.
+fn step_key(
+    value: Option<u64>,
+    action: Action,
+    fits: impl Fn(Outcome) -> bool,
+) -> Option<Option<u64>> {
+    let (next, answer) = match action {
+        Action::Get(_) => (value, Outcome::Found(value)),
+        Action::Put(_, new) => (Some(new), Outcome::Took(value.is_some())),
+        Action::Delete(_) => (None, Outcome::Took(value.is_some())),
+        Action::Swap(_, old, new) => {
+            let took = value == Some(old);
+            (if took { Some(new) } else { value }, Outcome::Took(took))
+        }
+        _ => return None,
+    };
+    fits(answer).then_some(next)
 }
 
 /// A pool may hand out any free item, so the answer decides the next state.
 /// Which item an unanswered taker got cannot be known; the search then has no
 /// single next state, and such pools are left to the log's order.
-fn take(mut free: BTreeSet<u64>, outcome: Option<&Outcome>) -> Option<Model> {
+fn take(free: u64, outcome: Option<&Outcome>) -> Option<u64> {
     match outcome {
-        Some(Outcome::Found(Some(item))) => free.remove(item).then_some(Model::Pool(free)),
-        Some(Outcome::Found(None)) => free.is_empty().then_some(Model::Pool(free)),
+        Some(Outcome::Found(Some(item))) => {
+            let bit = bit(*item)?;
+            (free & bit != 0).then_some(free & !bit)
+        }
+        Some(Outcome::Found(None)) => (free == 0).then_some(0),
         _ => None,
     }
 }

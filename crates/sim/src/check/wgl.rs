@@ -3,10 +3,11 @@
 //! at a time. Needs no help from the protocol, and is exponential in the
 //! number of concurrent clients, so the work is bounded.
 use crate::check::Record;
-use crate::dice::mix;
+use crate::dice::{fold, fold_word, mix};
 use crate::spec::{Action, Model, Object, Outcome, Sequential};
 use hashbrown::HashSet;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// One operation on one object: an interval of time, an action and, if known,
 /// its outcome.
@@ -163,6 +164,57 @@ impl Members {
     }
 }
 
+/// Configurations from which no order was found, as fingerprints of 128 bits. Nothing is
+/// kept of a search that never takes a step back, which most do not.
+#[derive(Default)]
+struct Hopeless(HashSet<(u64, u64), BuildHasherDefault<Folder>>);
+
+impl Hopeless {
+    fn key<S: Sequential>(members: Members, state: &S) -> (u64, u64) {
+        let mut folder = Folder::default();
+        state.hash(&mut folder);
+        (members.0, folder.finish())
+    }
+
+    fn has<S: Sequential>(&self, members: Members, state: &S) -> bool {
+        !self.0.is_empty() && self.0.contains(&Self::key(members, state))
+    }
+
+    fn add<S: Sequential>(&mut self, members: Members, state: &S) {
+        self.0.insert(Self::key(members, state));
+    }
+}
+
+/// A quick hash; nobody chooses histories against it.
+#[derive(Default)]
+struct Folder(u64);
+
+impl Hasher for Folder {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = fold(self.0, bytes);
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = fold_word(self.0, word);
+    }
+
+    fn write_i64(&mut self, word: i64) {
+        self.write_u64(word.cast_unsigned());
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word.cast_unsigned() as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
+}
+
 /// Searches for an order of `operations` that respects time and that the
 /// specification, starting in `state`, allows. Operations without a return
 /// may be in the order or not.
@@ -178,7 +230,7 @@ fn search_within<S: Sequential>(
     let mut line = Timeline::new(operations);
     let mut waiting = operations.iter().filter(|o| o.returned.is_some()).count();
     let mut members = Members::default();
-    let mut visited: HashSet<(Members, S)> = HashSet::new();
+    let mut hopeless = Hopeless::default();
     let mut chosen: Vec<(usize, S)> = Vec::new();
     let mut at = line.events[END].next;
     for _ in 0..budget {
@@ -191,7 +243,7 @@ fn search_within<S: Sequential>(
             let outcome = operations[i].returned.as_ref().map(|(_, o)| o);
             if let Some(next) = state.step(&operations[i].action, outcome) {
                 members.flip(i);
-                if visited.insert((members, next.clone())) {
+                if !hopeless.has(members, &next) {
                     chosen.push((i, core::mem::replace(&mut state, next)));
                     waiting -= usize::from(line.ret[i].is_some());
                     line.lift(i);
@@ -207,6 +259,7 @@ fn search_within<S: Sequential>(
         let Some((i, before)) = chosen.pop() else {
             return Verdict::Impossible;
         };
+        hopeless.add(members, &state);
         state = before;
         members.flip(i);
         line.unlift(i);
