@@ -3,9 +3,15 @@
 //! slab until it is due.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
-/// When, in which order among equals, and where in the slab.
-type Key = Reverse<(u64, u32, u32)>;
+/// When (64 bits), in which order among equals (32), and where in the slab (32): one number,
+/// so that two are compared at once.
+type Key = Reverse<u128>;
+
+const fn key(at: u64, serial: u32, place: u32) -> Key {
+    Reverse((at as u128) << 64 | (serial as u128) << 32 | place as u128)
+}
 
 /// A queue of future events. Equal times are served in the order of insertion.
 pub(crate) struct Agenda<T> {
@@ -35,16 +41,18 @@ impl<T> Agenda<T> {
             self.slab.push(Some(what));
             u32::try_from(self.slab.len() - 1).expect("a run's future is short")
         };
-        self.heap.push(Reverse((at, self.serial, place)));
+        self.heap.push(key(at, self.serial, place));
     }
 
     /// The next event, if it is due before `limit`.
     pub(crate) fn next(&mut self, limit: u64) -> Option<(u64, T)> {
-        let Reverse((at, _, place)) = *self.heap.peek()?;
+        let next = self.heap.peek_mut()?;
+        #[allow(clippy::cast_possible_truncation)] // each part is what was put in
+        let (at, place) = ((next.0 >> 64) as u64, next.0 as u32);
         if at >= limit {
             return None;
         }
-        self.heap.pop();
+        PeekMut::pop(next);
         self.free.push(place);
         let what = self.slab[place as usize].take();
         Some((at, what.expect("what is on the heap is in the slab")))

@@ -32,15 +32,24 @@ impl NodeClock {
 
     /// What the node reads at true time `now`.
     pub(crate) fn local(&self, now: u64) -> Time {
-        let passed = u128::from(now) * u128::from(self.rate) / u128::from(UNIT);
-        Time::from_nanos(self.origin + u64::try_from(passed).expect("a run is short"))
+        let passed = match now.checked_mul(self.rate) {
+            Some(product) => product / UNIT,
+            None => u64::try_from(u128::from(now) * u128::from(self.rate) / u128::from(UNIT))
+                .expect("a run is short"),
+        };
+        Time::from_nanos(self.origin + passed)
     }
 
     /// The first true time at which the node reads `at` or later; `None` for
     /// a time that never comes.
     pub(crate) fn truth(&self, at: Time) -> Option<u64> {
-        let wait = u128::from(at.as_nanos().saturating_sub(self.origin)) * u128::from(UNIT);
-        let true_time = wait.div_ceil(u128::from(self.rate));
+        let wait = at.as_nanos().saturating_sub(self.origin);
+        // Nearly all waits are short, and a division of 64 bits is much the cheaper.
+        if let Some(product) = wait.checked_mul(UNIT) {
+            return Some(product.div_ceil(self.rate));
+        }
+        let product = u128::from(wait) * u128::from(UNIT);
+        let true_time = product.div_ceil(u128::from(self.rate));
         u64::try_from(true_time).ok().filter(|t| *t < u64::MAX / 4)
     }
 }

@@ -179,9 +179,11 @@ impl World<'_> {
         self.nodes[index].wake = None;
         let waiting = std::mem::take(&mut self.nodes[index].backlog);
         self.gathering = true;
-        let read = waiting
-            .into_iter()
-            .try_for_each(|(bytes, flipped)| self.read(index, &bytes, flipped));
+        let read = waiting.into_iter().try_for_each(|(bytes, flipped)| {
+            let read = self.read(index, &bytes, flipped);
+            self.buffers.push(bytes);
+            read
+        });
         self.gathering = false;
         read?;
         self.settle_accounts(index)?;

@@ -54,26 +54,32 @@ impl World<'_> {
                 }
             }
         };
+        let ordering = self.orders(from, content);
         let sent = match to {
             Peer::Replicas => {
-                if self.orders(from, content) {
+                if ordering {
                     self.network.multicast();
                 }
-                (0..self.layout.replicas)
+                // One datagram to all, as a driver sends it.
+                let mut packet = self.buffers.pop().unwrap_or_default();
+                self.seal(from, content, &mut packet);
+                let sent = (0..self.layout.replicas)
                     .filter(|replica| *replica != from)
-                    .try_for_each(|replica| self.post(from, replica, content, message))
+                    .try_for_each(|replica| {
+                        self.post(from, replica, ordering, Content::Packet(&packet), message)
+                    });
+                self.buffers.push(packet);
+                sent
             }
             Peer::Replica(ReplicaId(index)) => {
-                self.post(from, usize::from(index), content, message)
+                self.post(from, usize::from(index), ordering, content, message)
             }
-            Peer::Sequencer(i) => self.post(
-                from,
-                self.layout.sequencer(usize::from(i)),
-                content,
-                message,
-            ),
+            Peer::Sequencer(i) => {
+                let target = self.layout.sequencer(usize::from(i));
+                self.post(from, target, ordering, content, message)
+            }
             Peer::Client(_, address) => {
-                self.post(from, usize::from(address.port), content, message)
+                self.post(from, usize::from(address.port), ordering, content, message)
             }
         };
         self.body = body;
@@ -85,16 +91,15 @@ impl World<'_> {
         self.layout.sequences(from) || matches!(content, Content::Order(_))
     }
 
-    /// Seals one datagram and hands it to the network.
+    /// Hands one datagram to the network, sealed if it is not yet.
     fn post(
         &mut self,
         from: usize,
         target: usize,
+        ordering: bool,
         content: Content<'_>,
         what: &impl Debug,
     ) -> Result<(), String> {
-        let ordering = self.orders(from, content);
-        self.nodes[from].counter += 1;
         let choice = self.network.choice(from, target);
         let kept = self.tape.keeps(choice);
         let fate = self.network.route(self.now, from, target, ordering, kept);
@@ -124,9 +129,12 @@ impl World<'_> {
     }
 
     /// Replaces `bytes` by the datagram that node `from` makes of `content`.
-    fn seal(&self, from: usize, content: Content<'_>, bytes: &mut Vec<u8>) {
+    fn seal(&mut self, from: usize, content: Content<'_>, bytes: &mut Vec<u8>) {
         bytes.clear();
-        let node = &self.nodes[from];
+        let node = &mut self.nodes[from];
+        if !matches!(content, Content::Packet(_)) {
+            node.counter += 1;
+        }
         match content {
             Content::Body(body) | Content::Order(body) => {
                 let header = Header {
@@ -169,6 +177,8 @@ impl World<'_> {
         if node.is_deaf() && node.role.is_some() {
             if node.backlog.len() < SOCKET {
                 node.backlog.push((bytes, flipped));
+            } else {
+                self.buffers.push(bytes);
             }
             return Ok(());
         }
@@ -211,7 +221,7 @@ impl World<'_> {
             let (from, to) = (self.layout.name(from), self.layout.name(to));
             format!("{from} -> {to} {message:?}")
         });
-        self.step(to, Some((peer, message)))
+        self.step(to, peer, message)
     }
 
     /// A node reads a packet of the ordered multicast.
@@ -244,7 +254,7 @@ impl World<'_> {
             Ok((peer, formation, body)) => {
                 let message = Message { formation, body };
                 self.say(|| format!("{peer:?} -> {} {message:?}", self.layout.name(to)));
-                self.step(to, Some((peer, message)))
+                self.step(to, peer, message)
             }
             // Damaged on its way to the sequencer, which looks at the outer tag only.
             Err(oum::OpenError::Inner) if self.plan.links.corrupt > 0.0 => {
@@ -284,12 +294,15 @@ impl World<'_> {
                 ip: [0; 16],
                 port: sender,
             };
-            let mut bytes = bytes.to_vec();
-            oum::stamp(&self.oum, &stamp, address, &mut bytes);
+            let mut packet = self.buffers.pop().unwrap_or_default();
+            packet.clear();
+            packet.extend_from_slice(bytes);
+            oum::stamp(&self.oum, &stamp, address, &mut packet);
             self.network.multicast();
             for replica in 0..self.layout.replicas {
-                self.post(to, replica, Content::Packet(&bytes), &stamp)?;
+                self.post(to, replica, true, Content::Packet(&packet), &stamp)?;
             }
+            self.buffers.push(packet);
         }
         self.settle_accounts(to)
     }

@@ -156,24 +156,26 @@ impl Node {
 
 /// The process of a machine.
 impl Node {
-    /// Lets the process handle a message or, with none, its timers, and asserts
-    /// its invariants.
-    pub(crate) fn handle(&mut self, now: u64, input: Option<(Peer, Message)>) {
+    /// Lets the process handle a message, and asserts its invariants.
+    pub(crate) fn hear(&mut self, now: u64, from: Peer, message: Message) {
         let local = self.clock.local(now);
-        match (self.role.as_mut(), input) {
-            (Some(Role::Replica(core)), Some((from, message))) => {
-                core.on_message(local, from, message);
-            }
-            (Some(Role::Replica(core)), None) => core.on_timer(local),
-            (Some(Role::Sequencer(core)), Some((from, message))) => {
-                core.on_message(local, from, message);
-            }
-            (Some(Role::Sequencer(core)), None) => core.on_timer(local),
-            (Some(Role::Client(core)), Some((from, message))) => {
-                core.on_message(local, from, message);
-            }
-            (Some(Role::Client(core)), None) => core.on_timer(local),
-            (None, _) => {}
+        match self.role.as_mut() {
+            Some(Role::Replica(core)) => core.on_message(local, from, message),
+            Some(Role::Sequencer(core)) => core.on_message(local, from, message),
+            Some(Role::Client(core)) => core.on_message(local, from, message),
+            None => {}
+        }
+        self.check();
+    }
+
+    /// Lets the process do what is due, and asserts its invariants.
+    pub(crate) fn fire(&mut self, now: u64) {
+        let local = self.clock.local(now);
+        match self.role.as_mut() {
+            Some(Role::Replica(core)) => core.on_timer(local),
+            Some(Role::Sequencer(core)) => core.on_timer(local),
+            Some(Role::Client(core)) => core.on_timer(local),
+            None => {}
         }
         self.check();
     }

@@ -16,7 +16,7 @@ use crate::store;
 use crate::tape::{Choice, Choices, Tape};
 use crate::watch::Watch;
 use crate::workload::Workload;
-use stateplane_group::{Effect, Message, Mutation, Peer, Protocol};
+use stateplane_group::{Effect, Mark, Message, Mutation, Peer, Protocol};
 use stateplane_wire::envelope::Key;
 use stateplane_wire::oum::Keys;
 use std::cell::RefCell;
@@ -105,6 +105,8 @@ pub(crate) struct World<'a> {
     pub(crate) gathering: bool,
     pub(crate) dice: Dice,
     pub(crate) run: Run,
+    /// How often processes that are gone took each rare branch.
+    marks: [u64; Mark::ALL.len()],
     pub(crate) lines: Option<&'a RefCell<Vec<String>>>,
     pub(crate) samples: Option<&'a RefCell<Samples>>,
     pub(crate) tape: Tape<'a>,
@@ -185,6 +187,7 @@ impl<'a> World<'a> {
             gathering: false,
             dice,
             run: Run::default(),
+            marks: [0; Mark::ALL.len()],
             lines,
             samples: None,
             canary: setup.canary,
@@ -339,19 +342,19 @@ impl World<'_> {
         }
         let local = node.clock.local(self.now);
         if node.next_timer().is_some_and(|due| due <= local) {
-            return self.step(index, None);
+            node.fire(self.now);
+            return match self.gathering {
+                true => Ok(()),
+                false => self.settle_accounts(index),
+            };
         }
         self.plan_wake(index);
         Ok(())
     }
 
-    /// Lets a process handle a message or, with none, its timers.
-    pub(crate) fn step(
-        &mut self,
-        index: usize,
-        input: Option<(Peer, Message)>,
-    ) -> Result<(), String> {
-        self.nodes[index].handle(self.now, input);
+    /// Lets a process handle a message.
+    pub(crate) fn step(&mut self, index: usize, from: Peer, msg: Message) -> Result<(), String> {
+        self.nodes[index].hear(self.now, from, msg);
         if self.gathering {
             return Ok(());
         }
@@ -431,6 +434,11 @@ impl World<'_> {
         for node in 0..self.nodes.len() {
             self.gather_marks(node);
         }
+        for (mark, count) in Mark::ALL.iter().zip(self.marks) {
+            if count > 0 {
+                *self.run.marks.entry(mark.name()).or_default() += count;
+            }
+        }
         let story = self.watch.story(&self.nodes[..self.layout.replicas]);
         let story = story.borrow();
         audit::audit(&self.records, &story.executed, store::decode)?;
@@ -465,10 +473,11 @@ impl World<'_> {
         ))
     }
 
+    /// Adds up what a process that is about to go counted.
     pub(crate) fn gather_marks(&mut self, index: usize) {
         if let Some(marks) = self.nodes[index].marks() {
-            for (mark, count) in marks.iter().filter(|(_, count)| *count > 0) {
-                *self.run.marks.entry(mark.name()).or_default() += count;
+            for (sum, (_, count)) in self.marks.iter_mut().zip(marks.iter()) {
+                *sum += count;
             }
         }
     }

@@ -136,6 +136,7 @@ pub fn cluster_id(name: &str) -> u32 {
 /// Replaces `out` by the sealed datagram.
 pub fn seal(key: &Key, header: Header, body: &[u8], out: &mut Vec<u8>) {
     out.clear();
+    out.reserve(body.len() + OVERHEAD);
     append(key, header, out, |out| out.extend_from_slice(body));
 }
 

@@ -121,18 +121,20 @@ struct Timers {
 }
 
 impl Timers {
-    const fn all(&self) -> [Option<Time>; 9] {
-        [
-            self.heartbeat,
-            self.silence,
-            self.gap,
-            self.resend,
-            self.patience,
-            self.boot,
-            self.transfer,
-            self.snapshot,
-            self.prepare,
-        ]
+    /// The earliest.
+    fn next(&self) -> Option<Time> {
+        let all = [
+            &self.heartbeat,
+            &self.silence,
+            &self.gap,
+            &self.resend,
+            &self.patience,
+            &self.boot,
+            &self.transfer,
+            &self.snapshot,
+            &self.prepare,
+        ];
+        all.into_iter().flatten().min().copied()
     }
 }
 
@@ -434,7 +436,7 @@ impl<A: Application> Replica<A> {
 
     /// When [`Self::on_timer`] wants to be called.
     pub fn next_timer(&self) -> Option<Time> {
-        self.timers.all().into_iter().flatten().min()
+        self.timers.next()
     }
 
     /// Does what is due at `now`.
