@@ -30,6 +30,8 @@ pub struct Peers {
     replicas: Vec<(u16, SocketAddrV4)>,
     /// How many of them the group forms with.
     founders: usize,
+    /// Bytes of an operation.
+    longest: usize,
     clients: BTreeMap<u16, SocketAddrV4>,
     /// This node, if it is a replica.
     me: Option<ReplicaId>,
@@ -50,6 +52,7 @@ impl Peers {
             sequencers,
             replicas,
             spares,
+            longest,
             ..
         } = &config.state
         else {
@@ -85,6 +88,7 @@ impl Peers {
             others: others.map(|(_, (_, address))| (*address).into()).collect(),
             replicas: members,
             founders,
+            longest: *longest,
             my_sequencer: sequencers
                 .iter()
                 .zip(0..)
@@ -122,6 +126,7 @@ impl Peers {
         config.sequencers = count(self.sequencers.len());
         config.protocol = self.protocol;
         config.group = GROUP;
+        config.limits.operation = self.longest;
         config
     }
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 use stateplane_functions::nat::procedures::{self, NatStateConfig, QUARANTINE};
 use stateplane_state::{Limits, Registry, Store};
 
-use crate::config::{Commit, Config, Nat};
+use crate::config::{Commit, Config, Nat, State};
 use crate::failure::Failure;
 use crate::sequencer::random;
+
+/// Bytes that a procedure keeps with a value, at most.
+const KEPT_WITH: usize = 256;
 
 /// A blank store. Two nodes with the same configuration build the same one;
 /// only the placement in its hash tables, which nobody sees, is this node's own.
@@ -20,9 +23,23 @@ pub fn new(config: &Config) -> Result<Store, Failure> {
     }
     Ok(Store::with_seed(
         registry,
-        Limits::default(),
+        limits(config),
         [random(), random()],
     ))
+}
+
+/// How large the store and what it is asked may be.
+pub fn limits(config: &Config) -> Limits {
+    let usual = Limits::default();
+    match config.state {
+        State::Embedded => usual,
+        State::Group { longest, .. } => Limits {
+            op_bytes: longest,
+            reply_bytes: longest,
+            value_bytes: longest / 4 + KEPT_WITH,
+            ..usual
+        },
+    }
 }
 
 /// What the NAT's procedures depend on: the same on every replica and instance

@@ -7,7 +7,6 @@ use std::os::fd::BorrowedFd;
 use stateplane_base::{ClientId, Time};
 use stateplane_functions::Ticket;
 use stateplane_group::{Busy, Client, Effect, RequestId};
-use stateplane_state::Limits;
 use stateplane_wire::group::leader_of;
 use tracing::warn;
 
@@ -169,7 +168,7 @@ impl GroupClient {
     pub(super) fn bounds(&self) -> Bounds {
         let limits = self.peers.group_config().limits;
         Bounds {
-            operation: limits.operation.min(Limits::default().op_bytes),
+            operation: limits.operation,
             datagram: limits.batch_bytes,
         }
     }

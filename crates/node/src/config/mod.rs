@@ -90,6 +90,8 @@ pub enum State {
         /// If the replicas have disks: each keeps its journal in the directory of its
         /// node's name below this one.
         disk: Option<PathBuf>,
+        /// Bytes of the longest operation, and of the longest result. A value may have a quarter.
+        longest: usize,
     },
 }
 

@@ -11,6 +11,9 @@ use super::{State, values};
 /// Slots a Prepare carries at most unless the file says otherwise.
 const BATCH: u16 = 64;
 
+/// MiB of the longest operation unless the file says otherwise.
+const LONGEST: u64 = 4;
+
 /// Reads the table; without one, state is kept in the function's own process.
 pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State> {
     if root.value("state").is_none() {
@@ -27,6 +30,7 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
         "spares",
         "durable",
         "dir",
+        "longest-mib",
     ];
     section.only(&keys, out);
     let words = [("embedded", false), ("group", true)];
@@ -53,6 +57,11 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
         None => Some(Vec::new()),
     };
     let disk = disk(&section, out);
+    let longest = match section.value("longest-mib") {
+        Some(_) => section.optional("longest-mib", out, values::integer(1..=64)),
+        None => Some(LONGEST),
+    };
+    let longest = longest.and_then(|mib| usize::try_from(mib << 20).ok());
     group?;
     Some(State::Group {
         disk,
@@ -60,6 +69,7 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<State>
         sequencers: sequencers?,
         replicas: replicas?,
         spares: spares?,
+        longest: longest?,
     })
 }
 

@@ -103,6 +103,7 @@ fn a_good_file_is_read_as_written() {
             replicas,
             spares: vec![],
             disk: None,
+            longest: 4 << 20,
         }
     );
     assert_eq!(config.detect.dead, Duration::from_millis(20));

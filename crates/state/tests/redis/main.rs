@@ -38,6 +38,20 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Sixteenths, which decimals and binary fractions say exactly, in several spellings.
+fn sixteenths() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (-99_999..99_999i64).prop_map(|n| (n as f64 / 16.0).to_string()),
+        1 => prop::sample::select(vec!["+.5", "5.", "3e2", "-25E-2", "00.750", "-0.0"])
+            .prop_map(str::to_owned),
+    ]
+}
+
+/// No numbers at all.
+fn nonsense() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["", ".", "1.5x", " 1", "1e", "abc", "1 "]).prop_map(str::to_owned)
+}
+
 fn index() -> impl Strategy<Value = String> {
     (-7..7i64).prop_map(|n| n.to_string())
 }
@@ -107,6 +121,10 @@ fn string_command() -> impl Strategy<Value = Words> {
             .prop_map(|(name, key, from, to)| words(name, [key, from, to])),
         1 => (key(), index(), value())
             .prop_map(|(key, at, value)| words("setrange", [key, at, value])),
+        2 => (named(&["f0", "f1"]), sixteenths())
+            .prop_map(|(key, by)| words("incrbyfloat", [key.to_owned(), by])),
+        1 => (key(), nonsense()).prop_map(|(key, by)| words("incrbyfloat", [key, by])),
+        1 => named(&["f0", "f1"]).prop_map(|key| words("get", [key.to_owned()])),
         1 => (key(), getex).prop_map(|(key, option)| {
             words("getex", [key].into_iter().chain(option.split_whitespace().map(str::to_owned)))
         }),
@@ -157,6 +175,11 @@ fn hash_command() -> impl Strategy<Value = Words> {
             .prop_map(|(name, key, field)| words(name, [key, field])),
         2 => (named(&["hsetnx", "hincrby"]), key(), field(), value())
             .prop_map(|(name, key, field, value)| words(name, [key, field, value])),
+        1 => (field(), sixteenths()).prop_map(|(field, by)| {
+            words("hincrbyfloat", ["fh".to_owned(), field, by])
+        }),
+        1 => (key(), field(), nonsense())
+            .prop_map(|(key, field, by)| words("hincrbyfloat", [key, field, by])),
         2 => (named(&["hdel", "hmget"]), key(), prop::collection::vec(field(), 1..4))
             .prop_map(|(name, key, fields)| words(name, [key].into_iter().chain(fields))),
     ]

@@ -1,6 +1,11 @@
 //! What a file says of its group.
 
+use stateplane_group::Limits as GroupLimits;
+use stateplane_state::Limits;
+
 use super::*;
+use crate::peers::Peers;
+use crate::store;
 
 #[test]
 fn a_group_member_needs_a_group() {
@@ -76,6 +81,36 @@ fn a_durable_group_has_a_directory() {
     ] {
         let problems = said(wrong).expect_err("wrong").to_string();
         assert!(problems.contains("state.d"), "{problems}");
+    }
+}
+
+#[test]
+fn the_longest_operation_may_be_longer() {
+    let said = |keys: &str| {
+        let text = GOOD.replace(
+            "sequencer = \"seq\"\n",
+            &format!("sequencer = \"seq\"\n{keys}"),
+        );
+        parse(&text).map(|(config, _)| {
+            (
+                store::limits(&config),
+                Peers::new(&config, "seq", Role::Sequencer),
+            )
+        })
+    };
+    let (limits, peers) = said("longest-mib = 16\n").expect("right");
+    let longest = 16 << 20;
+    assert_eq!((limits.op_bytes, limits.reply_bytes), (longest, longest));
+    assert!(limits.value_bytes >= longest / 4 && limits.value_bytes < longest);
+    assert_eq!(peers.group_config().limits.operation, longest);
+    let (usual, peers) = said("").expect("right");
+    assert_eq!(usual, Limits::default());
+    assert_eq!(peers.group_config().limits, GroupLimits::default());
+    for wrong in ["0", "65", "\"4\""] {
+        let problems = said(&format!("longest-mib = {wrong}\n"))
+            .map(|_| ())
+            .expect_err("wrong");
+        assert!(problems.to_string().contains("state.longest-mib"));
     }
 }
 

@@ -79,6 +79,7 @@ commands! {
     19 HGet "hget" 3 reads (1, 1, 1);
     20 HGetAll "hgetall" 2 reads (1, 1, 1);
     21 HIncrBy "hincrby" 4 writes (1, 1, 1);
+    83 HIncrByFloat "hincrbyfloat" 4 writes (1, 1, 1);
     22 HKeys "hkeys" 2 reads (1, 1, 1);
     23 HLen "hlen" 2 reads (1, 1, 1);
     24 HMGet "hmget" -3 reads (1, 1, 1);
@@ -90,6 +91,7 @@ commands! {
     30 HVals "hvals" 2 reads (1, 1, 1);
     31 Incr "incr" 2 writes (1, 1, 1);
     32 IncrBy "incrby" 3 writes (1, 1, 1);
+    84 IncrByFloat "incrbyfloat" 3 writes (1, 1, 1);
     33 Keys "keys" 2 reads (0, 0, 0);
     34 LIndex "lindex" 3 reads (1, 1, 1);
     35 LInsert "linsert" 5 writes (1, 1, 1);

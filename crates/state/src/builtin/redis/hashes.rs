@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::decimal::Decimal;
 use super::number::{integer, parse};
 use super::space::{Kind, Members, element};
 use super::{Call, Command, Fault};
@@ -231,6 +232,23 @@ impl Call<'_, '_> {
         self.put_element(&mut hash, self.args[1], text.format(sum).as_bytes())?;
         self.changed(self.args[0], &hash)?;
         self.out.int(sum);
+        Ok(())
+    }
+
+    pub(super) fn hincr_by_float(&mut self) -> Result<(), Fault> {
+        let delta = Decimal::parse(self.args[2]).ok_or(Fault::NOT_A_FLOAT)?;
+        let members = self.members(self.args[0], Kind::Hash)?;
+        let before = match self.field(members, self.args[1])? {
+            Some(value) => {
+                Decimal::parse(value).ok_or(Fault::Says("ERR hash value is not a float"))?
+            }
+            None => Decimal::ZERO,
+        };
+        let sum = before.checked_add(delta).ok_or(Fault::NOT_FINITE)?.text();
+        let mut hash = self.change(self.args[0], Kind::Hash)?;
+        self.put_element(&mut hash, self.args[1], &sum)?;
+        self.changed(self.args[0], &hash)?;
+        self.out.bulk(&sum);
         Ok(())
     }
 }

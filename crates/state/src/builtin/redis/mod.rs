@@ -21,6 +21,7 @@ use crate::tx::Tx;
 
 pub mod codec;
 pub mod command;
+mod decimal;
 mod glob;
 mod hashes;
 mod keys;
@@ -55,6 +56,8 @@ impl Fault {
     const WRONG_TYPE: Self =
         Self::Says("WRONGTYPE Operation against a key holding the wrong kind of value");
     const NOT_AN_INTEGER: Self = Self::Says("ERR value is not an integer or out of range");
+    const NOT_A_FLOAT: Self = Self::Says("ERR value is not a valid float");
+    const NOT_FINITE: Self = Self::Says("ERR increment would produce NaN or Infinity");
     const NOT_POSITIVE: Self = Self::Says("ERR value is out of range, must be positive");
     const SYNTAX: Self = Self::Says("ERR syntax error");
     const OVERFLOW: Self = Self::Says("ERR increment or decrement would overflow");
@@ -124,6 +127,7 @@ impl Call<'_, '_> {
             C::MGet => self.mget(),
             C::MSet | C::MSetNx => self.mset(),
             C::Incr | C::Decr | C::IncrBy | C::DecrBy => self.incr(),
+            C::IncrByFloat => self.incr_by_float(),
             C::HSet | C::HMSet => self.hset(),
             C::HSetNx => self.hset_nx(),
             C::HGet => self.hget(),
@@ -134,6 +138,7 @@ impl Call<'_, '_> {
             C::HExists => self.hexists(),
             C::HStrLen => self.hstr_len(),
             C::HIncrBy => self.hincr_by(),
+            C::HIncrByFloat => self.hincr_by_float(),
             C::HScan | C::SScan => self.scan_elements(),
             C::LPush | C::RPush | C::LPushX | C::RPushX => self.push(),
             C::LPop | C::RPop => self.pop(),

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::decimal::Decimal;
 use super::number::{integer, parse, range};
 use super::space::{Kind, now_ms};
 use super::{Call, Command, Fault};
@@ -316,6 +317,21 @@ impl Call<'_, '_> {
         let sum = before.checked_add(delta).ok_or(Fault::OVERFLOW)?;
         self.put_string(key, itoa::Buffer::new().format(sum).as_bytes(), deadline)?;
         self.out.int(sum);
+        Ok(())
+    }
+
+    pub(super) fn incr_by_float(&mut self) -> Result<(), Fault> {
+        let key = self.args[0];
+        let entry = self.space.expect(self.tx, key, Kind::String)?;
+        let (before, deadline) = match entry {
+            Some(entry) => (Decimal::parse(entry.data), entry.deadline),
+            None => (Some(Decimal::ZERO), 0),
+        };
+        let before = before.ok_or(Fault::NOT_A_FLOAT)?;
+        let delta = Decimal::parse(self.args[1]).ok_or(Fault::NOT_A_FLOAT)?;
+        let sum = before.checked_add(delta).ok_or(Fault::NOT_FINITE)?.text();
+        self.put_string(key, &sum, deadline)?;
+        self.out.bulk(&sum);
         Ok(())
     }
 }
