@@ -11,7 +11,8 @@
  *
  * Copies are plain unicast: replicas keep their UDP sockets, and any network that carries
  * IPv4 will do. Everything that is not a request (sessions, tails, ARP), and requests in
- * fragments or behind IP options, go to the kernel and so to the user-space agent.
+ * fragments, behind IP options or with a VLAN tag, go to the kernel and so to the user-space
+ * agent, as all do while there is no session.
  *
  * A session and its counters are one object that is never used for another session. The
  * agent makes a new one and puts it in the place of the old; that system call returns when
@@ -23,13 +24,19 @@
 #define VERSION 1
 #define KIND_REQUEST 1
 #define KIND_ORDERED 2
-#define HEADER 128 /* bytes before the operations */
+#define HEADER 112 /* bytes before the operations */
 #define STAMPS 4   /* groups a message may be for */
 #define GROUPS 16  /* groups a sequencer numbers */
 #define REPLICAS 9
 #define CLIENTS 1024
 #define REPLAY_WINDOW 1024
 #define REPLAY_WORDS (REPLAY_WINDOW / 64)
+#define LAST_NUMBER ((1ULL << 56) - 1)
+
+/* Where an untagged frame's headers and its packet begin. */
+#define IP ETH_BYTES
+#define UDP (IP + IPV4_BYTES)
+#define PACKET (UDP + 8)
 
 enum {
 	COUNT_STAMPED,
@@ -46,8 +53,8 @@ enum {
 struct settings {
 	__u32 address;
 	__u16 port;
-	__u8 number; /* among the group's sequencers */
-	__u8 unused;
+	__u16 unused;
+	__u64 head; /* the first eight bytes of what it stamps */
 	struct sip request; /* the key that clients tag with */
 };
 
@@ -55,16 +62,10 @@ struct session {
 	__u64 formation; /* network order */
 	__u64 number;    /* network order; 0: none */
 	__u64 not_before; /* log time */
-	/* The key of ordered messages, with formation, session and the upper half of an
-	 * IPv4-mapped address absorbed. */
-	struct sip ordered;
+	__u64 ahead;      /* log time minus the kernel's monotonic clock */
+	struct sip ordered; /* the key of ordered messages, with head, formation and session absorbed */
+	__u64 several;      /* not 0: a processor numbers several groups */
 	__u64 last[GROUPS]; /* numbers given */
-};
-
-struct client {
-	__u32 address; /* where answers go, network order */
-	__u16 port;
-	__u16 place; /* of its window, plus 1; 0: not a client */
 };
 
 /* Which requests of the newest life of a client were seen, as in `ReplayWindow`. Packets of
@@ -77,42 +78,52 @@ struct window {
 	__u64 seen[REPLAY_WORDS];
 };
 
+/* A replica behind an interface. */
 struct target {
 	__u8 mac[6];
 	__u8 from[6];
 	__u32 address; /* network order */
 	__u16 port;
-	__u16 unused;
+	__u16 sum; /* of the address, for the checksum */
+	__u32 unused;
 };
 
-/* The replicas that are reached by one interface. */
-struct port {
-	__u32 ifindex;
-	__u32 count;
-	struct target targets[REPLICAS];
+/* All replicas, by the interfaces that they are reached by. */
+struct ports {
+	__u32 ifindex[REPLICAS];
+	__u32 count[REPLICAS];
+	struct target targets[REPLICAS][REPLICAS];
 };
 
 /* Which copy of a message comes next. */
 struct turn {
 	__u64 tag;
-	__u32 copies;
-	__u32 unused;
+	__u64 copies;
 };
 
-#define ARRAY(name, entries, kind)            \
+/* The time that all messages of a tick of the kernel's share. */
+struct tick {
+	__u64 jiffies;
+	__u64 now;
+};
+
+#define MAP(name, kind, entries, content)     \
 	struct {                                  \
-		__uint(type, BPF_MAP_TYPE_ARRAY);     \
+		__uint(type, BPF_MAP_TYPE_##kind);    \
 		__uint(max_entries, entries);         \
 		__type(key, __u32);                   \
-		__type(value, kind);                  \
+		__type(value, content);               \
 	} name SEC(".maps")
 
-ARRAY(sequencer, 1, struct settings);
-/* Log time minus the kernel's monotonic clock. */
-ARRAY(clock_offset, 1, __u64);
-ARRAY(clients, 65536, struct client);
-ARRAY(windows, CLIENTS, struct window);
-ARRAY(ports, REPLICAS, struct port);
+MAP(sequencer, ARRAY, 1, struct settings);
+/* By sender: the place of its window, plus 1; 0: not a client. */
+MAP(clients, ARRAY, 65536, __u16);
+MAP(windows, ARRAY, CLIENTS, struct window);
+MAP(ports, ARRAY, 1, struct ports);
+MAP(replicas, DEVMAP, REPLICAS, struct bpf_devmap_val);
+MAP(turns, PERCPU_ARRAY, REPLICAS, struct turn);
+MAP(ticks, PERCPU_ARRAY, 1, struct tick);
+MAP(counters, PERCPU_ARRAY, COUNTERS, __u64);
 
 /* Its variable is no session; the compiler describes the type only if there is one. */
 struct session_array {
@@ -129,27 +140,6 @@ struct {
 	__array(values, struct session_array);
 } sessions SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP);
-	__uint(max_entries, REPLICAS);
-	__type(key, __u32);
-	__type(value, struct bpf_devmap_val);
-} replicas SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, REPLICAS);
-	__type(key, __u32);
-	__type(value, struct turn);
-} turns SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
 force_inline int done(__u32 counter, int action)
 {
 	__u64 *count = bpf_map_lookup_elem(&counters, &counter);
@@ -163,8 +153,9 @@ force_inline int done(__u32 counter, int action)
 #define HALF(at) (*(__u32 *)(at))
 #define SHORT(at) (*(__u16 *)(at))
 
-/* RFC 4303, 3.4.3: whether `counter` is new; from now on it is not. */
-force_inline int is_new(struct window *window, __u64 life, __u64 counter)
+/* RFC 4303, 3.4.3: what `is_new` does with a number that is not the next one. Not inlined:
+ * the usual case shall be short. */
+static __noinline int is_new_anyway(struct window *window, __u64 life, __u64 counter)
 {
 	__u64 mask = 1ULL << (counter & 63);
 	__u64 *word = &window->seen[counter / 64 % REPLAY_WORDS];
@@ -175,8 +166,6 @@ force_inline int is_new(struct window *window, __u64 life, __u64 counter)
 		__builtin_memset(window->seen, 0, sizeof(window->seen));
 		window->life = life;
 		window->any = 1;
-	} else if (counter == window->newest + 1) {
-		*word &= ~mask;
 	} else if (counter > window->newest) {
 		/* What lies between is not seen yet: word by word, at most all of them. */
 		__u64 at = window->newest + 1;
@@ -190,8 +179,6 @@ force_inline int is_new(struct window *window, __u64 life, __u64 counter)
 				keep |= ~0ULL << (counter - first + 1);
 			window->seen[at / 64 % REPLAY_WORDS] &= keep;
 			at = first + 64;
-			if (at == 0) /* beyond the last number */
-				break;
 		}
 	} else if (window->newest - counter >= REPLAY_WINDOW || (*word & mask)) {
 		return 0;
@@ -201,6 +188,16 @@ force_inline int is_new(struct window *window, __u64 life, __u64 counter)
 	}
 	window->newest = counter;
 	*word |= mask;
+	return 1;
+}
+
+/* Whether `counter` is new; from now on it is not. */
+force_inline int is_new(struct window *window, __u64 life, __u64 counter)
+{
+	if (life != window->life || !window->any || counter != window->newest + 1)
+		return is_new_anyway(window, life, counter);
+	window->seen[counter / 64 % REPLAY_WORDS] |= 1ULL << (counter & 63);
+	window->newest = counter;
 	return 1;
 }
 
@@ -218,164 +215,204 @@ force_inline int groups_are_sound(__u64 ids, __u32 count)
 	return count == 4 && a != b && a != c && a != d && b != c && b != d && c != d;
 }
 
-/* Draws the next number of a group; 0 if it has none. The last is never given. */
-force_inline __u64 draw(struct session *session, __u16 group)
+/* The counter of a group, unless it has no number left. The last is never given. */
+force_inline __u64 *numbers_of(struct session *session, __u16 group)
 {
 	__u32 place = bpf_ntohs(group);
 
-	if (place >= GROUPS || session->last[place] >= ~0ULL - 1)
+	if (place >= GROUPS || session->last[place] >= LAST_NUMBER - 1)
 		return 0;
-	return __sync_fetch_and_add(&session->last[place], 1) + 1;
+	return &session->last[place];
 }
 
-force_inline int group_has_numbers(struct session *session, __u16 group)
-{
-	__u32 place = bpf_ntohs(group);
+#define TRIES 512
 
-	return place < GROUPS && session->last[place] < ~0ULL - 1;
-}
-
-/* Numbers the request's groups, writes the numbers and absorbs them. The first group is the
- * usual case. (Numbers for several groups are drawn one after the other: their order is the
- * same everywhere as long as one CPU serves requests for several groups.) */
-force_inline int number(struct session *session, __u8 *p, __u64 ids, __u32 count,
-			struct sip *tag, int authentic)
+/* Draws a number of each group into `words`, as one step: who draws for several groups on
+ * another processor does so before all of it or after. 0 if that cannot be: no such group,
+ * or a crowd. */
+static __noinline int draw_several(struct session *session, __u64 ids, __u32 count, __u64 *words)
 {
-	for (__u32 i = 0; i < STAMPS; i++)
-		if (i < count && !group_has_numbers(session, ids >> (16 * i)))
+	int drawn = 1, tries = 0;
+
+	while (__sync_val_compare_and_swap(&session->several, 0, 1) != 0)
+		if (++tries == TRIES)
 			return 0;
+	for (__u32 i = 0; i < STAMPS; i++)
+		if (i < count && !numbers_of(session, ids >> (16 * i)))
+			drawn = 0;
 	for (__u32 i = 0; i < STAMPS; i++) {
-		__u64 word = 0;
+		__u64 *numbers = drawn && i < count ? numbers_of(session, ids >> (16 * i)) : 0;
 
-		if (i < count) {
-			word = bpf_cpu_to_be64(draw(session, ids >> (16 * i)));
-			if (authentic)
-				sip_word(tag, word);
-		}
-		WORD(p + 56 + 8 * i) = word;
+		if (numbers)
+			words[i] = bpf_cpu_to_be64(__sync_fetch_and_add(numbers, 1) + 1);
+	}
+	__sync_lock_test_and_set(&session->several, 0);
+	return drawn;
+}
+
+/* The kernel's monotonic clock, as it was when this processor first asked in this tick. To
+ * read it costs a third of all that stamping does; log time is for timers, and what reads it
+ * takes the highest it saw. */
+force_inline __u64 now(void)
+{
+	__u32 zero = 0;
+	__u64 jiffies = bpf_jiffies64();
+	struct tick *tick = bpf_map_lookup_elem(&ticks, &zero);
+
+	if (!tick)
+		return bpf_ktime_get_ns();
+	if (tick->jiffies != jiffies) {
+		tick->jiffies = jiffies;
+		tick->now = bpf_ktime_get_ns();
+	}
+	return tick->now;
+}
+
+force_inline struct session *session_in_force(void)
+{
+	__u32 zero = 0;
+	void *place = bpf_map_lookup_elem(&sessions, &zero);
+
+	return place ? bpf_map_lookup_elem(place, &zero) : 0;
+}
+
+/* Writes what the sequencer says into a request and renews its tag: 0 if it has no number. */
+force_inline int write_stamp(const struct settings *settings, struct session *session, __u8 *p,
+			     int authentic)
+{
+	__u64 ids = WORD(p + 96), inner = WORD(p + 72), words[STAMPS] = {};
+	__u32 count = p[88];
+
+	if (count == 1) {
+		__u64 *numbers = numbers_of(session, ids);
+
+		if (!numbers)
+			return 0;
+		words[0] = bpf_cpu_to_be64(__sync_fetch_and_add(numbers, 1) + 1);
+	} else if (!draw_several(session, ids, count, words)) {
+		return 0;
+	}
+	__u64 time = now() + session->ahead;
+
+	if (time < session->not_before)
+		time = session->not_before;
+	time = bpf_cpu_to_be64(time);
+	WORD(p) = settings->head;
+	WORD(p + 16) = session->formation;
+	WORD(p + 24) = session->number;
+	WORD(p + 32) = time;
+	for (__u32 i = 0; i < STAMPS; i++)
+		WORD(p + 40 + 8 * i) = words[i];
+	if (authentic) {
+		struct sip tag = session->ordered;
+
+		sip_word(&tag, time);
+		sip_word(&tag, inner);
+		for (__u32 i = 1; i < STAMPS; i++)
+			if (i < count)
+				sip_word(&tag, words[i]);
+		WORD(p + 8) = bpf_cpu_to_be64(sip_finish(&tag, words[0] >> 8, 39 + 8 * count));
 	}
 	return 1;
 }
 
 /* A request, `p` its first byte. Every header byte exists. */
-force_inline int stamp(struct settings *settings, __u8 *p, int authentic)
+force_inline int stamp(const struct settings *settings, __u8 *p, int authentic)
 {
-	__u32 zero = 0;
-	__u64 head = WORD(p), inner = WORD(p + 88), id = WORD(p + 96), counter = WORD(p + 104);
-	__u64 ids = WORD(p + 112);
-	__u32 count = p[4];
+	__u64 id = WORD(p + 80), counter = WORD(p + 88);
+	struct session *session = session_in_force();
 
-	if (p[2] != VERSION || !groups_are_sound(ids, count))
+	if (!session || session->number == 0)
+		return done(COUNT_PASSED, XDP_PASS);
+	if (p[2] != VERSION || !groups_are_sound(WORD(p + 96), p[88]))
 		return done(COUNT_MALFORMED, XDP_DROP);
 	if (authentic) {
 		struct sip tag = settings->request;
 
-		sip_word(&tag, inner);
 		sip_word(&tag, id);
-		sip_word(&tag, counter);
-		if (bpf_cpu_to_be64(sip_finish(&tag, head >> 16, 30)) != WORD(p + 8))
+		if (bpf_cpu_to_be64(sip_finish(&tag, counter >> 8, 15)) != WORD(p + 8))
 			return done(COUNT_UNAUTHENTIC, XDP_DROP);
 	}
 	id = bpf_be64_to_cpu(id);
 	__u32 sender = id & 0xffff;
-	struct client *client = bpf_map_lookup_elem(&clients, &sender);
+	__u16 *client = bpf_map_lookup_elem(&clients, &sender);
 
-	if (!client || client->place == 0)
+	if (!client || *client == 0)
 		return done(COUNT_STRANGER, XDP_DROP);
 	if (authentic) {
-		__u32 place = client->place - 1;
+		__u32 place = *client - 1;
 		struct window *window = bpf_map_lookup_elem(&windows, &place);
 
-		if (!window || !is_new(window, id >> 16, bpf_be64_to_cpu(counter)))
+		counter = bpf_be64_to_cpu(counter) & LAST_NUMBER;
+		if (!window || !is_new(window, id >> 16, counter))
 			return done(COUNT_REPLAYED, XDP_DROP);
 	}
-	void *place = bpf_map_lookup_elem(&sessions, &zero);
-	struct session *session = place ? bpf_map_lookup_elem(place, &zero) : 0;
-	__u64 *offset = bpf_map_lookup_elem(&clock_offset, &zero);
-
-	if (!session || session->number == 0 || !offset)
+	if (!write_stamp(settings, session, p, authentic))
 		return done(COUNT_UNSTAMPED, XDP_DROP);
-	struct sip tag = session->ordered;
-	/* ::ffff:a.b.c.d */
-	__u64 reply = bpf_cpu_to_be64(0xffff00000000ULL) | (__u64)client->address << 32;
-	__u64 time = bpf_ktime_get_ns() + *offset;
-
-	if (time < session->not_before)
-		time = session->not_before;
-	time = bpf_cpu_to_be64(time);
-	if (authentic) {
-		sip_word(&tag, reply);
-		sip_word(&tag, time);
-	}
-	if (!number(session, p, ids, count, &tag, authentic))
-		return done(COUNT_UNSTAMPED, XDP_DROP);
-	head = (head & 0xff00ffffffULL) | KIND_ORDERED << 24 | (__u64)settings->number << 40 |
-	       (__u64)client->port << 48;
-	WORD(p) = head;
-	WORD(p + 16) = session->formation;
-	WORD(p + 24) = session->number;
-	WORD(p + 32) = 0;
-	WORD(p + 40) = reply;
-	WORD(p + 48) = time;
-	if (authentic) {
-		sip_word(&tag, inner);
-		WORD(p + 8) = bpf_cpu_to_be64(sip_finish(&tag, head >> 16, 54 + 8 * count));
-	}
 	return done(COUNT_STAMPED, XDP_REDIRECT);
 }
 
-/* A packet whose IPv4 header begins at `at`. */
-force_inline int sequence(struct frame frame, __u32 at, int authentic)
+force_inline __u32 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* Makes the sequencer the sender of a frame that it got. What all copies share is done here;
+ * in place of the IPv4 checksum stands its sum without the destination. The UDP checksum
+ * becomes 0, "not computed": the tags say more than it could. */
+force_inline void send_from_here(__u8 *frame)
+{
+	__u8 *ip = frame + IP, *udp = frame + UDP;
+
+	HALF(ip + 8) = bpf_htonl(64 << 24 | PROTO_UDP << 16);
+	HALF(ip + 12) = HALF(ip + 16);
+	SHORT(ip + 10) = fold((__u64)HALF(ip) + HALF(ip + 4) + HALF(ip + 8) + HALF(ip + 12));
+	SHORT(udp) = SHORT(udp + 2);
+	SHORT(udp + 6) = 0;
+}
+
+/* An untagged frame with headers of IPv4 and UDP. What bears a VLAN tag is for the kernel:
+ * it knows to which of its interfaces the tag leads, and the replicas may be elsewhere. */
+force_inline int sequence(struct frame frame, int authentic)
 {
 	__u32 zero = 0;
 	struct settings *settings = bpf_map_lookup_elem(&sequencer, &zero);
-	__u8 *ip = frame.data + at, *udp = ip + IPV4_BYTES, *p = udp + 8;
+	__u8 *ip = frame.data + IP, *udp = frame.data + UDP, *p = frame.data + PACKET;
 
-	if (!settings || p + 4 > frame.end || ip[0] != 0x45 || ip[9] != PROTO_UDP ||
-	    HALF(ip + 16) != settings->address || SHORT(udp + 2) != settings->port)
+	if (!settings || p + 4 > frame.end || SHORT(frame.data + 12) != bpf_htons(ETHERTYPE_IPV4) ||
+	    ip[0] != 0x45 || ip[9] != PROTO_UDP || HALF(ip + 16) != settings->address ||
+	    SHORT(udp + 2) != settings->port)
 		return done(COUNT_PASSED, XDP_PASS);
 	/* A fragment, or not a request: for the agent. */
-	if (be16(ip + 6) & 0x3fff || p[0] != 'S' || p[1] != 'O' || p[3] != KIND_REQUEST)
+	if (SHORT(ip + 6) & bpf_htons(0x3fff) || p[0] != 'S' || p[1] != 'O' || p[3] != KIND_REQUEST)
 		return done(COUNT_PASSED, XDP_PASS);
 	__u32 length = be16(udp + 4);
 
 	if (p + HEADER > frame.end || length < 8 + HEADER || length + IPV4_BYTES != be16(ip + 2) ||
 	    udp + length > frame.end)
 		return done(COUNT_MALFORMED, XDP_DROP);
-	return stamp(settings, p, authentic);
-}
+	int action = stamp(settings, p, authentic);
 
-force_inline int run(struct xdp_md *ctx, int authentic)
-{
-	struct frame frame = frame_of(ctx);
-	int action = XDP_PASS;
-
-	if (frame.data + ETH_BYTES + 4 > frame.end)
-		return done(COUNT_PASSED, XDP_PASS);
-	__u16 type = be16(frame.data + 12);
-
-	if (type == ETHERTYPE_IPV4)
-		action = sequence(frame, ETH_BYTES, authentic);
-	else if (type == ETHERTYPE_VLAN && be16(frame.data + 16) == ETHERTYPE_IPV4)
-		action = sequence(frame, ETH_BYTES + 4, authentic);
-	else
-		return done(COUNT_PASSED, XDP_PASS);
-	if (action == XDP_REDIRECT)
-		return bpf_redirect_map(&replicas, 0, BPF_F_BROADCAST);
-	return action;
+	if (action != XDP_REDIRECT)
+		return action;
+	send_from_here(frame.data);
+	return bpf_redirect_map(&replicas, 0, BPF_F_BROADCAST);
 }
 
 SEC("xdp")
 int sequencer_stamp(struct xdp_md *ctx)
 {
-	return run(ctx, 1);
+	return sequence(frame_of(ctx), 1);
 }
 
 /* The same without tags and replay windows: what authentication costs is the difference. */
 SEC("xdp")
 int sequencer_bare(struct xdp_md *ctx)
 {
-	return run(ctx, 0);
+	return sequence(frame_of(ctx), 0);
 }
 
 /* No sequencer at all, only its multicast: what stamping costs is the difference. */
@@ -383,49 +420,37 @@ SEC("xdp")
 int sequencer_forward(struct xdp_md *ctx)
 {
 	struct frame frame = frame_of(ctx);
-	__u8 *p = frame.data + ETH_BYTES + IPV4_BYTES + 8;
 
-	if (p + HEADER > frame.end || p[0] != 'S' || p[1] != 'O' || p[3] != KIND_REQUEST)
+	if (frame.data + PACKET > frame.end || frame.data[IP + 9] != PROTO_UDP)
 		return done(COUNT_PASSED, XDP_PASS);
+	send_from_here(frame.data);
 	return bpf_redirect_map(&replicas, 0, BPF_F_BROADCAST);
 }
 
-/* Addresses a copy, whose IPv4 header begins at `at`, to a replica. Its UDP checksum becomes
- * 0, "not computed": the tags say more than it could. */
-force_inline int address(struct frame frame, __u32 at, const struct target *target)
+/* The kernel's multicast, and nothing else: the limit. */
+SEC("xdp")
+int sequencer_limit(struct xdp_md *ctx)
 {
-	__u8 *ip = frame.data + at, *udp = ip + IPV4_BYTES;
+	struct frame frame = frame_of(ctx);
 
-	if (udp + 8 > frame.end)
-		return XDP_DROP;
-	__builtin_memcpy(frame.data, target->mac, 6);
-	__builtin_memcpy(frame.data + 6, target->from, 6);
-	HALF(ip + 12) = HALF(ip + 16);
-	HALF(ip + 16) = target->address;
-	ip[8] = 64;
-	SHORT(ip + 10) = 0;
-	__u64 sum = 0;
-
-	for (int i = 0; i < IPV4_BYTES; i += 4)
-		sum += HALF(ip + i);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	SHORT(ip + 10) = ~sum;
-	SHORT(udp) = SHORT(udp + 2);
-	SHORT(udp + 2) = target->port;
-	SHORT(udp + 6) = 0;
-	return XDP_PASS;
+	if (frame.data + PACKET > frame.end || frame.data[IP + 9] != PROTO_UDP)
+		return XDP_PASS;
+	return bpf_redirect_map(&replicas, 0, BPF_F_BROADCAST);
 }
 
-force_inline int address_any(struct frame frame, const struct target *target)
+/* Addresses a copy to a replica. */
+force_inline int address(struct frame frame, const struct target *target)
 {
-	if (frame.data + ETH_BYTES + 4 > frame.end)
+	__u8 *ip = frame.data + IP, *udp = frame.data + UDP;
+
+	if (frame.data + PACKET > frame.end)
 		return XDP_DROP;
-	if (be16(frame.data + 12) == ETHERTYPE_VLAN)
-		return address(frame, ETH_BYTES + 4, target);
-	return address(frame, ETH_BYTES, target);
+	WORD(frame.data) = WORD(target->mac);
+	HALF(frame.data + 8) = HALF(target->from + 2);
+	HALF(ip + 16) = target->address;
+	SHORT(ip + 10) = ~fold((__u32)SHORT(ip + 10) + target->sum);
+	SHORT(udp + 2) = target->port;
+	return XDP_PASS;
 }
 
 /* Which copy of its message this is, of those that leave by the same interface: they come
@@ -433,13 +458,10 @@ force_inline int address_any(struct frame frame, const struct target *target)
 force_inline __u32 copy_of(struct frame frame, __u32 port)
 {
 	struct turn *turn = bpf_map_lookup_elem(&turns, &port);
-	__u32 at = ETH_BYTES + IPV4_BYTES + 8;
-	__u8 *p = frame.data + at;
+	__u8 *p = frame.data + PACKET;
 
-	if (p + 20 > frame.end || !turn)
+	if (p + 16 > frame.end || !turn)
 		return 0;
-	if (be16(frame.data + 12) == ETHERTYPE_VLAN)
-		p += 4;
 	if (turn->tag != WORD(p + 8)) {
 		turn->tag = WORD(p + 8);
 		turn->copies = 0;
@@ -451,20 +473,19 @@ SEC("xdp/devmap")
 int sequencer_address(struct xdp_md *ctx)
 {
 	struct frame frame = frame_of(ctx);
+	__u32 zero = 0, egress = ctx->egress_ifindex, copy = 0;
+	struct ports *all = bpf_map_lookup_elem(&ports, &zero);
 
+	if (!all)
+		return XDP_DROP;
 	for (__u32 i = 0; i < REPLICAS; i++) {
-		__u32 place = i, copy = 0;
-		struct port *port = bpf_map_lookup_elem(&ports, &place);
-
-		if (!port || port->count == 0)
-			return XDP_DROP;
-		if (port->ifindex != ctx->egress_ifindex)
+		if (all->ifindex[i] != egress)
 			continue;
-		if (port->count > 1)
-			copy = copy_of(frame, place);
-		if (copy >= port->count || copy >= REPLICAS)
+		if (all->count[i] > 1)
+			copy = copy_of(frame, i);
+		if (copy >= all->count[i] || copy >= REPLICAS)
 			return XDP_DROP;
-		return address_any(frame, &port->targets[copy]);
+		return address(frame, &all->targets[i][copy]);
 	}
 	return XDP_DROP;
 }
@@ -474,9 +495,9 @@ SEC("xdp")
 int probe_address(struct xdp_md *ctx)
 {
 	__u32 zero = 0;
-	struct port *port = bpf_map_lookup_elem(&ports, &zero);
+	struct ports *all = bpf_map_lookup_elem(&ports, &zero);
 
-	return port ? address_any(frame_of(ctx), &port->targets[0]) : XDP_DROP;
+	return all ? address(frame_of(ctx), &all->targets[0][0]) : XDP_DROP;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

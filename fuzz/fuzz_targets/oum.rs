@@ -8,7 +8,7 @@ use stateplane_base::{ClientId, LogTime};
 use stateplane_wire::envelope::Key;
 use stateplane_wire::group::{Address, Batch, Request};
 use stateplane_wire::oum::{
-    Groups, HEADER_LEN, Keys, MAGIC, Stamp, Stamps, VERSION, open_ordered, open_request,
+    Groups, HEADER_LEN, Keys, LAST_NUMBER, MAGIC, Stamp, Stamps, VERSION, open_ordered, open_request,
     seal_request, stamp,
 };
 
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(open_request(&keys, &raw).is_err() && open_ordered(&keys, &raw).is_err());
         return;
     }
-    let Some((fields, operations)) = rest.split_first_chunk::<58>() else {
+    let Some((fields, operations)) = rest.split_first_chunk::<57>() else {
         return;
     };
     let number = |at: usize| u64::from_be_bytes(fields[at..at + 8].try_into().expect("eight"));
@@ -40,26 +40,23 @@ fuzz_target!(|data: &[u8]| {
             break;
         }
     }
-    let reply_to = Address {
-        ip: fields[..16].try_into().expect("sixteen"),
-        port: group(56),
-    };
+    let counter = number(32) & LAST_NUMBER;
     let request = Request {
         client: ClientId(number(16)),
         done_below: number(24),
-        reply_to,
+        reply_to: Address::default(),
         batch,
     };
     let mut packet = Vec::new();
-    seal_request(&keys, number(32), groups, &request, &mut packet);
+    seal_request(&keys, counter, groups, &request, &mut packet);
     let ask = open_request(&keys, &packet).expect("well sealed");
     assert_eq!(
         (ask.client, ask.counter, ask.groups),
-        (request.client, number(32), groups)
+        (request.client, counter, groups)
     );
     let mut sequence = number(40);
     let stamps = Stamps::new(groups, |_| {
-        sequence = sequence.wrapping_add(1);
+        sequence = sequence.wrapping_add(1) & LAST_NUMBER;
         sequence
     });
     let given = Stamp {
@@ -69,12 +66,12 @@ fuzz_target!(|data: &[u8]| {
         time: LogTime::from_nanos(number(24)),
         stamps,
     };
-    stamp(&keys, &given, reply_to, &mut packet);
+    stamp(&keys, &given, &mut packet);
     let (number, formation, ordered) = open_ordered(&keys, &packet).expect("well stamped");
     assert_eq!((number, formation), (given.sequencer, given.formation));
     assert_eq!((ordered.session, ordered.time), (given.session, given.time));
     assert_eq!((ordered.stamps, ordered.request), (stamps, request));
-    let at = usize::from(fields[57]) * packet.len() / 256;
+    let at = usize::from(fields[56]) * packet.len() / 256;
     packet[at] ^= 1 << (choice >> 5);
     assert!(
         open_ordered(&keys, &packet).is_err(),

@@ -14,7 +14,7 @@ use alloc::collections::VecDeque;
 
 use stateplane_base::{LogTime, Time};
 use stateplane_wire::group::{Body, Formation, MAX_SEQUENCERS, Message, Session, sequencer_of};
-use stateplane_wire::oum::{GroupId, Groups, Stamp, Stamps};
+use stateplane_wire::oum::{GroupId, Groups, LAST_NUMBER, Stamp, Stamps};
 
 use crate::{Effect, GroupConfig, Mark, Marks, Mutation, Peer};
 
@@ -211,7 +211,7 @@ impl Sequencer {
     /// The last number is never given, so that "the next" always exists.
     fn can_number(&self, group: GroupId) -> bool {
         let last = self.sequences.get(usize::from(group));
-        last.is_some_and(|last| *last < u64::MAX - 1)
+        last.is_some_and(|last| *last < LAST_NUMBER - 1)
     }
 
     fn send(&mut self, body: Body) {

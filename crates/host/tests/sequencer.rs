@@ -6,17 +6,20 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{Effect, GroupConfig, Message, Peer, Sequencer as Core};
-use stateplane_host::bpf::sequencer::{Identity, MAX_GROUPS, Mode, Sequencer, Target};
+use stateplane_host::bpf::sequencer::{Grant, Identity, MAX_GROUPS, Mode, Sequencer, Target};
 use stateplane_wire::envelope::{Key, ReplayGuard};
 use stateplane_wire::group::{Address, Batch, Body, Request};
-use stateplane_wire::oum::{self, Groups, Keys};
+use stateplane_wire::oum::{self, Groups, Keys, LAST_NUMBER};
 use support::can_make_interfaces;
 
 const HERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 7500);
-const CLIENTS: [(u16, SocketAddrV4); 2] = [
-    (7, SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 7), 7407)),
-    (0xfff3, SocketAddrV4::new(Ipv4Addr::new(192, 168, 3, 3), 80)),
-];
+const CLIENTS: [u16; 2] = [7, 0xfff3];
+const TARGET: Target = Target {
+    address: SocketAddrV4::new(Ipv4Addr::new(250, 249, 248, 7), 4321),
+    ifindex: 1,
+    from: [2, 0, 0, 0, 0, 0x11],
+    mac: [2, 0, 0, 0, 0, 0x22],
+};
 const FORMATION: u64 = 0x0102_0304_0506_0708;
 const SESSION: u64 = 0x1112_1314_1516_1718;
 const NUMBER: u8 = 5;
@@ -56,7 +59,20 @@ fn program() -> Sequencer {
         number: NUMBER,
         keys: keys(),
     };
-    Sequencer::load(&me, &CLIENTS, Mode::Authentic).expect("the kernel takes the program")
+    let program = Sequencer::load(&me, &CLIENTS, Mode::Authentic);
+    let mut program = program.expect("the kernel takes the program");
+    program.set_targets(&[TARGET]).expect("there is room");
+    program
+}
+
+fn grant(session: u64, ahead_ns: u64, not_before: LogTime, last: &[u64; MAX_GROUPS]) -> Grant<'_> {
+    Grant {
+        formation: FORMATION,
+        session,
+        ahead_ns,
+        not_before,
+        last,
+    }
 }
 
 /// What stands beside the program: the driver of a sequencer in Rust.
@@ -94,7 +110,8 @@ impl Reference {
         Self { core, guard }
     }
 
-    /// What becomes of a frame whose packet was stamped at `time`, if it was.
+    /// What becomes of a frame whose packet was stamped at `time`, if it was; then as it
+    /// reaches a replica.
     fn handle(&mut self, frame: &[u8], time: LogTime) -> (u32, Vec<u8>) {
         let Some((at, end)) = payload(frame) else {
             return (PASS, frame.to_vec());
@@ -107,6 +124,7 @@ impl Reference {
             Some(stamped) => {
                 let mut out = frame.to_vec();
                 out[at..at + stamped.len()].copy_from_slice(&stamped);
+                address(&mut out);
                 (REDIRECT, out)
             }
             None => (DROP, frame.to_vec()),
@@ -116,7 +134,7 @@ impl Reference {
     fn stamp(&mut self, packet: &[u8], time: LogTime) -> Option<Vec<u8>> {
         let ask = oum::open_request(&keys(), packet).ok()?;
         let sender = oum::sender_of(ask.client);
-        let (_, address) = CLIENTS.iter().find(|(client, _)| *client == sender)?;
+        let _ = CLIENTS.iter().find(|client| **client == sender)?;
         let life = oum::life_of(ask.client);
         if !self.guard.accept_from(sender, life, ask.counter) {
             return None;
@@ -124,14 +142,37 @@ impl Reference {
         // Log time began with zero at zero, so it is the node's clock.
         let now = Time::from_nanos(time.as_nanos());
         let stamp = self.core.stamp(now, time, &ask.groups)?;
-        let reply_to = Address {
-            ip: address.ip().to_ipv6_mapped().octets(),
-            port: address.port(),
-        };
         let mut packet = packet.to_vec();
-        oum::stamp(&keys(), &stamp, reply_to, &mut packet);
+        oum::stamp(&keys(), &stamp, &mut packet);
         Some(packet)
     }
+}
+
+/// A frame for the sequencer becomes one from it, to the target.
+fn address(frame: &mut [u8]) {
+    frame[..6].copy_from_slice(&TARGET.mac);
+    frame[6..12].copy_from_slice(&TARGET.from);
+    let (ip, udp) = frame[14..].split_at_mut(20);
+    ip[8] = 64;
+    ip.copy_within(16..20, 12);
+    ip[16..20].copy_from_slice(&TARGET.address.ip().octets());
+    ip[10..12].fill(0);
+    let checksum = stateplane_wire::checksum::internet(ip);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    udp.copy_within(2..4, 0);
+    udp[2..4].copy_from_slice(&TARGET.address.port().to_be_bytes());
+    udp[6..8].fill(0);
+}
+
+/// What the program makes of a frame, and its copy as it reaches the target.
+fn run(program: &Sequencer, frame: &[u8]) -> (u32, Vec<u8>) {
+    let stamped = program.try_frame(frame).unwrap();
+    if stamped.action != REDIRECT {
+        return (stamped.action, stamped.frame);
+    }
+    let copy = program.try_address(&stamped.frame).unwrap();
+    assert_eq!(copy.action, PASS);
+    (REDIRECT, copy.frame)
 }
 
 fn be16(frame: &[u8], at: usize) -> Option<usize> {
@@ -141,11 +182,10 @@ fn be16(frame: &[u8], at: usize) -> Option<usize> {
 
 /// Where the UDP payload for the sequencer begins, and where it ends if the lengths agree.
 fn payload(frame: &[u8]) -> Option<(usize, Option<usize>)> {
-    let ip = match be16(frame, 12)? {
-        0x0800 => 14,
-        0x8100 if be16(frame, 16)? == 0x0800 => 18,
-        _ => return None,
-    };
+    let ip = 14;
+    if be16(frame, 12)? != 0x0800 {
+        return None; // a VLAN tag: for the kernel
+    }
     let at = ip + 28;
     let header = frame.get(ip..at + 4)?;
     let here = header[0] == 0x45
@@ -160,16 +200,12 @@ fn payload(frame: &[u8]) -> Option<(usize, Option<usize>)> {
 
 /// A frame around a packet.
 fn frame(random: &mut Random, packet: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
-    if random.one_in(3) {
-        frame.extend([0x81, 0, 0, 42]);
-    }
-    frame.extend([8, 0]);
+    let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 8, 0];
     let length = (packet.len() + 28) as u16;
     frame.extend([0x45, random.next() as u8]);
     frame.extend(length.to_be_bytes());
     frame.extend([random.next() as u8, 7, 0x40, 0, 3, 17, 0xab, 0xcd]);
-    frame.extend(CLIENTS[0].1.ip().octets());
+    frame.extend([10, 1, 0, 7]);
     frame.extend(HERE.ip().octets());
     frame.extend(1234u16.to_be_bytes());
     frame.extend(HERE.port().to_be_bytes());
@@ -183,8 +219,8 @@ fn frame(random: &mut Random, packet: &[u8]) -> Vec<u8> {
 fn request(random: &mut Random, counter: &mut u64) -> Vec<u8> {
     let sender = match random.below(8) {
         0 => 99,
-        1..4 => CLIENTS[1].0,
-        _ => CLIENTS[0].0,
+        1..4 => CLIENTS[1],
+        _ => CLIENTS[0],
     };
     let life = 1000 + (*counter >> 16) - u64::from(random.one_in(30));
     *counter += match random.below(12) {
@@ -218,6 +254,9 @@ fn request(random: &mut Random, counter: &mut u64) -> Vec<u8> {
 
 /// Damages a frame at times: anywhere in the headers, in its length, as a whole.
 fn damage(random: &mut Random, frame: &mut Vec<u8>) {
+    if random.one_in(20) {
+        frame.splice(12..12, [0x81, 0, 0, 42]); // a VLAN tag
+    }
     match random.below(10) {
         0 => {
             let at = random.below(frame.len() as u64) as usize;
@@ -230,7 +269,7 @@ fn damage(random: &mut Random, frame: &mut Vec<u8>) {
         2 => frame.truncate(14 + random.below(frame.len() as u64 - 13) as usize),
         3 => frame.resize(frame.len() + random.below(30) as usize, 0xee),
         4 => {
-            // Stamps and reply address of a request mean nothing.
+            // What stands in place of stamps means nothing.
             let at = frame.len().min(60 + random.below(80) as usize);
             let end = frame.len().min(at + 8);
             frame[at..end].fill(random.next() as u8);
@@ -242,7 +281,7 @@ fn damage(random: &mut Random, frame: &mut Vec<u8>) {
 /// The time that was stamped, if something was.
 fn stamped_at(before: &[u8], after: &[u8]) -> LogTime {
     let time = payload(before)
-        .and_then(|(at, _)| after.get(at + 48..at + 56))
+        .and_then(|(at, _)| after.get(at + 32..at + 40))
         .and_then(|bytes| bytes.try_into().ok());
     LogTime::from_nanos(time.map_or(0, u64::from_be_bytes))
 }
@@ -255,10 +294,9 @@ fn the_program_stamps_as_the_core_does() {
     }
     let mut program = program();
     let offset = 1_700_000_000_000_000_000;
-    program.set_clock(offset).unwrap();
-    program
-        .begin(FORMATION, SESSION, LogTime::ZERO, &[0; MAX_GROUPS])
-        .unwrap();
+    let none = [0; MAX_GROUPS];
+    let first = grant(SESSION, offset, LogTime::ZERO, &none);
+    program.begin(&first).unwrap();
     let mut reference = Reference::new();
     let mut random = Random(11);
     let (mut counter, mut seen) = (5_000, [0u32; 5]);
@@ -266,17 +304,16 @@ fn the_program_stamps_as_the_core_does() {
         let packet = request(&mut random, &mut counter);
         let mut frame = frame(&mut random, &packet);
         damage(&mut random, &mut frame);
-        let found = program.try_frame(&frame).unwrap();
-        let time = stamped_at(&frame, &found.frame);
-        if found.action == REDIRECT {
+        let (action, found) = run(&program, &frame);
+        let time = stamped_at(&frame, &found);
+        if action == REDIRECT {
             assert!(
                 time.as_nanos() > offset,
                 "the clock is the kernel's plus the offset"
             );
         }
-        let (action, expected) = reference.handle(&frame, time);
-        assert_eq!(found.action, action, "frame {number}: {frame:02x?}");
-        assert_eq!(found.frame, expected, "frame {number}: {frame:02x?}");
+        let expected = reference.handle(&frame, time);
+        assert_eq!((action, found), expected, "frame {number}: {frame:02x?}");
         seen[action as usize] += 1;
     }
     for action in [PASS, DROP, REDIRECT] {
@@ -322,61 +359,74 @@ fn sessions_do_not_share_numbers_and_none_stamps_nothing() {
         let (at, _) = payload(&frame).unwrap();
         (done.action == REDIRECT).then(|| {
             let (number, formation, m) = oum::open_ordered(&keys(), &done.frame[at..]).unwrap();
-            assert_eq!((number, m.request.client), (NUMBER, ClientId(1 << 16 | 7)));
-            (formation, m.session, m.stamps.sequence(2).unwrap(), m.time)
+            let stamped_by = (number, formation, m.request.client);
+            assert_eq!(stamped_by, (NUMBER, FORMATION, ClientId(1 << 16 | 7)));
+            (m.session, m.stamps.sequence(2).unwrap(), m.time)
         })
     };
     assert_eq!(stamp(&program), None, "no session yet");
     let late = LogTime::from_nanos(u64::MAX / 2);
-    program.begin(1, 10, late, &[0; MAX_GROUPS]).unwrap();
-    assert_eq!(stamp(&program), Some((1, 10, 1, late)));
-    assert_eq!(stamp(&program), Some((1, 10, 2, late)));
+    let begin = |program: &mut Sequencer, session, last| {
+        let last = [last; MAX_GROUPS];
+        program.begin(&grant(session, 0, late, &last)).unwrap();
+    };
+    begin(&mut program, 10, 0);
+    assert_eq!(stamp(&program), Some((10, 1, late)));
+    assert_eq!(stamp(&program), Some((10, 2, late)));
     assert_eq!(program.last(2).unwrap(), 2);
-    program.begin(1, 11, late, &[40; MAX_GROUPS]).unwrap();
+    begin(&mut program, 11, 40);
     assert_eq!(program.last(2).unwrap(), 40);
-    assert_eq!(stamp(&program), Some((1, 11, 41, late)));
+    assert_eq!(stamp(&program), Some((11, 41, late)));
     program.end().unwrap();
     assert_eq!(stamp(&program), None);
     // The last number is never given.
-    program
-        .begin(1, 12, late, &[u64::MAX - 2; MAX_GROUPS])
-        .unwrap();
-    assert_eq!(stamp(&program), Some((1, 12, u64::MAX - 1, late)));
+    begin(&mut program, 12, LAST_NUMBER - 2);
+    assert_eq!(stamp(&program), Some((12, LAST_NUMBER - 1, late)));
     assert_eq!(stamp(&program), None);
 }
 
+/// Requests for the same two groups, stamped at once on several processors: who has the lower
+/// number in one group has it in the other.
 #[test]
-fn a_copy_is_addressed_to_its_replica() {
+fn several_groups_are_numbered_in_one_step() {
+    const EACH: u64 = 20_000;
     if !can_make_interfaces() {
         return;
     }
     let mut program = program();
-    let target = Target {
-        address: SocketAddrV4::new(Ipv4Addr::new(10, 9, 8, 7), 4321),
-        ifindex: 1,
-        from: [2, 0, 0, 0, 0, 0x11],
-        mac: [2, 0, 0, 0, 0, 0x22],
+    let none = [0; MAX_GROUPS];
+    let first = grant(SESSION, 0, LogTime::ZERO, &none);
+    program.begin(&first).unwrap();
+    let program = &program;
+    let stamp = |sender: u16| {
+        let mut random = Random(sender.into());
+        let mut numbers = Vec::new();
+        for counter in 1..=EACH {
+            let mut groups = Groups::one(3 + sender % 2);
+            assert!(groups.push(4 - sender % 2));
+            let request = Request {
+                client: oum::client_id(sender, Incarnation(1)),
+                done_below: 0,
+                reply_to: Address::default(),
+                batch: Batch::default(),
+            };
+            let mut packet = Vec::new();
+            oum::seal_request(&keys(), counter, groups, &request, &mut packet);
+            let frame = frame(&mut random, &packet);
+            let done = program.try_frame(&frame).unwrap();
+            assert_eq!(done.action, REDIRECT);
+            let (_, _, message) = oum::open_ordered(&keys(), &done.frame[42..]).unwrap();
+            let number = |group| message.stamps.sequence(group).unwrap();
+            numbers.push((number(3), number(4)));
+        }
+        numbers
     };
-    program.set_targets(&[target]).unwrap();
-    let mut random = Random(3);
-    for _ in 0..2_000 {
-        let packet = request(&mut random, &mut 1);
-        let before = frame(&mut random, &packet);
-        let after = program.try_address(&before).unwrap();
-        assert_eq!(after.action, PASS);
-        let mut expected = before.clone();
-        expected[..6].copy_from_slice(&target.mac);
-        expected[6..12].copy_from_slice(&target.from);
-        let ip = if before[12] == 8 { 14 } else { 18 };
-        expected[ip + 8] = 64;
-        expected.copy_within(ip + 16..ip + 20, ip + 12);
-        expected[ip + 16..ip + 20].copy_from_slice(&target.address.ip().octets());
-        expected[ip + 10..ip + 12].fill(0);
-        let checksum = stateplane_wire::checksum::internet(&expected[ip..ip + 20]);
-        expected[ip + 10..ip + 12].copy_from_slice(&checksum.to_be_bytes());
-        expected.copy_within(ip + 22..ip + 24, ip + 20);
-        expected[ip + 22..ip + 24].copy_from_slice(&target.address.port().to_be_bytes());
-        expected[ip + 26..ip + 28].fill(0);
-        assert_eq!(after.frame, expected);
-    }
+    let mut all: Vec<(u64, u64)> = std::thread::scope(|scope| {
+        let threads = CLIENTS.map(|sender| scope.spawn(move || stamp(sender)));
+        let numbers = threads.map(|thread| thread.join().unwrap());
+        numbers.concat()
+    });
+    all.sort_unstable();
+    let expected: Vec<(u64, u64)> = (1..=2 * EACH).map(|number| (number, number)).collect();
+    assert_eq!(all, expected);
 }

@@ -397,7 +397,7 @@ mod tests {
                 .receive(8, |heard| match heard {
                     Heard::Request(asked) => {
                         assert_eq!(asked.ask.client, request.client);
-                        stamped.push(asked.stamp(&stamp, Address::default()).to_vec());
+                        stamped.push(asked.stamp(&stamp).to_vec());
                     }
                     other => panic!("{other:?}"),
                 })

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 use stateplane_wire::envelope::{self, Header, Kind, OpenError, ReplayGuard, Seen};
-use stateplane_wire::group::{Address, Formation, Ordered, Request};
+use stateplane_wire::group::{Formation, Ordered, Request};
 use stateplane_wire::oum::{self, Ask, Keys, Stamp};
 use stateplane_wire::refusal::Refusal;
 use tracing::warn;
@@ -59,8 +59,8 @@ pub struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// Turns it, in place, into the ordered message for all replicas.
-    pub fn stamp(self, stamp: &Stamp, reply_to: Address) -> &'a [u8] {
-        oum::stamp(self.keys, stamp, reply_to, self.packet);
+    pub fn stamp(self, stamp: &Stamp) -> &'a [u8] {
+        oum::stamp(self.keys, stamp, self.packet);
         self.packet
     }
 

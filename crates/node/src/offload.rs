@@ -13,7 +13,7 @@ use serde::Serialize;
 use stateplane_base::{LogTime, Time};
 use stateplane_group::Sequencer as Core;
 use stateplane_host::bpf::BpfError;
-use stateplane_host::bpf::sequencer::{Client, Identity, Mode, Sequencer, Target};
+use stateplane_host::bpf::sequencer::{Grant, Identity, Mode, Sequencer, Target};
 use stateplane_host::neigh::{Neighbours, NextHop, Reader};
 use tracing::info;
 
@@ -67,7 +67,7 @@ impl Offload {
     pub(crate) fn new(
         interface: &str,
         me: &Identity,
-        clients: &[Client],
+        clients: &[u16],
         replicas: &[SocketAddr],
     ) -> Result<Self, Failure> {
         let no_xdp = |error: BpfError| {
@@ -129,10 +129,13 @@ impl Offload {
         } else {
             // The program adds it to the kernel's monotonic clock, which is also ours.
             let time = core.clock(now, wall);
-            let offset = time.as_nanos().wrapping_sub(now.as_nanos());
-            self.program.set_clock(offset)?;
-            self.program
-                .begin(formation, session, time, core.sequences())?;
+            self.program.begin(&Grant {
+                formation,
+                session,
+                ahead_ns: time.as_nanos().wrapping_sub(now.as_nanos()),
+                not_before: time,
+                last: core.sequences(),
+            })?;
         }
         self.session = (formation, session);
         Ok(())

@@ -97,12 +97,9 @@ impl Peers {
         }
     }
 
-    /// All clients, with where answers to them go.
-    pub fn clients(&self) -> Vec<(u16, SocketAddrV4)> {
-        let clients = self.clients.iter();
-        clients
-            .map(|(sender, address)| (*sender, *address))
-            .collect()
+    /// The sender numbers of all clients.
+    pub fn clients(&self) -> Vec<u16> {
+        self.clients.keys().copied().collect()
     }
 
     /// Where a sequencer hears.
@@ -153,7 +150,10 @@ impl Peers {
                 let body = Body::Request(asked.read()?);
                 Some((peer, Message { formation: 0, body }))
             }
-            Heard::Ordered(sequencer, formation, ordered) => {
+            Heard::Ordered(sequencer, formation, mut ordered) => {
+                // Its place in the log is certain, even if nobody here knows the client.
+                let request = &mut ordered.request;
+                request.reply_to = self.reply_address(request.client).unwrap_or_default();
                 let body = Body::Ordered(ordered);
                 Some((Peer::Sequencer(sequencer), Message { formation, body }))
             }
@@ -165,8 +165,13 @@ impl Peers {
         Some(Peer::Client(client, self.reply_address(client)?))
     }
 
+    /// Whether it is a client of this group.
+    pub fn is_client(&self, client: ClientId) -> bool {
+        self.clients.contains_key(&sender_of(client))
+    }
+
     /// Where answers to a client go, if it is one of this group.
-    pub fn reply_address(&self, client: ClientId) -> Option<Address> {
+    fn reply_address(&self, client: ClientId) -> Option<Address> {
         let address = self.clients.get(&sender_of(client))?;
         Some(to_wire(*address))
     }
@@ -215,7 +220,7 @@ impl Peers {
     }
 }
 
-/// An IPv4 address in the form requests carry.
+/// An IPv4 address as the cores have it.
 fn to_wire(address: SocketAddrV4) -> Address {
     Address {
         ip: address.ip().to_ipv6_mapped().octets(),
@@ -223,7 +228,7 @@ fn to_wire(address: SocketAddrV4) -> Address {
     }
 }
 
-/// The IPv4 address a request carries, if it is one.
+/// The IPv4 address that a core names, if it is one.
 fn from_wire(address: Address) -> Option<SocketAddrV4> {
     let ip: Ipv4Addr = Ipv6Addr::from(address.ip).to_ipv4_mapped()?;
     Some(SocketAddrV4::new(ip, address.port))

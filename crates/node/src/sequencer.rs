@@ -208,16 +208,16 @@ impl Turn for Sequencer {
         } = self;
         let wall = log_clock.now();
         let heard = channel.receive(BATCH, |heard| match heard {
-            Heard::Request(asked) => match (peers.reply_address(asked.ask.client), &offload) {
-                (None, _) => *ignored += 1,
-                (Some(_), Some(offload)) => {
+            Heard::Request(asked) if !peers.is_client(asked.ask.client) => *ignored += 1,
+            Heard::Request(asked) => match &offload {
+                Some(offload) => {
                     if let Some(packet) = offload.stamp(asked.packet()) {
                         stamped.push(&packet);
                     }
                 }
-                (Some(reply_to), None) => {
+                None => {
                     if let Some(stamp) = core.stamp(now, wall, &asked.ask.groups) {
-                        stamped.push(asked.stamp(&stamp, reply_to));
+                        stamped.push(asked.stamp(&stamp));
                     }
                 }
             },

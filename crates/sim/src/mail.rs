@@ -242,7 +242,8 @@ impl World<'_> {
                 (peer, 0, Body::Request(request))
             }),
             oum::Kind::Ordered => {
-                oum::open_ordered(&self.oum, bytes).map(|(number, formation, m)| {
+                oum::open_ordered(&self.oum, bytes).map(|(number, formation, mut m)| {
+                    m.request.reply_to = address(oum::sender_of(m.request.client));
                     (Peer::Sequencer(number), formation, Body::Ordered(m))
                 })
             }
@@ -290,14 +291,10 @@ impl World<'_> {
             format!("{from} -> {to} {ask:?}")
         });
         if let Some(stamp) = self.nodes[to].stamp(self.now, &ask.groups) {
-            let address = Address {
-                ip: [0; 16],
-                port: sender,
-            };
             let mut packet = self.buffers.pop().unwrap_or_default();
             packet.clear();
             packet.extend_from_slice(bytes);
-            oum::stamp(&self.oum, &stamp, address, &mut packet);
+            oum::stamp(&self.oum, &stamp, &mut packet);
             self.network.multicast();
             for replica in 0..self.layout.replicas {
                 self.post(to, replica, true, Content::Packet(&packet), &stamp)?;
@@ -316,10 +313,14 @@ impl World<'_> {
             layout::Kind::Sequencer(i) => Peer::Sequencer(u8::try_from(i).expect("few")),
             layout::Kind::Client(_) => {
                 let port = u16::try_from(node).expect("nodes are few");
-                let address = Address { ip: [0; 16], port };
                 let client = oum::client_id(port, Incarnation(incarnation));
-                Peer::Client(client, address)
+                Peer::Client(client, address(port))
             }
         }
     }
+}
+
+/// Where answers to a client go.
+const fn address(port: u16) -> Address {
+    Address { ip: [0; 16], port }
 }

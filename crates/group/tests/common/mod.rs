@@ -145,6 +145,11 @@ pub struct World {
 }
 
 pub const CLIENT: ClientId = ClientId(77);
+/// Where answers to it go.
+const ADDRESS: Address = Address {
+    ip: [0; 16],
+    port: 9,
+};
 const DELAY: Duration = Duration::from_micros(50);
 
 impl World {
@@ -352,13 +357,7 @@ impl World {
         let peer = match from {
             Node::Replica(i) => Peer::Replica(ReplicaId(i)),
             Node::Sequencer => Peer::Sequencer(0),
-            Node::Client => Peer::Client(
-                CLIENT,
-                Address {
-                    ip: [0; 16],
-                    port: 9,
-                },
-            ),
+            Node::Client => Peer::Client(CLIENT, ADDRESS),
         };
         match to {
             Node::Replica(i) => {
@@ -376,7 +375,9 @@ impl World {
     }
 
     fn ordered(&self, bytes: &[u8]) -> Message {
-        let (_, formation, ordered) = oum::open_ordered(&self.keys, bytes).expect("well stamped");
+        let opened = oum::open_ordered(&self.keys, bytes);
+        let (_, formation, mut ordered) = opened.expect("well stamped");
+        ordered.request.reply_to = ADDRESS;
         let body = Body::Ordered(ordered);
         Message { formation, body }
     }
@@ -389,11 +390,7 @@ impl World {
         let Some(stamp) = sequencer.and_then(|s| s.stamp(self.now, wall, &ask.groups)) else {
             return;
         };
-        let address = Address {
-            ip: [0; 16],
-            port: 9,
-        };
-        oum::stamp(&self.keys, &stamp, address, &mut bytes);
+        oum::stamp(&self.keys, &stamp, &mut bytes);
         let body = self.ordered(&bytes).body;
         for target in (0..self.config.n).map(Node::Replica) {
             self.post(Node::Sequencer, target, &body, bytes.clone());

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use aya::Ebpf;
-use aya::maps::{Array, DevMap, MapError};
-use aya::programs::Xdp;
+use aya::maps::{Array, MapError};
 
-use super::{
-    Attachment, BpfError, TestRunMode, attach, load, map_error, map_mut, object, test_run, verify,
-};
+use super::generator::Generator;
+use super::{BpfError, map_error, map_mut};
 
 /// Frames the kernel makes at once.
 const BATCH: u32 = 64;
@@ -17,8 +14,6 @@ const HEADERS: usize = 42;
 /// Where the settings keep what, as `struct bench_config` lays it out.
 const LOST: std::ops::Range<usize> = 8..16;
 const SETTINGS: usize = 64;
-const SENT: u32 = 0;
-const COUNTED: u32 = 1;
 
 /// What the generator sends.
 #[derive(Clone, Debug)]
@@ -37,10 +32,8 @@ pub struct Load {
 /// the discard port of another interface.
 #[derive(Debug)]
 pub struct Range {
-    ebpf: Ebpf,
-    frame: Vec<u8>,
+    generator: Generator,
     settings: [u8; SETTINGS],
-    sink: Option<Attachment>,
 }
 
 impl Range {
@@ -62,16 +55,10 @@ impl Range {
         settings[0..4].copy_from_slice(&flows.to_ne_bytes());
         settings[4..8].copy_from_slice(&window.to_ne_bytes());
         settings[16..16 + HEADERS].copy_from_slice(headers);
-        let mut ebpf = load("bench", object!("bench"))?;
-        map_mut!(ebpf, "bench_out", DevMap<_>)?
-            .set(0, ifindex, None, 0)
-            .map_err(map_error("bench_out"))?;
-        verify(&mut ebpf, "bench_generate")?;
+        let generator = Generator::new("bench_generate", frame, ifindex)?;
         let mut range = Self {
-            ebpf,
-            frame,
+            generator,
             settings,
-            sink: None,
         };
         range.configure()?;
         Ok(range)
@@ -79,35 +66,23 @@ impl Range {
 
     /// Attaches the sink; call it where `interface` lives.
     pub fn attach_sink(&mut self, interface: &str) -> Result<(), BpfError> {
-        self.sink = Some(attach(verify(&mut self.ebpf, "bench_count")?, interface)?);
-        Ok(())
+        self.generator.attach_sink("bench_count", interface)
     }
 
     /// Runs the generator `runs` times on the calling thread's processor. Runs that find
     /// the window full send nothing. How long it took, without the kernel's preparations.
     pub fn run(&self, runs: u32) -> Result<Duration, BpfError> {
-        let failed = |source| BpfError::Load {
-            program: "bench_generate",
-            source,
-        };
-        let program = self
-            .ebpf
-            .program("bench_generate")
-            .expect("the object has the program");
-        let xdp: &Xdp = program.try_into().map_err(|e| failed(Box::from(e)))?;
-        let mode = TestRunMode::Live { batch: BATCH };
-        let outcome = test_run(xdp, &self.frame, runs, mode).map_err(|e| failed(e.into()))?;
-        Ok(outcome.duration * runs)
+        self.generator.run(runs, BATCH)
     }
 
     /// Frames sent so far.
     pub fn sent(&self) -> Result<u64, BpfError> {
-        self.count(SENT)
+        self.generator.sent()
     }
 
     /// Frames that arrived at the sink so far.
     pub fn counted(&self) -> Result<u64, BpfError> {
-        self.count(COUNTED)
+        self.generator.counted()
     }
 
     /// Frames under way are given up: the window is empty again.
@@ -119,19 +94,8 @@ impl Range {
     }
 
     fn configure(&mut self) -> Result<(), BpfError> {
-        map_mut!(self.ebpf, "bench_settings", Array<_, [u8; SETTINGS]>)?
+        map_mut!(self.generator.ebpf, "bench_settings", Array<_, [u8; SETTINGS]>)?
             .set(0, self.settings, 0)
             .map_err(map_error::<MapError>("bench_settings"))
-    }
-
-    fn count(&self, index: u32) -> Result<u64, BpfError> {
-        let failed = map_error::<MapError>;
-        let map = self
-            .ebpf
-            .map("bench_frames")
-            .expect("the object has the map");
-        let frames: Array<_, [u64; 8]> = Array::try_from(map).map_err(failed("bench_frames"))?;
-        let count = frames.get(&index, 0).map_err(failed("bench_frames"))?;
-        Ok(count[0])
     }
 }

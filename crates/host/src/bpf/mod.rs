@@ -13,6 +13,7 @@
 //! first, then generic mode (in the stack, slower); [`Attachment::mode`] says which.
 
 pub mod bench;
+mod generator;
 pub mod punt;
 pub mod requests;
 pub mod sequencer;
@@ -148,18 +149,33 @@ fn load(program: &'static str, object: &[u8]) -> Result<Ebpf, BpfError> {
     })
 }
 
-/// Has the kernel verify one program of a loaded object.
-fn verify<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut Xdp, BpfError> {
-    let failed = |error: ProgramError| BpfError::Load {
+/// An error of program `program`.
+fn load_error(program: &'static str) -> impl Fn(ProgramError) -> BpfError {
+    move |error| BpfError::Load {
         program,
         source: error.into(),
-    };
+    }
+}
+
+/// Has the kernel verify one program of a loaded object, unless it has.
+fn verify<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut Xdp, BpfError> {
+    let failed = load_error(program);
     let found = ebpf
         .program_mut(program)
         .expect("the embedded object has the program");
-    let xdp: &mut Xdp = found.try_into().map_err(failed)?;
-    xdp.load().map_err(failed)?;
+    let xdp: &mut Xdp = found.try_into().map_err(&failed)?;
+    if xdp.fd().is_err() {
+        xdp.load().map_err(failed)?;
+    }
     Ok(xdp)
+}
+
+/// A program that was verified.
+fn loaded<'a>(ebpf: &'a Ebpf, program: &'static str) -> Result<&'a Xdp, BpfError> {
+    let found = ebpf
+        .program(program)
+        .expect("the embedded object has the program");
+    found.try_into().map_err(load_error(program))
 }
 
 /// Attaches natively if the driver can, else generically.

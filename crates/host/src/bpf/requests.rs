@@ -2,32 +2,33 @@
 
 use std::time::Duration;
 
-use aya::Ebpf;
-use aya::maps::{Array, DevMap, MapError};
-use aya::programs::Xdp;
+use aya::maps::{Array, MapError};
 
-use super::{
-    Attachment, BpfError, TestRunMode, attach, load, map_error, map_mut, object, test_run, verify,
-};
+use super::generator::Generator;
+use super::{BpfError, map_error, map_mut};
 
-/// Bytes of a request's frame.
-pub const FRAME: usize = 216;
 /// Requests of a volley at most.
 pub const MOST: usize = 8192;
+/// The shortest frame that is a request, with room for the time it was sent at.
+pub const SHORTEST: usize = SENT_AT + 8;
 
-/// Frames the kernel makes at once.
-const BATCH: u32 = 64;
+/// What all requests have alike, and where those parts are that they do not: outer tag, inner
+/// tag, counter. As in the C file.
+const ALIKE: usize = 160;
+const SENT_AT: usize = ALIKE;
+const OWN: [usize; 3] = [50, 114, 130];
+const OWN_BYTES: usize = 32;
 const BUCKETS: u32 = 8192;
 const BUCKET_NS: u64 = 8;
-const VOLLEY: usize = 32;
-const SENT: u32 = 0;
-const COUNTED: u32 = 1;
+const VOLLEY: usize = 40;
+const FULL: std::ops::Range<usize> = 32..40;
 
 /// What a volley is made of.
 #[derive(Clone, Debug)]
 pub struct Volleys {
-    /// Whole frames, each of [`FRAME`] bytes.
-    pub frames: Vec<[u8; FRAME]>,
+    /// Whole frames of one length. Those of [`SHORTEST`] or more differ in their tags and
+    /// counters alone; shorter ones are all like the first.
+    pub frames: Vec<Vec<u8>>,
     /// Copies of each that arrive.
     pub copies: u32,
     /// Copies under way at most.
@@ -39,67 +40,60 @@ pub struct Volleys {
 /// A generator of requests, and the sinks that count and drop their copies.
 #[derive(Debug)]
 pub struct Requests {
-    ebpf: Ebpf,
-    template: [u8; FRAME],
-    volley: Volleys,
-    sinks: Vec<Attachment>,
+    generator: Generator,
+    count: u32,
+    copies: u32,
+    window: u32,
+    full: u64,
 }
 
 impl Requests {
     /// Prepares the generator; call it where `volley.ifindex` lives.
     pub fn new(volley: Volleys) -> Result<Self, BpfError> {
-        let (Some(template), 1..=MOST) = (volley.frames.first().copied(), volley.frames.len())
-        else {
+        let (Some(first), 1..=MOST) = (volley.frames.first(), volley.frames.len()) else {
             let text = format!("a volley has 1 to {MOST} requests");
             return Err(BpfError::TooMany(text));
         };
-        let mut ebpf = load("bench", object!("bench"))?;
-        map_mut!(ebpf, "bench_out", DevMap<_>)?
-            .set(0, volley.ifindex, None, 0)
-            .map_err(map_error("bench_out"))?;
-        let mut requests = map_mut!(ebpf, "bench_requests", Array<_, [u8; FRAME]>)?;
-        for (place, frame) in (0..).zip(&volley.frames) {
-            requests
-                .set(place, *frame, 0)
-                .map_err(map_error::<MapError>("bench_requests"))?;
+        let mut generator = Generator::new("bench_request", first.clone(), volley.ifindex)?;
+        if let Some(alike) = first.first_chunk::<ALIKE>() {
+            map_mut!(generator.ebpf, "bench_template", Array<_, [u8; ALIKE]>)?
+                .set(0, *alike, 0)
+                .map_err(map_error::<MapError>("bench_template"))?;
+            set_requests(&mut generator, &volley.frames)?;
         }
-        verify(&mut ebpf, "bench_request")?;
-        verify(&mut ebpf, "bench_collect")?;
         Ok(Self {
-            ebpf,
-            template,
-            volley,
-            sinks: Vec::new(),
+            generator,
+            count: volley.frames.len() as u32,
+            copies: volley.copies,
+            window: volley.window,
+            full: 0,
         })
     }
 
     /// Attaches a sink; call it where `interface` lives.
     pub fn attach_sink(&mut self, interface: &str) -> Result<(), BpfError> {
-        let program = self
-            .ebpf
-            .program_mut("bench_collect")
-            .expect("the object has the program");
-        let program: &mut Xdp = program.try_into().map_err(map_error("bench_collect"))?;
-        self.sinks.push(attach(program, interface)?);
-        Ok(())
+        self.generator.attach_sink("bench_collect", interface)
+    }
+
+    /// Attaches a sink in the place of a sequencer: every request arrives there, once.
+    pub fn attach_instead(&mut self, interface: &str) -> Result<(), BpfError> {
+        self.window /= self.copies.max(1);
+        self.copies = 1;
+        self.generator.attach_sink("bench_drop", interface)
     }
 
     /// Begins the next volley: every request may be sent once.
     pub fn begin(&mut self, timed: bool) -> Result<(), BpfError> {
+        self.full = self.full()?;
         let mut bytes = [0; VOLLEY];
-        bytes[..8].copy_from_slice(&self.count(SENT)?.to_ne_bytes());
-        bytes[8..16].copy_from_slice(&self.count(COUNTED)?.to_ne_bytes());
-        let count = self.volley.frames.len() as u32;
-        let words = [
-            count,
-            self.volley.copies,
-            self.volley.window,
-            u32::from(timed),
-        ];
+        bytes[..8].copy_from_slice(&self.sent()?.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.counted()?.to_ne_bytes());
+        let words = [self.count, self.copies, self.window, u32::from(timed)];
         for (bytes, word) in bytes[16..].chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
-        map_mut!(self.ebpf, "bench_volleys", Array<_, [u8; VOLLEY]>)?
+        bytes[FULL].copy_from_slice(&self.full.to_ne_bytes());
+        map_mut!(self.generator.ebpf, "bench_volleys", Array<_, [u8; VOLLEY]>)?
             .set(0, bytes, 0)
             .map_err(map_error::<MapError>("bench_volleys"))
     }
@@ -108,42 +102,36 @@ impl Requests {
     /// a time. Runs that find the window full, or the volley over, send nothing. How long it
     /// took, without the kernel's preparations.
     pub fn run(&self, runs: u32, batch: u32) -> Result<Duration, BpfError> {
-        let failed = |source| BpfError::Load {
-            program: "bench_request",
-            source,
-        };
-        let program = self
-            .ebpf
-            .program("bench_request")
-            .expect("the object has the program");
-        let xdp: &Xdp = program.try_into().map_err(|e| failed(Box::from(e)))?;
-        let mode = TestRunMode::Live {
-            batch: batch.min(BATCH),
-        };
-        let outcome = test_run(xdp, &self.template, runs, mode).map_err(|e| failed(e.into()))?;
-        Ok(outcome.duration * runs)
+        self.generator.run(runs, batch)
     }
 
     /// Requests sent so far.
     pub fn sent(&self) -> Result<u64, BpfError> {
-        self.count(SENT)
+        self.generator.sent()
     }
 
     /// Copies that arrived so far.
     pub fn counted(&self) -> Result<u64, BpfError> {
-        self.count(COUNTED)
+        self.generator.counted()
+    }
+
+    /// Runs so far that found the window full.
+    pub fn full(&self) -> Result<u64, BpfError> {
+        let name = "bench_volleys";
+        let volley: [u8; VOLLEY] = self
+            .generator
+            .array(name)?
+            .get(&0, 0)
+            .map_err(map_error(name))?;
+        let full = volley[FULL].try_into().expect("eight bytes");
+        Ok(u64::from_ne_bytes(full))
     }
 
     /// The median time of the copies of timed volleys.
     pub fn median(&self) -> Result<Duration, BpfError> {
-        let failed = map_error::<MapError>;
-        let map = self
-            .ebpf
-            .map("bench_times")
-            .expect("the object has the map");
-        let times: Array<_, u64> = Array::try_from(map).map_err(failed("bench_times"))?;
+        let times: Array<_, u64> = self.generator.array("bench_times")?;
         let counts: Result<Vec<u64>, _> = (0..BUCKETS).map(|i| times.get(&i, 0)).collect();
-        let counts = counts.map_err(failed("bench_times"))?;
+        let counts = counts.map_err(map_error("bench_times"))?;
         let half = counts.iter().sum::<u64>() / 2;
         let mut below = 0;
         let bucket = counts.iter().take_while(|count| {
@@ -152,15 +140,19 @@ impl Requests {
         });
         Ok(Duration::from_nanos(bucket.count() as u64 * BUCKET_NS))
     }
+}
 
-    fn count(&self, index: u32) -> Result<u64, BpfError> {
-        let failed = map_error::<MapError>;
-        let map = self
-            .ebpf
-            .map("bench_frames")
-            .expect("the object has the map");
-        let frames: Array<_, [u64; 8]> = Array::try_from(map).map_err(failed("bench_frames"))?;
-        let count = frames.get(&index, 0).map_err(failed("bench_frames"))?;
-        Ok(count[0])
+/// Enters what each request has of its own.
+fn set_requests(generator: &mut Generator, frames: &[Vec<u8>]) -> Result<(), BpfError> {
+    let mut requests = map_mut!(generator.ebpf, "bench_requests", Array<_, [u8; OWN_BYTES]>)?;
+    for (place, frame) in (0..).zip(frames) {
+        let mut own = [0; OWN_BYTES];
+        for (word, at) in own.chunks_exact_mut(8).zip(OWN) {
+            word.copy_from_slice(&frame[at..at + 8]);
+        }
+        requests
+            .set(place, own, 0)
+            .map_err(map_error::<MapError>("bench_requests"))?;
     }
+    Ok(())
 }

@@ -9,13 +9,12 @@ use std::net::SocketAddrV4;
 
 use aya::Ebpf;
 use aya::maps::{Array, ArrayOfMaps, DevMap, MapData, MapError};
-use aya::programs::{ProgramError, Xdp};
 use stateplane_base::LogTime;
-use stateplane_wire::oum::{GroupId, Keys, SipState};
+use stateplane_wire::oum::{self, GroupId, Keys, SipState};
 
 use super::{
-    Attachment, BpfError, TestRunMode, TestRunOutcome, attach, counters, load, map_error, map_mut,
-    object, test_run, verify,
+    Attachment, BpfError, TestRunMode, TestRunOutcome, attach, counters, load, load_error, loaded,
+    map_error, map_mut, object, test_run, verify,
 };
 
 /// Groups the program numbers: those below this one.
@@ -28,11 +27,13 @@ pub const MAX_CLIENTS: usize = 1024;
 /// In a device map: no entry.
 const NOWHERE: u32 = 0;
 
-const SETTINGS: usize = 40;
-const SESSION: usize = 56 + 8 * MAX_GROUPS;
-const TARGET: usize = 20;
-const PORT: usize = 8 + TARGET * MAX_REPLICAS;
-const CLIENT: usize = 8;
+const SETTINGS: usize = 48;
+/// Where a session keeps the numbers it gave.
+const LAST: usize = 72;
+const SESSION: usize = LAST + 8 * MAX_GROUPS;
+const TARGET: usize = 24;
+const PORT: usize = TARGET * MAX_REPLICAS;
+const PORTS: usize = (4 + 4 + PORT) * MAX_REPLICAS;
 const WINDOW: usize = 152;
 
 /// Where the program listens and as whom.
@@ -59,8 +60,20 @@ pub struct Target {
     pub mac: [u8; 6],
 }
 
-/// A client: its sender number and where answers to it go.
-pub type Client = (u16, SocketAddrV4);
+/// A session, as the program takes it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'a> {
+    /// The life of the group.
+    pub formation: u64,
+    /// Its number.
+    pub session: u64,
+    /// How far log time is ahead of the kernel's monotonic clock.
+    pub ahead_ns: u64,
+    /// Nothing is stamped with an earlier time.
+    pub not_before: LogTime,
+    /// The numbers given so far.
+    pub last: &'a [u64; MAX_GROUPS],
+}
 
 /// What the program has done with packets.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -77,7 +90,7 @@ pub struct SequencerCounters {
     pub stranger: u64,
     /// Dropped: seen before.
     pub replayed: u64,
-    /// Dropped: there was no session, or no such group.
+    /// Dropped: no such group, or no number left.
     pub unstamped: u64,
 }
 
@@ -90,6 +103,8 @@ pub enum Mode {
     Bare,
     /// Multicasts and does not stamp: to measure what stamping costs.
     Forward,
+    /// Does not address the copies either: the kernel's multicast as it is.
+    Limit,
 }
 
 impl Mode {
@@ -98,6 +113,7 @@ impl Mode {
             Self::Authentic => "sequencer_stamp",
             Self::Bare => "sequencer_bare",
             Self::Forward => "sequencer_forward",
+            Self::Limit => "sequencer_limit",
         }
     }
 }
@@ -106,9 +122,9 @@ impl Mode {
 pub struct Sequencer {
     ebpf: Ebpf,
     mode: Mode,
+    number: u8,
     keys: Keys,
     session: Array<MapData, [u8; SESSION]>,
-    ports: u32,
     devices: u32,
     attachment: Option<Attachment>,
 }
@@ -123,14 +139,15 @@ impl fmt::Debug for Sequencer {
 }
 
 impl Sequencer {
-    /// Loads it, attached to nothing and without a session.
-    pub fn load(me: &Identity, clients: &[Client], mode: Mode) -> Result<Self, BpfError> {
+    /// Loads it, attached to nothing and without a session. `clients` are the numbers of
+    /// the senders that may ask.
+    pub fn load(me: &Identity, clients: &[u16], mode: Mode) -> Result<Self, BpfError> {
         let mut ebpf = load("sequencer", object!("sequencer"))?;
         let mut settings = [0; SETTINGS];
         settings[..4].copy_from_slice(&me.address.ip().octets());
         settings[4..6].copy_from_slice(&me.address.port().to_be_bytes());
-        settings[6] = me.number;
-        put_state(&mut settings[8..40], &me.keys.request_state());
+        settings[8..16].copy_from_slice(&oum::head(oum::Kind::Ordered, me.number));
+        put_state(&mut settings[16..], &me.keys.request_state());
         map_mut!(ebpf, "sequencer", Array<_, [u8; SETTINGS]>)?
             .set(0, settings, 0)
             .map_err(map_error::<MapError>("sequencer"))?;
@@ -142,9 +159,9 @@ impl Sequencer {
         Ok(Self {
             ebpf,
             mode,
+            number: me.number,
             keys: me.keys.clone(),
             session,
-            ports: 0,
             devices: 0,
             attachment: None,
         })
@@ -152,7 +169,8 @@ impl Sequencer {
 
     /// Attaches it to the interface that requests come in by.
     pub fn attach(&mut self, interface: &str) -> Result<(), BpfError> {
-        self.attachment = Some(attach(self.program_mut()?, interface)?);
+        let program = verify(&mut self.ebpf, self.mode.program())?;
+        self.attachment = Some(attach(program, interface)?);
         Ok(())
     }
 
@@ -167,91 +185,49 @@ impl Sequencer {
             let text = format!("more than {MAX_REPLICAS} replicas of one group");
             return Err(BpfError::TooMany(text));
         }
-        let mut ports: Vec<(u32, Vec<&Target>)> = Vec::new();
-        for target in targets {
-            match ports.iter_mut().find(|(index, _)| *index == target.ifindex) {
-                Some((_, port)) => port.push(target),
-                None => ports.push((target.ifindex, vec![target])),
-            }
-        }
         // What is not there any more goes first: a copy too few is a loss like any other.
         for place in 0..self.devices {
             map_mut!(self.ebpf, "replicas", DevMap<_>)?
                 .set(place, NOWHERE, None, 0)
                 .map_err(map_error("replicas"))?;
         }
-        for (place, (ifindex, port)) in (0..).zip(&ports) {
-            self.set_port(place, *ifindex, port)?;
-        }
-        for place in (0..self.ports).skip(ports.len()) {
-            self.set_port(place, 0, &[])?;
-        }
-        self.ports = ports.len() as u32;
+        map_mut!(self.ebpf, "ports", Array<_, [u8; PORTS]>)?
+            .set(0, ports(targets), 0)
+            .map_err(map_error::<MapError>("ports"))?;
         self.devices = targets.len() as u32;
+        let addressed = self.mode != Mode::Limit;
         let name = "sequencer_address";
-        let program: &Xdp = self
-            .ebpf
-            .program(name)
-            .expect("the embedded object has the program")
-            .try_into()
-            .map_err(load_error)?;
-        let fd = program.fd().map_err(load_error)?.try_clone();
+        let program = loaded(&self.ebpf, name)?.fd().map_err(load_error(name))?;
+        let fd = program.try_clone();
         let fd = fd.map_err(map_error("replicas"))?;
         for (place, target) in (0..).zip(targets) {
             map_mut!(self.ebpf, "replicas", DevMap<_>)?
-                .set(place, target.ifindex, Some(&fd), 0)
+                .set(place, target.ifindex, addressed.then_some(&fd), 0)
                 .map_err(map_error("replicas"))?;
         }
         Ok(())
     }
 
-    fn set_port(&mut self, place: u32, ifindex: u32, targets: &[&Target]) -> Result<(), BpfError> {
-        let mut port = [0; PORT];
-        port[..4].copy_from_slice(&ifindex.to_ne_bytes());
-        port[4..8].copy_from_slice(&(targets.len() as u32).to_ne_bytes());
-        for (bytes, target) in port[8..].chunks_exact_mut(TARGET).zip(targets) {
-            bytes[..6].copy_from_slice(&target.mac);
-            bytes[6..12].copy_from_slice(&target.from);
-            bytes[12..16].copy_from_slice(&target.address.ip().octets());
-            bytes[16..18].copy_from_slice(&target.address.port().to_be_bytes());
-        }
-        map_mut!(self.ebpf, "ports", Array<_, [u8; PORT]>)?
-            .set(place, port, 0)
-            .map_err(map_error::<MapError>("ports"))
-    }
-
-    /// Sets how far log time is ahead of the kernel's monotonic clock.
-    pub fn set_clock(&mut self, offset_ns: u64) -> Result<(), BpfError> {
-        map_mut!(self.ebpf, "clock_offset", Array<_, u64>)?
-            .set(0, offset_ns, 0)
-            .map_err(map_error::<MapError>("clock_offset"))
-    }
-
-    /// Stamps in a session from now on, after the numbers `last` and at times not before
-    /// `not_before`. When this returns nothing is stamped in the former one any more.
-    pub fn begin(
-        &mut self,
-        formation: u64,
-        session: u64,
-        not_before: LogTime,
-        last: &[u64; MAX_GROUPS],
-    ) -> Result<(), BpfError> {
+    /// Stamps in this session from now on. When this returns nothing is stamped in the
+    /// former one any more.
+    pub fn begin(&mut self, grant: &Grant<'_>) -> Result<(), BpfError> {
+        let ordered = self
+            .keys
+            .ordered_state(self.number, grant.formation, grant.session);
         let mut state = [0; SESSION];
-        state[..8].copy_from_slice(&formation.to_be_bytes());
-        state[8..16].copy_from_slice(&session.to_be_bytes());
-        state[16..24].copy_from_slice(&not_before.as_nanos().to_ne_bytes());
-        put_state(
-            &mut state[24..56],
-            &self.keys.ordered_state(formation, session),
-        );
-        for (bytes, last) in state[56..].chunks_exact_mut(8).zip(last) {
+        state[..8].copy_from_slice(&grant.formation.to_be_bytes());
+        state[8..16].copy_from_slice(&grant.session.to_be_bytes());
+        state[16..24].copy_from_slice(&grant.not_before.as_nanos().to_ne_bytes());
+        state[24..32].copy_from_slice(&grant.ahead_ns.to_ne_bytes());
+        put_state(&mut state[32..64], &ordered);
+        for (bytes, last) in state[LAST..].chunks_exact_mut(8).zip(grant.last) {
             bytes.copy_from_slice(&last.to_ne_bytes());
         }
         self.session = install(&mut self.ebpf, state)?;
         Ok(())
     }
 
-    /// Stamps nothing until the next session. When this returns no more numbers are given,
+    /// Stamps nothing until the next session: requests go to the kernel. When this returns no more numbers are given,
     /// and what [`Self::last`] said before it is all.
     pub fn end(&mut self) -> Result<(), BpfError> {
         self.session = install(&mut self.ebpf, [0; SESSION])?;
@@ -261,7 +237,7 @@ impl Sequencer {
     /// The last number given to `group` in the present session.
     pub fn last(&self, group: GroupId) -> Result<u64, BpfError> {
         let state = self.session.get(&0, 0).map_err(map_error("session"))?;
-        let at = 56 + 8 * usize::from(group);
+        let at = LAST + 8 * usize::from(group);
         let bytes = state.get(at..at + 8).and_then(|b| b.try_into().ok());
         Ok(bytes.map_or(0, u64::from_ne_bytes))
     }
@@ -300,33 +276,13 @@ impl Sequencer {
         self.run(self.mode.program(), frame)
     }
 
-    /// Addresses a frame to the first target, as its copy would be.
+    /// Addresses a stamped frame to the first target, as its copy would be.
     pub fn try_address(&self, frame: &[u8]) -> Result<TestRunOutcome, BpfError> {
         self.run("probe_address", frame)
     }
 
-    fn run(&self, name: &str, frame: &[u8]) -> Result<TestRunOutcome, BpfError> {
-        let program = self
-            .ebpf
-            .program(name)
-            .expect("the embedded object has the program");
-        let xdp = program.try_into().map_err(load_error)?;
-        test_run(xdp, frame, 1, TestRunMode::Dry).map_err(load_error)
-    }
-
-    fn program_mut(&mut self) -> Result<&mut Xdp, BpfError> {
-        self.ebpf
-            .program_mut(self.mode.program())
-            .expect("the embedded object has the program")
-            .try_into()
-            .map_err(load_error)
-    }
-}
-
-fn load_error(error: ProgramError) -> BpfError {
-    BpfError::Load {
-        program: "sequencer",
-        source: error.into(),
+    fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRunOutcome, BpfError> {
+        test_run(loaded(&self.ebpf, name)?, frame, 1, TestRunMode::Dry).map_err(load_error(name))
     }
 }
 
@@ -345,21 +301,54 @@ fn install(
     Ok(session)
 }
 
-fn set_clients(ebpf: &mut Ebpf, clients: &[Client]) -> Result<(), BpfError> {
+fn set_clients(ebpf: &mut Ebpf, clients: &[u16]) -> Result<(), BpfError> {
     if clients.len() > MAX_CLIENTS {
         let text = format!("more than {MAX_CLIENTS} clients of one sequencer");
         return Err(BpfError::TooMany(text));
     }
-    for ((sender, address), place) in clients.iter().zip(1u16..) {
-        let mut client = [0; CLIENT];
-        client[..4].copy_from_slice(&address.ip().octets());
-        client[4..6].copy_from_slice(&address.port().to_be_bytes());
-        client[6..].copy_from_slice(&place.to_ne_bytes());
-        map_mut!(ebpf, "clients", Array<_, [u8; CLIENT]>)?
-            .set(u32::from(*sender), client, 0)
+    for (sender, place) in clients.iter().zip(1u16..) {
+        map_mut!(ebpf, "clients", Array<_, u16>)?
+            .set(u32::from(*sender), place, 0)
             .map_err(map_error::<MapError>("clients"))?;
     }
     Ok(())
+}
+
+/// The replicas by the interfaces towards them, as the program reads them: all interfaces,
+/// how many replicas are behind each, and who.
+fn ports(targets: &[Target]) -> [u8; PORTS] {
+    let mut found: Vec<(u32, Vec<&Target>)> = Vec::new();
+    for target in targets {
+        match found.iter_mut().find(|(index, _)| *index == target.ifindex) {
+            Some((_, port)) => port.push(target),
+            None => found.push((target.ifindex, vec![target])),
+        }
+    }
+    let mut all = [0; PORTS];
+    let (indices, rest) = all.split_at_mut(4 * MAX_REPLICAS);
+    let (counts, places) = rest.split_at_mut(4 * MAX_REPLICAS);
+    let indices = indices.chunks_exact_mut(4).zip(counts.chunks_exact_mut(4));
+    let places = places.chunks_exact_mut(PORT);
+    for (((index, count), place), (ifindex, port)) in indices.zip(places).zip(&found) {
+        index.copy_from_slice(&ifindex.to_ne_bytes());
+        count.copy_from_slice(&(port.len() as u32).to_ne_bytes());
+        for (bytes, target) in place.chunks_exact_mut(TARGET).zip(port) {
+            put_target(bytes, target);
+        }
+    }
+    all
+}
+
+fn put_target(bytes: &mut [u8], target: &Target) {
+    let address = target.address.ip().octets();
+    let [a, b, c, d] = address.map(u32::from);
+    let sum = (a << 8 | b) + (c << 8 | d);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    bytes[..6].copy_from_slice(&target.mac);
+    bytes[6..12].copy_from_slice(&target.from);
+    bytes[12..16].copy_from_slice(&address);
+    bytes[16..18].copy_from_slice(&target.address.port().to_be_bytes());
+    bytes[18..20].copy_from_slice(&(sum as u16).to_be_bytes());
 }
 
 fn put_state(bytes: &mut [u8], state: &SipState) {

@@ -5,7 +5,10 @@ use aya::Ebpf;
 use aya::maps::{Array, DevMap, HashMap, MapError};
 use stateplane_flow::steering::{BUCKETS, NOBODY, Side, Table};
 
-use super::{Attachment, BpfError, attach, counters, load, map_error, map_mut, object, verify};
+use super::{
+    Attachment, BpfError, TestRunMode, attach, counters, load, load_error, loaded, map_error,
+    map_mut, object, test_run, verify,
+};
 use crate::ifreq;
 
 /// Most host ports of one side.
@@ -212,16 +215,8 @@ impl SteeringProbe {
             Side::Inside => "probe_inside",
             Side::Outside => "probe_outside",
         };
-        let failed = |error: aya::programs::ProgramError| BpfError::Load {
-            program: "steering",
-            source: error.into(),
-        };
-        let program = self
-            .ebpf
-            .program(name)
-            .expect("the embedded object has the program");
-        let xdp = program.try_into().map_err(failed)?;
-        let outcome = super::test_run(xdp, frame, 1, super::TestRunMode::Dry).map_err(failed)?;
+        let outcome = test_run(loaded(&self.ebpf, name)?, frame, 1, TestRunMode::Dry)
+            .map_err(load_error(name))?;
         Ok(outcome.action)
     }
 }

@@ -9,7 +9,7 @@ use zerocopy::byteorder::network_endian::{U16, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::sip::SipState;
-use super::{Groups, MAX_STAMPS, Stamp, Stamps};
+use super::{Groups, LAST_NUMBER, MAX_STAMPS, Stamp, Stamps};
 use crate::envelope;
 use crate::group::{Address, Batch, Formation, Ordered, Request, Session};
 
@@ -18,16 +18,19 @@ pub const MAGIC: [u8; 2] = *b"SO";
 /// The version of this layout.
 pub const VERSION: u8 = 1;
 /// Bytes before the operations.
-pub const HEADER_LEN: usize = 128;
+pub const HEADER_LEN: usize = 112;
 
 /// Where the ranges of the tags begin and end.
-const HEAD: usize = 2;
 const OUTER: usize = 8;
 const STAMPS: usize = 16;
-const SEQUENCES: usize = 56;
-const INNER: usize = 88;
-const CLIENT: usize = 96;
-const GROUPS: usize = 112;
+const TIME: usize = 32;
+const SEQUENCES: usize = 40;
+const INNER: usize = 72;
+const CLIENT: usize = 80;
+const COUNTER: usize = 88;
+const GROUPS: usize = 96;
+/// Bits of a counter or a sequence number.
+const COUNTER_BITS: u32 = LAST_NUMBER.count_ones();
 
 /// What a packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,17 +49,16 @@ struct Header {
     magic: [u8; 2],
     version: u8,
     kind: u8,
-    groups: u8,
     sequencer: u8,
-    reply_port: U16,
+    unused: [u8; 3],
     outer: U64,
     formation: U64,
     session: U64,
-    reply_ip: [u8; 16],
     time: U64,
     sequences: [U64; MAX_STAMPS],
     inner: U64,
     client: U64,
+    /// The groups in the first byte, the counter in the others.
     counter: U64,
     group_ids: [U16; MAX_STAMPS],
     done_below: U64,
@@ -86,28 +88,32 @@ impl Keys {
         SipState::new(self.request.bytes())
     }
 
-    /// Where the outer tag of every ordered message of a session begins whose reply address
-    /// is of IPv4.
-    pub fn ordered_state(&self, formation: Formation, session: Session) -> SipState {
-        let ipv4 = [0; 8];
+    /// Where the outer tag begins of every ordered message of a session that this sequencer
+    /// stamps.
+    pub fn ordered_state(&self, sequencer: u8, formation: Formation, session: Session) -> SipState {
         SipState::new(self.ordered.bytes())
+            .absorb(head(Kind::Ordered, sequencer))
             .absorb(formation.to_be_bytes())
             .absorb(session.to_be_bytes())
-            .absorb(ipv4)
     }
 
-    /// The outer tag that fits a whole header.
-    fn outer(&self, kind: Kind, groups: Groups, bytes: &[u8]) -> u64 {
-        let (key, range) = match kind {
-            Kind::Request => (&self.request, INNER..GROUPS),
-            Kind::Ordered => (&self.ordered, STAMPS..SEQUENCES + 8 * groups.len()),
-        };
-        let mut hash = SipHasher24::new_with_key(key.bytes());
-        hash.write(&bytes[range]);
-        if kind == Kind::Ordered {
-            hash.write(&bytes[INNER..CLIENT]);
-        }
-        hash.write(&bytes[HEAD..OUTER]);
+    /// The outer tag of a request.
+    fn request(&self, bytes: &[u8]) -> u64 {
+        let mut hash = SipHasher24::new_with_key(self.request.bytes());
+        hash.write(&bytes[CLIENT..COUNTER]);
+        hash.write(&bytes[COUNTER + 1..GROUPS]);
+        hash.finish()
+    }
+
+    /// The outer tag of an ordered message for so many groups.
+    fn ordered(&self, groups: Groups, bytes: &[u8]) -> u64 {
+        let first = SEQUENCES..SEQUENCES + 8;
+        let mut hash = SipHasher24::new_with_key(self.ordered.bytes());
+        hash.write(&bytes[..OUTER]);
+        hash.write(&bytes[STAMPS..TIME + 8]);
+        hash.write(&bytes[INNER..CLIENT]);
+        hash.write(&bytes[first.end..SEQUENCES + 8 * groups.len()]);
+        hash.write(&bytes[first.start + 1..first.end]);
         hash.finish()
     }
 
@@ -134,12 +140,18 @@ pub enum OpenError {
     Inner,
 }
 
+/// The first eight bytes; a request's sequencer is 0.
+pub const fn head(kind: Kind, sequencer: u8) -> [u8; OUTER] {
+    let [m0, m1] = MAGIC;
+    [m0, m1, VERSION, kind as u8, sequencer, 0, 0, 0]
+}
+
 /// What a sequencer reads of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ask {
     /// Who asks.
     pub client: ClientId,
-    /// Never repeats for this client.
+    /// Never repeats for this client; at most [`LAST_NUMBER`].
     pub counter: u64,
     /// For whom.
     pub groups: Groups,
@@ -174,6 +186,9 @@ pub fn kind(datagram: &[u8]) -> Option<Kind> {
 }
 
 /// Appends the sealed request to `out`.
+///
+/// # Panics
+/// If the counter is beyond [`LAST_NUMBER`].
 pub fn seal_request(
     keys: &Keys,
     counter: u64,
@@ -181,14 +196,14 @@ pub fn seal_request(
     request: &Request,
     out: &mut Vec<u8>,
 ) {
+    assert!(counter <= LAST_NUMBER, "no client asks so often");
     let start = out.len();
     let header = Header {
         magic: MAGIC,
         version: VERSION,
         kind: Kind::Request as u8,
-        groups: u8::try_from(groups.len()).expect("at most four"),
         client: U64::new(request.client.0),
-        counter: U64::new(counter),
+        counter: U64::new((groups.len() as u64) << COUNTER_BITS | counter),
         group_ids: groups.ids().map(U16::new),
         done_below: U64::new(request.done_below),
         ..Header::new_zeroed()
@@ -199,16 +214,12 @@ pub fn seal_request(
     let packet = &mut out[start..];
     let inner = keys.inner(packet);
     packet[INNER..CLIENT].copy_from_slice(&inner.to_be_bytes());
-    let outer = keys.outer(Kind::Request, groups, packet);
+    let outer = keys.request(packet);
     packet[OUTER..STAMPS].copy_from_slice(&outer.to_be_bytes());
 }
 
-/// Checks shape and outer tag.
-fn open<'a>(
-    keys: &Keys,
-    kind: Kind,
-    datagram: &'a [u8],
-) -> Result<(&'a Header, Groups), OpenError> {
+/// Checks the shape, but no tag.
+fn open(kind: Kind, datagram: &[u8]) -> Result<(&Header, Groups), OpenError> {
     let (header, _) = Header::ref_from_prefix(datagram).map_err(|_| OpenError::Malformed)?;
     if header.magic != MAGIC || header.kind != kind as u8 {
         return Err(OpenError::Malformed);
@@ -216,20 +227,21 @@ fn open<'a>(
     if header.version != VERSION {
         return Err(OpenError::Version(header.version));
     }
+    let count = (header.counter.get() >> COUNTER_BITS) as u8;
     let ids = header.group_ids.map(U16::get);
-    let groups = Groups::new(header.groups, ids).ok_or(OpenError::Malformed)?;
-    if keys.outer(kind, groups, datagram) != header.outer.get() {
-        return Err(OpenError::Outer);
-    }
+    let groups = Groups::new(count, ids).ok_or(OpenError::Malformed)?;
     Ok((header, groups))
 }
 
 /// Sequencer: verifies a request's outer tag.
 pub fn open_request(keys: &Keys, datagram: &[u8]) -> Result<Ask, OpenError> {
-    let (header, groups) = open(keys, Kind::Request, datagram)?;
+    let (header, groups) = open(Kind::Request, datagram)?;
+    if keys.request(datagram) != header.outer.get() {
+        return Err(OpenError::Outer);
+    }
     Ok(Ask {
         client: ClientId(header.client.get()),
-        counter: header.counter.get(),
+        counter: header.counter.get() & LAST_NUMBER,
         groups,
     })
 }
@@ -239,30 +251,24 @@ pub fn open_request(keys: &Keys, datagram: &[u8]) -> Result<Ask, OpenError> {
 ///
 /// # Panics
 /// If `packet` is shorter than a header.
-pub fn stamp(keys: &Keys, stamp: &Stamp, reply_to: Address, packet: &mut [u8]) {
+pub fn stamp(keys: &Keys, stamp: &Stamp, packet: &mut [u8]) {
+    packet[..OUTER].copy_from_slice(&head(Kind::Ordered, stamp.sequencer));
     let (header, _) = Header::mut_from_prefix(packet).expect("it was opened");
-    header.kind = Kind::Ordered as u8;
-    header.sequencer = stamp.sequencer;
-    header.reply_port = U16::new(reply_to.port);
-    header.reply_ip = reply_to.ip;
     header.formation = U64::new(stamp.formation);
     header.session = U64::new(stamp.session);
     header.time = U64::new(stamp.time.as_nanos());
     header.sequences = stamp.stamps.sequences().map(U64::new);
-    let outer = keys.outer(Kind::Ordered, stamp.stamps.groups(), packet);
+    let outer = keys.ordered(stamp.stamps.groups(), packet);
     packet[OUTER..STAMPS].copy_from_slice(&outer.to_be_bytes());
 }
 
 /// Verifies both tags of a request and reads all of it: for a replica that orders requests
 /// itself.
 pub fn read_request(keys: &Keys, datagram: &[u8]) -> Result<(Ask, Request), OpenError> {
-    let ask = open_request(keys, datagram)?;
-    let mut request = open_inner(keys, datagram)?;
-    request.reply_to = Address::default(); // not under any tag
-    Ok((ask, request))
+    Ok((open_request(keys, datagram)?, open_inner(keys, datagram)?))
 }
 
-/// Verifies the inner tag and reads what was asked, with the reply address as it stands.
+/// Verifies the inner tag and reads what was asked.
 fn open_inner(keys: &Keys, datagram: &[u8]) -> Result<Request, OpenError> {
     let (header, operations) =
         Header::ref_from_prefix(datagram).map_err(|_| OpenError::Malformed)?;
@@ -272,17 +278,17 @@ fn open_inner(keys: &Keys, datagram: &[u8]) -> Result<Request, OpenError> {
     Ok(Request {
         client: ClientId(header.client.get()),
         done_below: header.done_below.get(),
-        reply_to: Address {
-            ip: header.reply_ip,
-            port: header.reply_port.get(),
-        },
+        reply_to: Address::default(), // known to the reader, or nobody's business
         batch: Batch::from_bytes(operations).map_err(|_| OpenError::Inner)?,
     })
 }
 
 /// Replica: verifies both tags and reads the message and which sequencer stamped it.
 pub fn open_ordered(keys: &Keys, datagram: &[u8]) -> Result<(u8, Formation, Ordered), OpenError> {
-    let (header, groups) = open(keys, Kind::Ordered, datagram)?;
+    let (header, groups) = open(Kind::Ordered, datagram)?;
+    if keys.ordered(groups, datagram) != header.outer.get() {
+        return Err(OpenError::Outer);
+    }
     let places = header.sequences.map(U64::get);
     let stamps = Stamps::from_places(groups, places).ok_or(OpenError::Malformed)?;
     let ordered = Ordered {

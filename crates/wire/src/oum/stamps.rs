@@ -7,6 +7,10 @@ use crate::group::{Formation, Session};
 /// The number of a group of replicas.
 pub type GroupId = u16;
 
+/// The highest sequence number, and the highest counter of a client: 56 bits, so that either
+/// fits into the last block of a tag. At ten million a second they last 228 years.
+pub const LAST_NUMBER: u64 = (1 << 56) - 1;
+
 /// Groups one message may be for.
 pub const MAX_STAMPS: usize = 4;
 
@@ -108,13 +112,11 @@ impl Stamps {
         self.sequences
     }
 
-    /// `None` if a place is used that belongs to no group.
+    /// `None` if a place is used that belongs to no group, or a number is too high.
     pub(super) fn from_places(groups: Groups, sequences: [u64; MAX_STAMPS]) -> Option<Self> {
-        let unused = &sequences[groups.len()..];
-        unused
-            .iter()
-            .all(|s| *s == 0)
-            .then_some(Self { groups, sequences })
+        let (used, unused) = sequences.split_at(groups.len());
+        let sound = used.iter().all(|s| *s <= LAST_NUMBER) && unused.iter().all(|s| *s == 0);
+        sound.then_some(Self { groups, sequences })
     }
 }
 

@@ -1,0 +1,97 @@
+//! `xdp/bench.c`: what the generators of both packet benchmarks share. The kernel makes the
+//! frames (live test run), one a run of the generating program; others count them where they
+//! arrive.
+
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{Array, DevMap, MapError};
+
+use super::{
+    Attachment, BpfError, TestRunMode, attach, load, load_error, loaded, map_error, map_mut,
+    object, test_run, verify,
+};
+
+/// Frames the kernel makes at once.
+const BATCH: u32 = 64;
+const SENT: u32 = 0;
+const COUNTED: u32 = 1;
+
+/// A generating program, and the sinks of its frames.
+#[derive(Debug)]
+pub(super) struct Generator {
+    pub(super) ebpf: Ebpf,
+    program: &'static str,
+    frame: Vec<u8>,
+    sinks: Vec<Attachment>,
+}
+
+impl Generator {
+    /// Loads `program`, which sends what it makes of `frame` by the interface `ifindex` of the
+    /// calling thread's network namespace.
+    pub(super) fn new(
+        program: &'static str,
+        frame: Vec<u8>,
+        ifindex: u32,
+    ) -> Result<Self, BpfError> {
+        let mut ebpf = load("bench", object!("bench"))?;
+        map_mut!(ebpf, "bench_out", DevMap<_>)?
+            .set(0, ifindex, None, 0)
+            .map_err(map_error("bench_out"))?;
+        verify(&mut ebpf, program)?;
+        Ok(Self {
+            ebpf,
+            program,
+            frame,
+            sinks: Vec::new(),
+        })
+    }
+
+    /// Attaches `program` to `interface` of the calling thread's network namespace.
+    pub(super) fn attach_sink(
+        &mut self,
+        program: &'static str,
+        interface: &str,
+    ) -> Result<(), BpfError> {
+        let sink = attach(verify(&mut self.ebpf, program)?, interface)?;
+        self.sinks.push(sink);
+        Ok(())
+    }
+
+    /// Runs the program `runs` times on the calling thread's processor, at most `batch` frames
+    /// at a time. How long it took, without the kernel's preparations.
+    pub(super) fn run(&self, runs: u32, batch: u32) -> Result<Duration, BpfError> {
+        let program = loaded(&self.ebpf, self.program)?;
+        let batch = batch.min(BATCH);
+        let outcome = test_run(program, &self.frame, runs, TestRunMode::Live { batch })
+            .map_err(load_error(self.program))?;
+        Ok(outcome.duration * runs)
+    }
+
+    /// Frames sent so far.
+    pub(super) fn sent(&self) -> Result<u64, BpfError> {
+        self.count(SENT)
+    }
+
+    /// Frames that arrived at sinks so far.
+    pub(super) fn counted(&self) -> Result<u64, BpfError> {
+        self.count(COUNTED)
+    }
+
+    fn count(&self, index: u32) -> Result<u64, BpfError> {
+        let count: [u64; 8] = self
+            .array("bench_frames")?
+            .get(&index, 0)
+            .map_err(map_error("bench_frames"))?;
+        Ok(count[0])
+    }
+
+    /// A map of the object, to be read.
+    pub(super) fn array<V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<Array<&aya::maps::MapData, V>, BpfError> {
+        let map = self.ebpf.map(name).expect("the object has the map");
+        Array::try_from(map).map_err(map_error::<MapError>(name))
+    }
+}
