@@ -64,6 +64,7 @@ model: setup
 bench: build
 	target/release/stateplane bench nat
 	target/release/stateplane bench replication
+	target/release/stateplane bench sequencer
 
 # A region's writer is killed 10,000 times at random points (minutes).
 kills:

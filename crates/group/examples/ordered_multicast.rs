@@ -84,7 +84,7 @@ fn stamped(sequencer: &mut Sequencer, keys: &Keys, counter: u64, word: &str) -> 
     let asked = oum::open_request(keys, &packet).expect("it was sealed with this key");
     let stamp = sequencer.stamp(Time::ZERO, LogTime::ZERO, &asked.groups);
     let stamp = stamp.expect("it has a session");
-    oum::stamp(keys, &stamp, Address::default(), &mut packet);
+    oum::stamp(keys, &stamp, &mut packet);
     packet
 }
 

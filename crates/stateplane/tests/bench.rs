@@ -99,3 +99,42 @@ fn the_replication_benchmark_measures_every_system() {
         assert!(ratios[name].as_f64() > Some(0.0), "{name} in {ratios:?}");
     }
 }
+
+/// Every step of the work is measured, the kernel's limit beside it, and the report says who
+/// is the bottleneck.
+#[test]
+fn the_sequencer_benchmark_takes_the_work_apart() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: the benchmark needs root");
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_stateplane"))
+        .args(["bench", "sequencer", "--rounds", "1", "--seconds", "0.05"])
+        .args(["--sizes", "200,1514", "--json"])
+        .output()
+        .expect("the binary starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
+    assert!(output.status.success(), "{said}");
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 11, "{rows:#?}");
+    for row in rows {
+        assert!(row["messages_per_s"].as_f64() > Some(1000.0), "{row}");
+        let limits = ["generator", "sequencer", "shared processor"];
+        let limited_by = row["limited_by"].as_str().expect("somebody");
+        assert!(limits.contains(&limited_by), "{row}");
+    }
+    let timed = rows.iter().filter(|row| row["latency_p50_ns"] != 0);
+    assert_eq!(timed.count(), 3, "{rows:#?}");
+    let parts = report["ns_by_part"].as_object().expect("parts");
+    assert_eq!(parts.len(), 5, "{parts:?}");
+    assert!(parts.contains_key(report["bottleneck"].as_str().expect("a part")));
+    let ratios = report["ratios"].as_object().expect("ratios");
+    for name in [
+        "xdp_vs_limit",
+        "xdp_vs_limit_64_bytes",
+        "xdp_vs_user_space_own_core",
+    ] {
+        assert!(ratios[name].as_f64() > Some(0.0), "{name} in {ratios:?}");
+    }
+}
