@@ -1,6 +1,7 @@
 //! Checkers of what clients saw and what replicas did. They know nothing of
 //! the protocol, so that they cannot share its mistakes.
 pub mod audit;
+mod fifo;
 pub mod wgl;
 
 use crate::spec::{Action, Outcome};

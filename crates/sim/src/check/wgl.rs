@@ -3,6 +3,7 @@
 //! at a time. Needs no help from the protocol, and is exponential in the
 //! number of concurrent clients, so the work is bounded.
 use crate::check::Record;
+use crate::check::fifo::Fifo;
 use crate::dice::{fold, fold_word, mix};
 use crate::spec::{Action, Model, Object, Outcome, Sequential};
 use hashbrown::HashSet;
@@ -46,7 +47,9 @@ pub fn check(records: &[Record], undecided: &mut u64) -> Result<(), Object> {
 pub fn check_within(budget: usize, records: &[Record], undecided: &mut u64) -> Result<(), Object> {
     let mut objects: BTreeMap<Object, Vec<Operation<Action, Outcome>>> = BTreeMap::new();
     let timed = |r: &&Record| matches!(r.action.object(), Object::Timed(_));
-    for record in records.iter().filter(|r| !timed(r)) {
+    // A read without an answer says nothing.
+    let silent = |r: &&Record| r.action.reads() && r.answer().is_none();
+    for record in records.iter().filter(|r| !timed(r) && !silent(r)) {
         let list = objects.entry(record.action.object()).or_default();
         list.push(Operation {
             invoked: record.invoked,
@@ -62,7 +65,11 @@ pub fn check_within(budget: usize, records: &[Record], undecided: &mut u64) -> R
             *undecided += 1;
             continue;
         }
-        match search_within(budget, Model::new(object), &list) {
+        let verdict = match object {
+            Object::Queue(_) => search_within(budget, Fifo::new(object, &list), &list),
+            _ => search_within(budget, Model::new(object), &list),
+        };
+        match verdict {
             Verdict::Linearizable => {}
             Verdict::Impossible => return Err(object),
             Verdict::Undecided => *undecided += 1,
@@ -224,49 +231,133 @@ pub fn search<S: Sequential>(state: S, operations: &[Operation<S::Action, S::Out
 
 fn search_within<S: Sequential>(
     budget: usize,
-    mut state: S,
+    state: S,
     operations: &[Operation<S::Action, S::Outcome>],
 ) -> Verdict {
-    let mut line = Timeline::new(operations);
-    let mut waiting = operations.iter().filter(|o| o.returned.is_some()).count();
-    let mut members = Members::default();
-    let mut hopeless = Hopeless::default();
-    let mut chosen: Vec<(usize, S)> = Vec::new();
-    let mut at = line.events[END].next;
+    let waiting = operations.iter().filter(|o| o.returned.is_some()).count();
+    let mut search = Search {
+        line: Timeline::new(operations),
+        operations,
+        state,
+        waiting,
+        members: Members::default(),
+        hopeless: Hopeless::default(),
+        chosen: Vec::new(),
+    };
+    let mut at = search.line.events[END].next;
     for _ in 0..budget {
-        if waiting == 0 {
+        if search.waiting == 0 {
             return Verdict::Linearizable;
         }
-        let event = line.events[at];
-        if at != END && !event.is_return {
-            let i = event.operation;
-            let outcome = operations[i].returned.as_ref().map(|(_, o)| o);
-            if let Some(next) = state.step(&operations[i].action, outcome) {
-                members.flip(i);
-                if !hopeless.has(members, &next) {
-                    chosen.push((i, core::mem::replace(&mut state, next)));
-                    waiting -= usize::from(line.ret[i].is_some());
-                    line.lift(i);
-                    at = line.events[END].next;
-                    continue;
-                }
-                members.flip(i);
+        let first = search.line.events[END].next;
+        // Most searches never take a step back, and need no shorter ways.
+        let harder = at == first && !search.hopeless.0.is_empty();
+        let quiet = harder.then(|| search.quiet()).flatten();
+        if let Some((i, next)) = quiet {
+            if search.choose(i, next, false) {
+                at = search.line.events[END].next;
+                continue;
             }
-            at = event.next;
+        } else if at != END && !search.line.events[at].is_return {
+            let Event {
+                operation, next, ..
+            } = search.line.events[at];
+            let chosen = search
+                .step(operation)
+                .is_some_and(|after| search.choose(operation, after, true));
+            at = match chosen {
+                true => search.line.events[END].next,
+                false => next,
+            };
             continue;
         }
         // Something returned that is not in the order yet: take a step back.
-        let Some((i, before)) = chosen.pop() else {
-            return Verdict::Impossible;
-        };
-        hopeless.add(members, &state);
-        state = before;
-        members.flip(i);
-        line.unlift(i);
-        waiting += usize::from(line.ret[i].is_some());
-        at = line.events[line.call[i]].next;
+        match search.step_back() {
+            Some(next) => at = next,
+            None => return Verdict::Impossible,
+        }
     }
     Verdict::Undecided
+}
+
+/// An operation in the order found so far.
+struct Chosen<S> {
+    operation: usize,
+    before: S,
+    /// Others could have come in its place.
+    open: bool,
+}
+
+/// A search under way.
+struct Search<'a, S: Sequential> {
+    line: Timeline,
+    operations: &'a [Operation<S::Action, S::Outcome>],
+    state: S,
+    /// Operations that returned and are not in the order yet.
+    waiting: usize,
+    members: Members,
+    hopeless: Hopeless,
+    chosen: Vec<Chosen<S>>,
+}
+
+impl<S: Sequential> Search<'_, S> {
+    fn step(&self, i: usize) -> Option<S> {
+        let operation = &self.operations[i];
+        let outcome = operation.returned.as_ref().map(|(_, outcome)| outcome);
+        self.state.step(&operation.action, outcome)
+    }
+
+    /// An operation that may come next, and whose answer says that it changed nothing. If
+    /// there is an order at all, there is one in which it comes next: no other need be tried.
+    fn quiet(&self) -> Option<(usize, S)> {
+        let mut at = self.line.events[END].next;
+        while at != END && !self.line.events[at].is_return {
+            let Event {
+                operation, next, ..
+            } = self.line.events[at];
+            if self.operations[operation].returned.is_some()
+                && let Some(after) = self.step(operation)
+                && after == self.state
+            {
+                return Some((operation, after));
+            }
+            at = next;
+        }
+        None
+    }
+
+    /// Takes operation `i` into the order, unless nothing can follow.
+    fn choose(&mut self, i: usize, next: S, open: bool) -> bool {
+        self.members.flip(i);
+        if self.hopeless.has(self.members, &next) {
+            self.members.flip(i);
+            return false;
+        }
+        self.chosen.push(Chosen {
+            operation: i,
+            before: core::mem::replace(&mut self.state, next),
+            open,
+        });
+        self.waiting -= usize::from(self.line.ret[i].is_some());
+        self.line.lift(i);
+        true
+    }
+
+    /// Takes the last operation out that could have been another; where to go on.
+    fn step_back(&mut self) -> Option<usize> {
+        loop {
+            let last = self.chosen.pop()?;
+            self.hopeless.add(self.members, &self.state);
+            let i = last.operation;
+            self.state = last.before;
+            self.members.flip(i);
+            self.line.unlift(i);
+            self.waiting += usize::from(self.line.ret[i].is_some());
+            if last.open {
+                return Some(self.line.events[self.line.call[i]].next);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

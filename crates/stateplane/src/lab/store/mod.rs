@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::scenario::{self, Lacking};
+use super::scenario::{self, Interrupted, Lacking};
 use super::view::{Lines, Watcher};
 use crate::say::say;
 pub(crate) use options::StoreArgs;
@@ -60,7 +60,10 @@ fn play(args: &StoreArgs, watcher: &mut dyn Watcher) -> Result<Report> {
     }
     let dir = scenario::make_dir()?;
     let result = Stage::set(args, dir.path(), watcher, &stop).and_then(Stage::play);
-    let failed = result.as_ref().map_or(true, |report| !report.pass());
+    let failed = match &result {
+        Ok(report) => !report.pass(),
+        Err(error) => !error.is::<Interrupted>(),
+    };
     if args.keep || failed && args.falsify.is_none() {
         scenario::keep(dir)?;
     }

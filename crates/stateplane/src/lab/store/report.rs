@@ -98,10 +98,12 @@ impl Case {
     }
 
     fn verdict(&self) -> &'static str {
-        if self.reasons().is_empty() {
-            "linearizable"
-        } else {
+        if !self.judgement.wrong.is_empty() {
             "WRONG"
+        } else if !self.reasons().is_empty() {
+            "UNPROVEN"
+        } else {
+            "linearizable"
         }
     }
 

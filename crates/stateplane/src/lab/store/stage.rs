@@ -176,7 +176,7 @@ impl<'a> Stage<'a> {
         }
         let judgement = judge(&history);
         let name = fault.map_or_else(|| "undisturbed".to_owned(), |f| f.to_string());
-        if self.args.keep || !judgement.wrong.is_empty() {
+        if self.args.keep || !judgement.wrong.is_empty() || judgement.undecided > 0 {
             let text: String = history.iter().map(|r| format!("{r:?}\n")).collect();
             let file = self.dir.join(format!("history-{}-{name}.txt", self.space));
             std::fs::write(file, text)?;
