@@ -27,6 +27,8 @@ fuzz_target!(|data: &[u8]| {
             Kind::Group
         } else if choice & 4 == 0 {
             Kind::Refusal
+        } else if choice & 8 == 0 {
+            Kind::Hello
         } else {
             Kind::Heartbeat
         },

@@ -127,6 +127,7 @@ impl Ear {
             Ok((header, body)) => {
                 let (sender, life) = (header.sender, header.incarnation);
                 match self.guard.judge(sender, life, header.counter) {
+                    Seen::New if header.kind == Kind::Hello => {}
                     Seen::New => return Some(Heard::Body(header, body)),
                     seen => self.replayed(from, seen, sender, life),
                 }

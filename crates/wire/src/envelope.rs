@@ -89,6 +89,8 @@ pub enum Kind {
     Heartbeat = 2,
     /// What the receiver sent belongs to a former life, see [`crate::refusal`].
     Refusal = 3,
+    /// Nothing but the life of its sender, so that a guard knows it; no body.
+    Hello = 4,
 }
 
 /// Who sent a datagram, and which.
@@ -204,6 +206,7 @@ fn parse(cluster: u32, sealed: &[u8]) -> Result<(Header, &[u8]), Option<OpenErro
         1 => Kind::Group,
         2 => Kind::Heartbeat,
         3 => Kind::Refusal,
+        4 => Kind::Hello,
         other => return Err(Some(OpenError::Kind(other))),
     };
     Ok((

@@ -12,6 +12,10 @@
 //! +----------------+----------------+--------+
 //! ```
 //!
+//! A client says hello to all replicas when it starts, and again until it hears them: they
+//! know its lives even if it only ever speaks to a sequencer that tells nobody anything, as
+//! one in the network.
+//!
 //! # Why this opens no way for replays
 //! * A refusal changes nothing at whoever sends it: the guard goes on refusing every
 //!   datagram of a life below the known one, for ever. All that happens is that its subject

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use stateplane_base::{ClientId, Time};
 use stateplane_functions::Ticket;
-use stateplane_group::{Busy, Client, Effect, RequestId};
+use stateplane_group::{Busy, Client, Effect, Mark, Peer, RequestId};
+use stateplane_wire::envelope::Kind;
 use stateplane_wire::group::leader_of;
 use tracing::warn;
 
@@ -33,6 +34,16 @@ pub struct GroupClient {
     broken: bool,
     /// Operations do not share datagrams.
     alone: bool,
+    greeting: Greeting,
+}
+
+/// Replicas are to know every life of a client, see [`stateplane_wire::refusal`].
+#[derive(Debug)]
+enum Greeting {
+    /// So many requests had been repeated when it was said last.
+    Said(u64),
+    /// A replica has answered this life.
+    Heard,
 }
 
 impl GroupClient {
@@ -40,7 +51,7 @@ impl GroupClient {
     pub fn new(config: &Config, node: &str, id: ClientId, channel: Channel) -> Self {
         let peers = Peers::new(config, node, Role::Function);
         let core = Client::new(peers.group_config(), id, random());
-        Self {
+        let mut client = Self {
             core,
             id,
             peers,
@@ -49,6 +60,25 @@ impl GroupClient {
             refused: Vec::new(),
             broken: false,
             alone: false,
+            greeting: Greeting::Said(0),
+        };
+        client.greet();
+        client
+    }
+
+    fn greet(&mut self) {
+        let replicas = self.peers.others();
+        self.channel.multicast(replicas, Kind::Hello, |_| ());
+    }
+
+    /// Says hello again if nobody has answered since.
+    fn greet_again(&mut self) {
+        let repeated = self.core.marks().get(Mark::Retransmitted);
+        if let Greeting::Said(before) = self.greeting
+            && repeated > before
+        {
+            self.greeting = Greeting::Said(repeated);
+            self.greet();
         }
     }
 
@@ -115,6 +145,7 @@ impl GroupClient {
         }
         if self.core.next_timer().is_some_and(|due| due <= now) {
             self.core.on_timer(now);
+            self.greet_again();
         }
         self.flush(now);
         while let Some((request, result)) = self.core.poll_done() {
@@ -130,6 +161,8 @@ impl GroupClient {
     fn begin_anew(&mut self, done: &mut Vec<Done>) {
         self.id = self.channel.client_id();
         self.core = Client::new(self.peers.group_config(), self.id, random());
+        self.greeting = Greeting::Said(0);
+        self.greet();
         let tickets = std::mem::take(&mut self.tickets);
         done.extend(tickets.into_values().map(|t| (t, Err(Missed::Unknown))));
     }
@@ -139,10 +172,14 @@ impl GroupClient {
             core,
             peers,
             channel,
+            greeting,
             ..
         } = self;
         channel.receive(BATCH, |heard| {
             if let Some((peer, message)) = peers.hear(heard) {
+                if matches!(peer, Peer::Replica(_)) {
+                    *greeting = Greeting::Heard;
+                }
                 core.on_message(now, peer, message);
             }
         })?;
@@ -185,5 +222,117 @@ impl GroupClient {
     /// Datagrams.
     pub fn counters(&self) -> Counters {
         self.channel.counters()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{Heard, Identity};
+    use stateplane_base::Incarnation;
+    use stateplane_host::clock;
+    use std::net::SocketAddrV4;
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// A group on addresses of the loopback that nobody uses.
+    fn config() -> Config {
+        let net = 1 + random() % 250;
+        let node = |name: &str, role: &str, n: u8| {
+            format!(
+                "[node.{name}]\nroles = [\"{role}\"]\ncontrol = \"127.{net}.{}.{n}:7400\"\n",
+                std::process::id() % 250
+            )
+        };
+        let mut text = String::from(
+            "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n[state]\n\
+             backend = \"group\"\nsequencer = \"seq\"\nreplicas = [\"r1\", \"r2\", \"r3\"]\n",
+        );
+        text += &node("seq", "sequencer", 9);
+        for n in 1..=3 {
+            text += &node(&format!("r{n}"), "replica", n);
+        }
+        text += &node("c", "function", 8);
+        text += "inside = \"a\"\noutside = \"b\"\n[nat]\ninside-prefixes = [\"10.0.0.0/16\"]\n\
+                 outside-addresses = [\"198.51.100.1\"]\n";
+        let (config, _) = Config::parse("t.toml", &text, Path::new("/tmp")).expect("right");
+        config
+    }
+
+    fn channel(config: &Config, node: &str, role: Role, life: u64) -> Channel {
+        let found = config.node(node).expect("it is there");
+        let address: SocketAddrV4 = found.control[&role];
+        let identity = Identity::new(config, node, role, Incarnation(life));
+        Channel::bind(address, identity).expect("nobody else is there")
+    }
+
+    fn client(config: &Config, life: u64) -> GroupClient {
+        let channel = channel(config, "c", Role::Function, life);
+        GroupClient::new(config, "c", channel.client_id(), channel)
+    }
+
+    /// Turns the client until `until`, with what listens; what ended.
+    fn turn(
+        client: &mut GroupClient,
+        listens: &mut [&mut Channel],
+        mut until: impl FnMut(&GroupClient, u32) -> bool,
+    ) -> Vec<Done> {
+        let (mut done, mut requests) = (Vec::new(), 0);
+        for _ in 0..2_000 {
+            client.poll(clock::now(), &mut done);
+            for channel in &mut *listens {
+                let count = |heard: Heard<'_>| {
+                    requests += u32::from(matches!(heard, Heard::Request(_)));
+                };
+                channel.receive(64, count).expect("it works");
+            }
+            if until(client, requests) {
+                return done;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("{client:?} waits in vain");
+    }
+
+    #[test]
+    fn a_client_whose_clock_went_back_begins_anew_and_is_heard() {
+        let config = config();
+        let mut sequencer = channel(&config, "seq", Role::Sequencer, 1);
+        let mut former = client(&config, 7_000);
+        former.submit(clock::now(), Ticket(1), b"work".to_vec());
+        turn(&mut former, &mut [&mut sequencer], |_, requests| {
+            requests > 0
+        });
+        drop(former);
+        let mut present = client(&config, 6);
+        present.submit(clock::now(), Ticket(2), b"work".to_vec());
+        let mine = present.id;
+        let told = |client: &GroupClient, _| client.id != mine;
+        let done = turn(&mut present, &mut [&mut sequencer], told);
+        assert_eq!(
+            done,
+            [(Ticket(2), Err(Missed::Unknown))],
+            "perhaps it happened"
+        );
+        present.submit(clock::now(), Ticket(3), b"work".to_vec());
+        turn(&mut present, &mut [&mut sequencer], |_, requests| {
+            requests > 0
+        });
+    }
+
+    #[test]
+    fn it_learns_so_from_replicas_if_its_sequencer_says_nothing() {
+        let config = config();
+        let mut replica = channel(&config, "r2", Role::Replica, 1);
+        let mut former = client(&config, 7_000);
+        former.flush(clock::now());
+        turn(&mut former, &mut [&mut replica], |_, _| true);
+        drop(former);
+        let mut present = client(&config, 6);
+        present.submit(clock::now(), Ticket(2), b"work".to_vec());
+        let mine = present.id;
+        let told = |client: &GroupClient, _| client.id != mine;
+        let done = turn(&mut present, &mut [&mut replica], told);
+        assert_eq!(done, [(Ticket(2), Err(Missed::Unknown))]);
     }
 }
