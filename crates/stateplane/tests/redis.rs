@@ -156,23 +156,27 @@ fn run(program: &str, port: u16, args: &[&str]) -> String {
 /// A group of three with a front end.
 struct Group {
     replicas: Vec<Node>,
-    _others: [Node; 2],
+    _others: [Node; 3],
     port: u16,
+    /// Of another front end.
+    other: u16,
 }
 
 impl Group {
     fn start(dir: &Path) -> Self {
-        let sockets: Vec<_> = (0..5)
+        let sockets: Vec<_> = (0..6)
             .map(|_| UdpSocket::bind("127.0.0.1:0").expect("port"))
             .collect();
         let address = |n: usize| sockets[n].local_addr().expect("address");
-        let port = tcp_port();
+        let (port, other) = (tcp_port(), tcp_port());
         let mut rest = format!(
             "[state]\nbackend = \"group\"\nsequencer = \"seq\"\nreplicas = [\"r1\", \"r2\", \"r3\"]\n\
              [node.seq]\nroles = [\"sequencer\"]\ncontrol = \"{}\"\n\
-             [node.front]\nroles = [\"resp\"]\ncontrol = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n",
+             [node.front]\nroles = [\"resp\"]\ncontrol = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n\
+             [node.other]\nroles = [\"resp\"]\ncontrol = \"{}\"\nlisten = \"127.0.0.1:{other}\"\n",
             address(0),
-            address(4)
+            address(4),
+            address(5)
         );
         for n in 1..=3 {
             let control = address(n);
@@ -181,11 +185,12 @@ impl Group {
         let config = write(dir, &rest);
         drop(sockets);
         let replicas = ["r1", "r2", "r3"].map(|name| start(&config, name)).into();
-        let others = ["seq", "front"].map(|name| start(&config, name));
+        let others = ["seq", "front", "other"].map(|name| start(&config, name));
         let group = Self {
             replicas,
             _others: others,
             port,
+            other,
         };
         // Until the group has formed nobody knows what becomes of a command.
         let limit = Instant::now() + Duration::from_secs(30);
@@ -298,6 +303,100 @@ fn large_values_survive_the_leader() {
         ];
         let text = run("redis-benchmark", group.port, &load);
         assert!(!text.contains("Error"), "{text}");
+    }
+}
+
+/// How many connections a front end has.
+fn connections(client: &mut Client) -> u32 {
+    let info = client.ask("INFO clients");
+    let count = info
+        .lines()
+        .find_map(|line| line.strip_prefix("connected_clients:"));
+    count.expect("a figure").parse().expect("a number")
+}
+
+#[test]
+fn who_waits_for_an_item_gets_one() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (_node, port) = alone(dir.path(), "");
+    let mut pusher = Client::connect(port);
+    let one = |item: &str| format!("*2\r\n$1\r\nq\r\n${}\r\n{item}\r\n", item.len());
+    pusher.ask("RPUSH q a b");
+    assert_eq!(pusher.ask("BLPOP none q 0"), one("a"));
+    assert_eq!(pusher.ask("BRPOP q 0"), one("b"));
+    assert_eq!(pusher.ask("BLPOP q none 0.05"), "*-1\r\n");
+    assert_eq!(pusher.ask("BLMOVE q r LEFT RIGHT 0.05"), "*-1\r\n");
+    for (timeout, text) in [
+        ("-1", "negative"),
+        ("x", "not a float"),
+        ("1e20", "out of range"),
+    ] {
+        let reply = pusher.ask(&format!("BLPOP q {timeout}"));
+        assert!(
+            reply.starts_with("-ERR timeout is ") && reply.contains(text),
+            "{reply}"
+        );
+    }
+    pusher.ask("MULTI");
+    pusher.ask("BLPOP q 0");
+    assert_eq!(pusher.ask("EXEC"), "*1\r\n*-1\r\n");
+    // Each of those who wait gets one item, and what came after its command is done after it.
+    let mut waiters: Vec<Client> = (0..20).map(|_| Client::connect(port)).collect();
+    for waiter in &mut waiters {
+        let mut both = Vec::new();
+        encode("BLPOP q 0", &mut both);
+        encode("INCR n", &mut both);
+        waiter.send(&both);
+    }
+    let items: Vec<String> = (0..20).map(|n| format!("item{n}")).collect();
+    pusher.ask(&format!("RPUSH q {}", items[..7].join(" ")));
+    items[7..]
+        .iter()
+        .for_each(|item| pusher.say(&format!("LPUSH q {item}")));
+    let mut got: Vec<String> = waiters.iter_mut().map(Client::reply).collect();
+    let mut all: Vec<String> = items.iter().map(|item| one(item)).collect();
+    got.sort();
+    all.sort();
+    assert_eq!(got, all);
+    let mut counts: Vec<String> = waiters.iter_mut().map(Client::reply).collect();
+    counts.sort();
+    assert!(counts.iter().all(|count| count.starts_with(':')));
+    items[7..].iter().for_each(|_| drop(pusher.reply()));
+    assert_eq!(pusher.ask("LLEN q"), ":0\r\n");
+    // A chain.
+    waiters[0].say("BLPOP last 0");
+    waiters[1].say("BRPOPLPUSH first last 0");
+    pusher.ask("LPUSH first x");
+    assert_eq!(waiters[1].reply(), "$1\r\nx\r\n");
+    assert!(waiters[0].reply().ends_with("$1\r\nx\r\n"));
+    // Nothing is given to who has gone.
+    let before = connections(&mut pusher);
+    let mut gone = Client::connect(port);
+    gone.say("BLPOP kept 0");
+    let limit = Instant::now() + Duration::from_secs(10);
+    while connections(&mut pusher) <= before {
+        assert!(Instant::now() < limit, "it is there");
+    }
+    drop(gone);
+    while connections(&mut pusher) > before {
+        assert!(Instant::now() < limit, "it is gone");
+    }
+    assert_eq!(pusher.ask("RPUSH kept x"), ":1\r\n");
+    assert_eq!(pusher.ask("LLEN kept"), ":1\r\n");
+}
+
+#[test]
+fn an_item_pushed_through_another_front_end_is_found() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut group = Group::start(dir.path());
+    let (mut here, mut there) = (Client::connect(group.port), Client::connect(group.other));
+    for n in 0..6 {
+        here.say("BLPOP q 0");
+        if n == 3 {
+            group.replicas[0].0.kill().expect("SIGKILL");
+        }
+        assert_eq!(there.ask(&format!("RPUSH q {n}")), ":1\r\n");
+        assert_eq!(here.reply(), format!("*2\r\n$1\r\nq\r\n$1\r\n{n}\r\n"));
     }
 }
 

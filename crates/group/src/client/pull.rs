@@ -28,7 +28,7 @@ use stateplane_base::{ReplicaId, Time};
 use stateplane_wire::group::{Body, Message, ResultPart, ResultRequest, Slot, Whole, leader_of};
 
 use super::read::TRIES;
-use super::{Client, Committed, Place, Way};
+use super::{Client, Committed, Place};
 use crate::{Effect, Mark, Mutation, Peer};
 
 /// Runs of missing parts that are asked for at once.
@@ -207,7 +207,7 @@ impl Client {
     /// as well.
     pub(super) fn pull_again(&mut self, now: Time, id: u64) -> bool {
         let seats = self.config.seats;
-        let Some((pull, pending)) = self.pulls.get_mut(&id).zip(self.pending.get_mut(&id)) else {
+        let Some((pull, pending)) = self.pulls.get_mut(&id).zip(self.pending.get(&id)) else {
             return false;
         };
         if !pull.begun() {
@@ -217,8 +217,8 @@ impl Client {
         if pull.place.read {
             if pending.tries > TRIES {
                 self.marks.hit(Mark::ReadPartsLost);
-                pending.way = Way::Slot;
-                self.end_pull(now, id);
+                self.takes_slot(id);
+                self.next_pulls(now);
                 return true;
             }
         } else {

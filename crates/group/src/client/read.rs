@@ -91,9 +91,17 @@ impl Client {
             self.marks.hit(Mark::ReadRepeated);
             return true;
         }
-        pending.way = Way::Slot;
-        self.marks.hit(Mark::ReadTookSlot);
+        self.takes_slot(id);
         false
+    }
+
+    /// From now on the log answers it, and nothing else.
+    pub(super) fn takes_slot(&mut self, id: u64) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.way = Way::Slot;
+            self.pulls.remove(&id);
+            self.marks.hit(Mark::ReadTookSlot);
+        }
     }
 
     /// Asks all replicas, as many reads per datagram as fit.
@@ -218,8 +226,9 @@ impl Client {
         let (mut again, mut slots) = (Vec::new(), Vec::new());
         for id in asking.ids {
             let patience = self.patience(0);
-            let Some(pending) = self.pending.get_mut(&id) else {
-                continue;
+            let answered = self.pulls.contains_key(&id);
+            let Some(pending) = self.pending.get_mut(&id).filter(|_| !answered) else {
+                continue; // it ended, or its answer is on its way
             };
             pending.tries = pending.tries.saturating_add(1);
             self.due.remove(&(pending.due, id));
@@ -236,12 +245,7 @@ impl Client {
     }
 
     fn take_slots(&mut self, ids: &[u64]) {
-        for id in ids {
-            if let Some(pending) = self.pending.get_mut(id) {
-                pending.way = Way::Slot;
-                self.marks.hit(Mark::ReadTookSlot);
-            }
-        }
+        ids.iter().for_each(|id| self.takes_slot(*id));
         self.send(ids);
     }
 }

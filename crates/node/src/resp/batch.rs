@@ -5,6 +5,7 @@ use stateplane_state::builtin::redis::codec::{self, TRANSACTION, Watched};
 
 use super::info::Page;
 use super::reply::{self, Protocol};
+use super::waiting;
 
 /// What is written next.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub(super) struct Batch {
     must_ask: bool,
     /// A command writes, or asks what time it is.
     needs_slot: bool,
+    /// Keys whose lists get items, and how many.
+    pushed: Vec<(u64, usize)>,
 }
 
 /// The operation would be too large.
@@ -92,10 +95,11 @@ impl Batch {
     pub(super) fn push<'a>(
         &mut self,
         command: Command,
-        arguments: impl ExactSizeIterator<Item = &'a [u8]>,
+        arguments: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
         most: usize,
     ) -> Result<(), TooLarge> {
-        self.ask(command, arguments, most)?;
+        self.ask(command, arguments.clone(), most)?;
+        self.pushed.extend(pushed_by(command, arguments));
         match self.steps.last_mut() {
             Some(Step::Store(count)) => *count += 1,
             _ => self.steps.push(Step::Store(1)),
@@ -185,6 +189,11 @@ impl Batch {
         }
     }
 
+    /// Keys whose lists got items if it was executed, and how many.
+    pub(super) fn take_pushed(&mut self) -> Vec<(u64, usize)> {
+        std::mem::take(&mut self.pushed)
+    }
+
     /// The same operation without its first commands.
     fn without(mut self, executed: usize) -> Self {
         if let Some(gone) = executed.checked_sub(1).and_then(|last| self.ends.get(last)) {
@@ -206,6 +215,22 @@ impl Batch {
             }
         }
     }
+}
+
+/// To which key a command pushes, and how many items.
+fn pushed_by<'a>(
+    command: Command,
+    mut arguments: impl ExactSizeIterator<Item = &'a [u8]>,
+) -> Option<(u64, usize)> {
+    use Command as C;
+    let (place, items) = match command {
+        C::LPush | C::RPush => (0, arguments.len().saturating_sub(1)),
+        C::LMove | C::RPopLPush | C::BLMove | C::BRPopLPush => (1, 1),
+        // A list that comes whole.
+        C::Rename | C::RenameNx => (1, usize::MAX),
+        _ => return None,
+    };
+    Some((waiting::number(arguments.nth(place)?), items))
 }
 
 /// The store said what this front end does not understand.

@@ -7,6 +7,7 @@
 //!
 //! * `request`, `reply`: the protocol's bytes
 //! * `connection`, `batch`: order, transactions, replies
+//! * `waiting`: who waits for an item of a list
 //! * `local`, `info`: commands that need no store
 
 use std::collections::{HashMap, VecDeque};
@@ -33,10 +34,12 @@ mod info;
 mod local;
 mod reply;
 pub mod request;
+mod waiting;
 
 use connection::{Ask, Connection, Sizes};
 use info::{Facts, Figures};
 use local::Context;
+use waiting::Waiting;
 
 /// The Redis whose commands and replies these are.
 const REDIS_VERSION: &str = "7.0.0";
@@ -97,6 +100,8 @@ pub struct Resp {
     queue: VecDeque<u64>,
     /// Connections whose operation the store has no room for.
     stalled: VecDeque<u64>,
+    /// Connections whose command waits for an item.
+    waiting: Waiting,
     /// Connections that have something to write, or may be over.
     touched: Vec<u64>,
     scratch: Box<[u8]>,
@@ -144,6 +149,7 @@ impl Resp {
             next_id: STORE + 1,
             queue: VecDeque::new(),
             stalled: VecDeque::new(),
+            waiting: Waiting::default(),
             touched: Vec::new(),
             scratch: vec![0; READ].into_boxed_slice(),
             done: Vec::new(),
@@ -203,7 +209,10 @@ impl Resp {
         let timer = self.state.next_timer().unwrap_or(Time::MAX);
         let accept = self.accept.unwrap_or(Time::MAX);
         let due = match self.queue.is_empty() && now.since(self.awake) >= io.busy_poll {
-            true => timer.min(self.status.next()).min(accept),
+            true => {
+                let again = self.waiting.next().unwrap_or(Time::MAX);
+                timer.min(self.status.next()).min(accept).min(again)
+            }
             false => now,
         };
         let Self {
@@ -270,10 +279,22 @@ impl Resp {
             let result = result.as_deref().map_err(|missed| *missed);
             self.figures.unknown += u64::from(result == Err(Missed::Unknown));
             // Whoever left meanwhile does not hear it.
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.complete(result);
-                enqueue(connection, &mut self.queue);
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            let pushed = connection.complete(now, result);
+            enqueue(connection, &mut self.queue);
+            if let Some((again, since, keys)) = connection.waits() {
+                *since = Some(self.waiting.add(id, *since, again, keys));
             }
+            for (key, items) in pushed {
+                for id in self.waiting.pushed(key, items) {
+                    wake(&mut self.connections, id, true, &mut self.queue);
+                }
+            }
+        }
+        while let Some(id) = self.waiting.due(now) {
+            wake(&mut self.connections, id, false, &mut self.queue);
         }
         for _ in 0..self.state.room() {
             let Some(id) = self.stalled.pop_front() else {
@@ -323,6 +344,7 @@ impl Resp {
             };
             self.figures.sent += connection.write() as u64;
             if connection.is_over() {
+                self.waiting.remove(id);
                 self.connections.remove(&id);
             } else if connection.may_go_on() {
                 enqueue(connection, &mut self.queue);
@@ -356,6 +378,18 @@ impl Resp {
                 bytes_sent: figures.sent,
             };
         });
+    }
+}
+
+fn wake(
+    connections: &mut HashMap<u64, Connection>,
+    id: u64,
+    pushed: bool,
+    queue: &mut VecDeque<u64>,
+) {
+    if let Some(connection) = connections.get_mut(&id) {
+        connection.awake(pushed);
+        enqueue(connection, queue);
     }
 }
 

@@ -142,6 +142,9 @@ impl Theirs {
                 "",
                 "--appendonly",
                 "no",
+                // Looks after those who wait in vain more often than ten times a second.
+                "--hz",
+                "500",
                 "--unixsocket",
             ])
             .arg(&socket)

@@ -185,6 +185,11 @@ fn hash_command() -> impl Strategy<Value = Words> {
     ]
 }
 
+/// How long Redis waits in vain; the store does not.
+fn patience() -> impl Strategy<Value = String> {
+    named(&["0.001", "1e-3", "0.001", "-1", "x"]).prop_map(str::to_owned)
+}
+
 fn list_command() -> impl Strategy<Value = Words> {
     let push = named(&["lpush", "rpush", "lpushx", "rpushx"]);
     let end = || named(&["left", "RIGHT", "up"]);
@@ -204,6 +209,13 @@ fn list_command() -> impl Strategy<Value = Words> {
         1 => (key(), key(), end(), end())
             .prop_map(|(from, to, a, b)| words("lmove", [from, to, a.into(), b.into()])),
         1 => (key(), key()).prop_map(|(from, to)| words("rpoplpush", [from, to])),
+        1 => (named(&["blpop", "brpop"]), prop::collection::vec(key(), 1..3), patience())
+            .prop_map(|(name, keys, span)| words(name, keys.into_iter().chain([span]))),
+        1 => (key(), key(), end(), end(), patience()).prop_map(|(from, to, a, b, span)| {
+            words("blmove", [from, to, a.into(), b.into(), span])
+        }),
+        1 => (key(), key(), patience())
+            .prop_map(|(from, to, span)| words("brpoplpush", [from, to, span])),
     ]
 }
 
@@ -519,7 +531,7 @@ fn reads_need_no_slot_until_a_key_has_ended() {
     assert!(said.ends_with(b"$1\r\n1\r\n"));
     for command in Command::ALL {
         let shape = command.shape();
-        let line = [shape.name, " a", " a", " a", " a"];
+        let line = [shape.name, " a", " a", " a", " a", " a"];
         let line = line[..usize::from(shape.arity.unsigned_abs())].concat();
         let said = read(&mut ours, now, &line).expect("nothing has ended");
         let refused = op::decode_reply(&said).is_err();

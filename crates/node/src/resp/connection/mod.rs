@@ -21,9 +21,11 @@ use super::local::{self, After, Context, Who};
 use super::reply::{self, Protocol};
 use super::request::{Decoder, Event};
 
+mod blocking;
 mod transaction;
 mod words;
 
+use blocking::Blocked;
 use transaction::Multi;
 use words::{Words, before_authentication, too_large, unknown};
 
@@ -71,6 +73,7 @@ enum Purpose {
     Plain,
     Exec,
     Watch(Vec<Vec<u8>>),
+    Wait(Blocked),
 }
 
 /// What a client is told when the store does not answer.
@@ -168,7 +171,7 @@ impl Connection {
 
     /// Whether there is an operation to be submitted.
     pub(super) fn has_operation(&self) -> bool {
-        !self.under_way && !self.dead && self.batch.asks_store()
+        !self.under_way && !self.dead && !self.is_blocked() && self.batch.asks_store()
     }
 
     fn is_full(&self) -> bool {
@@ -180,6 +183,7 @@ impl Connection {
         self.readable |= ready.readable;
         self.writable |= ready.writable;
         self.ended |= ready.ended;
+        self.dead |= self.ended && self.is_blocked();
     }
 
     /// Reads and understands until there is something to ask the store, or nothing more to do.
@@ -311,7 +315,7 @@ impl Connection {
             if !command.shape().admits(words.len()) {
                 return self.refuse(|out| local::arity(command.shape().name, out));
             }
-            return self.ask(command, words, sizes);
+            return self.ask(command, words, sizes, now);
         }
         let word = name.to_ascii_lowercase();
         if let Some((name, arity)) = local::SESSION
@@ -351,13 +355,16 @@ impl Connection {
     }
 
     /// A command for the store.
-    fn ask(&mut self, command: Command, words: Words<'_>, sizes: Sizes) -> Next {
+    fn ask(&mut self, command: Command, words: Words<'_>, sizes: Sizes, now: Time) -> Next {
         if let Some(multi) = &mut self.session.multi {
             if multi.batch.push(command, words.arguments(), sizes.most) == Err(TooLarge) {
                 return self.refuse(|out| too_large(sizes, out));
             }
             self.say(|_, out| reply::status("QUEUED", out));
             return Next::Taken;
+        }
+        if command.may_wait() {
+            return self.ask_waiting(command, words, sizes, now);
         }
         // It may be the first of its operation, and then as long as any may be.
         let most = match self.batch.asks_store() {
@@ -423,17 +430,28 @@ impl Connection {
         }
         self.under_way = true;
         let op = self.batch.op().to_vec();
-        Some(match self.batch.needs_slot() {
+        Some(match self.batch.needs_slot() && !self.waits_reading() {
             true => Ask::Execute(op),
             false => Ask::Read(op),
         })
     }
 
-    /// The operation's end: the store's reply, or why there is none.
-    pub(super) fn complete(&mut self, result: Result<&[u8], Missed>) {
+    /// The operation's end: the store's reply, or why there is none. Answers which lists may
+    /// have got how many items.
+    pub(super) fn complete(
+        &mut self,
+        now: Time,
+        result: Result<&[u8], Missed>,
+    ) -> Vec<(u64, usize)> {
         self.under_way = false;
-        let batch = std::mem::take(&mut self.batch);
-        let purpose = std::mem::replace(&mut self.purpose, Purpose::Plain);
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut purpose = std::mem::replace(&mut self.purpose, Purpose::Plain);
+        if let Purpose::Wait(blocked) = &mut purpose
+            && self.goes_on_waiting(now, &mut batch, blocked, result)
+        {
+            return Vec::new();
+        }
+        let pushed = batch.take_pushed();
         let outcome = match result.map(op::decode_reply) {
             Ok(Ok(body)) => codec::split_reply(body).ok_or(Failed::Malformed),
             Ok(Err(ReplyError::Refused(refusal))) => Err(Failed::Said(format!("ERR {refusal}"))),
@@ -444,7 +462,7 @@ impl Connection {
             Ok((executed, said)) => self.replied(batch, purpose, executed, said),
             Err(Failed::Said(text)) => {
                 match purpose {
-                    Purpose::Plain => batch.fail(&text, &mut self.output),
+                    Purpose::Plain | Purpose::Wait(_) => batch.fail(&text, &mut self.output),
                     Purpose::Exec | Purpose::Watch(_) => reply::error(&text, &mut self.output),
                 }
                 Ok(())
@@ -456,6 +474,7 @@ impl Connection {
             reply::error("ERR the store's reply is malformed", &mut self.output);
             self.closing = true;
         }
+        pushed
     }
 
     fn replied(
@@ -487,7 +506,7 @@ impl Connection {
                     return Err(Malformed);
                 }
             }
-            Purpose::Plain => {
+            Purpose::Plain | Purpose::Wait(_) => {
                 let rest = batch.write(protocol, executed.into(), said, &mut self.output)?;
                 self.batch = rest.unwrap_or_default();
             }

@@ -23,7 +23,7 @@ impl<'a> Words<'a> {
             .map_or(&[], |range| &self.bytes[range.clone()])
     }
 
-    pub(super) fn arguments(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
+    pub(super) fn arguments(self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
         let rest = self.ranges.get(1..).unwrap_or_default();
         rest.iter().map(move |range| &self.bytes[range.clone()])
     }

@@ -59,6 +59,10 @@ macro_rules! commands {
 
 commands! {
     1 Append "append" 3 writes (1, 1, 1);
+    87 BLMove "blmove" 6 writes (1, 2, 1);
+    85 BLPop "blpop" -3 writes (1, -2, 1);
+    86 BRPop "brpop" -3 writes (1, -2, 1);
+    88 BRPopLPush "brpoplpush" 4 writes (1, 2, 1);
     2 DbSize "dbsize" 1 reads (0, 0, 0);
     3 Decr "decr" 2 writes (1, 1, 1);
     4 DecrBy "decrby" 3 writes (1, 1, 1);
@@ -174,6 +178,15 @@ impl Command {
         !matches!(
             self,
             Self::Ttl | Self::PTtl | Self::RandomKey | Self::Figures
+        )
+    }
+
+    /// Whether its client waits if there is nothing to pop. The store does not wait: it says that
+    /// there is nothing, and whoever waits asks again.
+    pub const fn may_wait(self) -> bool {
+        matches!(
+            self,
+            Self::BLPop | Self::BRPop | Self::BLMove | Self::BRPopLPush
         )
     }
 

@@ -3,6 +3,7 @@
 //! and says 17 places of it.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// Places after the point.
 const PLACES: usize = 17;
@@ -62,6 +63,17 @@ impl Decimal {
 
     pub(super) fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
+    }
+
+    /// As a span of so many seconds, if it is one.
+    pub(super) fn seconds(self) -> Option<Duration> {
+        let nanos = u64::try_from(self.0 / (ONE / 1_000_000_000)).ok()?;
+        Some(Duration::from_nanos(nanos))
+    }
+
+    /// Whether it is below zero.
+    pub(super) const fn is_negative(self) -> bool {
+        self.0 < 0
     }
 
     /// Its shortest spelling.

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::keys::optional_count;
 use super::number::{integer, range};
 use super::space::{Ends, Kind, Place};
-use super::{Call, Command, Fault};
+use super::{Call, Command, Fault, timeout};
 use crate::refusal::Refusal;
 use crate::table::Value;
 
@@ -190,6 +190,29 @@ impl Call<'_, '_> {
         self.put_list(key, &list)
     }
 
+    /// Pops from the first list that is there.
+    pub(super) fn pop_first(&mut self) -> Result<(), Fault> {
+        let (patience, keys) = self.args.split_last().ok_or(Fault::Arity)?;
+        timeout(patience).map_err(Fault::Says)?;
+        let end = match self.command {
+            Command::BLPop => End::Left,
+            _ => End::Right,
+        };
+        for key in keys {
+            let Some(mut list) = self.list(key)? else {
+                continue;
+            };
+            let item = self.pop_item(&mut list, end)?;
+            self.put_list(key, &list)?;
+            self.out.array(2);
+            self.out.bulk(key);
+            self.out.bulk(&item);
+            return Ok(());
+        }
+        self.out.nil_array();
+        Ok(())
+    }
+
     pub(super) fn llen(&mut self) -> Result<(), Fault> {
         let len = self.list(self.args[0])?.map_or(0, |list| list.len);
         self.out.count(len as usize);
@@ -355,9 +378,14 @@ impl Call<'_, '_> {
     pub(super) fn lmove(&mut self) -> Result<(), Fault> {
         let (from, to) = (self.args[0], self.args[1]);
         let (take, give) = match self.command {
-            Command::LMove => (End::read(self.args[2])?, End::read(self.args[3])?),
+            Command::LMove | Command::BLMove => {
+                (End::read(self.args[2])?, End::read(self.args[3])?)
+            }
             _ => (End::Right, End::Left),
         };
+        if self.command.may_wait() {
+            timeout(self.args[self.args.len() - 1]).map_err(Fault::Says)?;
+        }
         let Some(mut source) = self.list(from)? else {
             self.out.nil();
             return Ok(());

@@ -12,6 +12,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use crate::op::OK;
 use crate::refusal::Refusal;
@@ -34,6 +35,7 @@ mod strings;
 
 use codec::{ABORTED, Input, TRANSACTION};
 pub use command::{Command, Shape};
+use decimal::Decimal;
 use reply::Out;
 use space::Space;
 
@@ -149,7 +151,8 @@ impl Call<'_, '_> {
             C::LTrim => self.ltrim(),
             C::LRem => self.lrem(),
             C::LInsert => self.linsert(),
-            C::LMove | C::RPopLPush => self.lmove(),
+            C::LMove | C::RPopLPush | C::BLMove | C::BRPopLPush => self.lmove(),
+            C::BLPop | C::BRPop => self.pop_first(),
             C::SAdd => self.sadd(),
             C::SRem => self.srem(),
             C::SIsMember | C::SMIsMember => self.sis_member(),
@@ -198,6 +201,18 @@ fn explain(fault: Fault, command: Command, tx: &Tx<'_>, out: &mut Out<'_>) {
         }
         Fault::Refused(refusal) => say(format_args!("ERR {refusal}")),
     }
+}
+
+/// How long a client waits at most whose command may wait; zero: for ever.
+///
+/// # Errors
+/// As Redis words them.
+pub fn timeout(text: &[u8]) -> Result<Duration, &'static str> {
+    let seconds = Decimal::parse(text).ok_or("ERR timeout is not a float or out of range")?;
+    if seconds.is_negative() {
+        return Err("ERR timeout is negative");
+    }
+    seconds.seconds().ok_or("ERR timeout is out of range")
 }
 
 /// Bytes that stand with a key or field in a table's key, at most.
