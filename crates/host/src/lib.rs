@@ -3,7 +3,7 @@
 //! * packets: [`frame`] (memory), [`port`] (the trait), over AF_XDP ([`xsk`]), capture
 //!   files ([`pcap`]) and memory ([`memory`])
 //! * XDP programs: [`bpf`]
-//! * interfaces: [`ethtool`], [`ifreq`], [`guard`] (settings to restore)
+//! * interfaces: [`ethtool`], [`ifreq`], [`netdev`], [`guard`] (settings to restore)
 //! * routes and neighbours: [`neigh`]
 //! * nodes: [`udp`]; clients: [`epoll`]; what replicas keep on disk: [`wal`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
@@ -21,6 +21,7 @@ mod map;
 pub mod memory;
 pub mod napi;
 pub mod neigh;
+pub mod netdev;
 pub mod netns;
 pub mod pcap;
 pub mod poll;

@@ -7,6 +7,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{Effect, GroupConfig, Message, Peer, Sequencer as Core};
 use stateplane_host::bpf::sequencer::{Grant, Identity, MAX_GROUPS, Mode, Sequencer, Target};
+use stateplane_host::ethtool::{self, Offload};
+use stateplane_host::link::Netlink;
+use stateplane_host::netns::Namespace;
+use stateplane_host::{ifreq, netdev};
 use stateplane_wire::envelope::{Key, ReplayGuard};
 use stateplane_wire::group::{Address, Batch, Body, Request};
 use stateplane_wire::oum::{self, Groups, Keys, LAST_NUMBER};
@@ -429,4 +433,29 @@ fn several_groups_are_numbered_in_one_step() {
     all.sort_unstable();
     let expected: Vec<(u64, u64)> = (1..=2 * EACH).map(|number| (number, number)).collect();
     assert_eq!(all, expected);
+}
+
+/// What decides whether copies can leave by an interface: on a veth, that its other end takes
+/// them.
+#[test]
+fn the_kernel_says_whether_an_interface_sends_copies() {
+    if !can_make_interfaces() {
+        return;
+    }
+    let space = Namespace::create("copies").unwrap();
+    let told = space.run(|| {
+        let netlink = Netlink::open()?;
+        netlink.add_veth("near", "far")?;
+        netlink.set_up("near")?;
+        netlink.set_up("far")?;
+        let near = ifreq::index("near")?;
+        ethtool::set_offload("far", Offload::Gro, false)?;
+        let before = netdev::sends_redirected(near)?;
+        ethtool::set_offload("far", Offload::Gro, true)?;
+        Ok((before, netdev::sends_redirected(near)?))
+    });
+    match told.unwrap() {
+        (None, None) => println!("skipped: this kernel does not tell (Linux 6.3 does)"),
+        told => assert_eq!(told, (Some(false), Some(true))),
+    }
 }

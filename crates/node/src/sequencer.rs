@@ -12,7 +12,7 @@ use stateplane_host::bpf::sequencer::Identity;
 use tracing::{info, warn};
 
 use crate::channel::{self, Channel, Heard};
-use crate::config::{Config, Io, Role};
+use crate::config::{Config, Io, Role, Stamping};
 use crate::failure::Failure;
 use crate::logclock::LogClock;
 use crate::offload::{self, Offload, OffloadStatus};
@@ -43,7 +43,9 @@ pub struct SequencerStatus {
     pub ignored: u64,
     /// Datagrams.
     pub datagrams: channel::Counters,
-    /// The XDP program that stamps, if one does.
+    /// Who stamps, and why it is not an XDP program if it is not.
+    pub stamping: String,
+    /// What the XDP program does, if there is one.
     pub offload: Option<OffloadStatus>,
 }
 
@@ -90,6 +92,9 @@ pub struct Sequencer {
     channel: Channel,
     log_clock: LogClock,
     offload: Option<Offload>,
+    /// Who stamps, in words: at the start, and as it was last said.
+    alone: String,
+    stamping: String,
     looked: Time,
     stamped: Stamped,
     session: u64,
@@ -109,25 +114,35 @@ impl Sequencer {
         let me = peers.my_sequencer().expect("a sequencer is configured");
         let core = stateplane_group::Sequencer::new(peers.group_config(), me, random());
         let log_clock = LogClock::default();
-        let interface = config.node(node).and_then(|node| node.offload.as_deref());
-        let offload = interface
-            .map(|interface| {
-                let (number, address) = (me, peers.sequencer_address(me));
-                let keys = channel.keys().clone();
-                let identity = Identity {
-                    address,
-                    number,
-                    keys,
-                };
-                Offload::new(interface, &identity, &peers.clients(), peers.others())
-            })
-            .transpose()?;
+        let stamping = config.node(node).map(|node| &node.stamping);
+        let attach = |interface: &String| {
+            let identity = Identity {
+                address: peers.sequencer_address(me),
+                number: me,
+                keys: channel.keys().clone(),
+            };
+            Offload::new(interface, &identity, &peers.clients(), peers.others())
+        };
+        let (offload, alone) = match stamping {
+            None | Some(Stamping::UserSpace) => (None, "in user space".to_owned()),
+            Some(Stamping::Auto(None)) => {
+                let text = "in user space: no `interface` is named for an XDP program";
+                (None, text.to_owned())
+            }
+            Some(Stamping::Xdp(interface)) => (Some(attach(interface)?), String::new()),
+            Some(Stamping::Auto(Some(interface))) => match attach(interface) {
+                Ok(offload) => (Some(offload), String::new()),
+                Err(failure) => (None, format!("in user space: {failure}")),
+            },
+        };
         Ok(Self {
             core,
             peers,
             channel,
             log_clock,
             offload,
+            alone,
+            stamping: String::new(),
             looked: Time::ZERO,
             stamped: Stamped::default(),
             session: 0,
@@ -160,6 +175,12 @@ impl Sequencer {
             self.session = core.session;
             info!(session = core.session, "sequencer session");
         }
+        let offload = self.offload.as_ref();
+        let stamping = offload.map_or_else(|| self.alone.clone(), Offload::describe);
+        if stamping != self.stamping {
+            info!("requests are stamped {stamping}");
+            self.stamping.clone_from(&stamping);
+        }
         let marks = self.core.marks().iter();
         let marks = marks
             .filter(|(_, n)| *n > 0)
@@ -175,6 +196,7 @@ impl Sequencer {
                 marks,
                 ignored: self.ignored,
                 datagrams: self.channel.counters(),
+                stamping,
                 offload: self.offload.as_ref().map(Offload::status),
             };
         });
@@ -210,12 +232,12 @@ impl Turn for Sequencer {
         let heard = channel.receive(BATCH, |heard| match heard {
             Heard::Request(asked) if !peers.is_client(asked.ask.client) => *ignored += 1,
             Heard::Request(asked) => match &offload {
-                Some(offload) => {
+                Some(offload) if offload.stamps() => {
                     if let Some(packet) = offload.stamp(asked.packet()) {
                         stamped.push(&packet);
                     }
                 }
-                None => {
+                _ => {
                     if let Some(stamp) = core.stamp(now, wall, &asked.ask.groups) {
                         stamped.push(asked.stamp(&stamp));
                     }

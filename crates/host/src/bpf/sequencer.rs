@@ -227,19 +227,27 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Stamps nothing until the next session: requests go to the kernel. When this returns no more numbers are given,
-    /// and what [`Self::last`] said before it is all.
-    pub fn end(&mut self) -> Result<(), BpfError> {
-        self.session = install(&mut self.ebpf, [0; SESSION])?;
-        Ok(())
+    /// Stamps nothing until the next session: requests go to the kernel. The last numbers
+    /// given; no more are.
+    pub fn end(&mut self) -> Result<[u64; MAX_GROUPS], BpfError> {
+        let next = install(&mut self.ebpf, [0; SESSION])?;
+        let numbers = self.numbers();
+        self.session = next;
+        numbers
     }
 
     /// The last number given to `group` in the present session.
     pub fn last(&self, group: GroupId) -> Result<u64, BpfError> {
+        let numbers = self.numbers()?;
+        Ok(numbers.get(usize::from(group)).copied().unwrap_or(0))
+    }
+
+    fn numbers(&self) -> Result<[u64; MAX_GROUPS], BpfError> {
         let state = self.session.get(&0, 0).map_err(map_error("session"))?;
-        let at = LAST + 8 * usize::from(group);
-        let bytes = state.get(at..at + 8).and_then(|b| b.try_into().ok());
-        Ok(bytes.map_or(0, u64::from_ne_bytes))
+        let (words, _) = state[LAST..].as_chunks::<8>();
+        Ok(std::array::from_fn(|group| {
+            u64::from_ne_bytes(words[group])
+        }))
     }
 
     /// What it has done so far.

@@ -100,7 +100,7 @@ impl BatchSocket {
     ) -> io::Result<usize> {
         let mut count = 0;
         for _ in 0..enough {
-            let filled = match self.inbox.fill(&self.socket) {
+            let (filled, more) = match self.inbox.fill(&self.socket) {
                 Ok(filled) => filled,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => break,
@@ -127,7 +127,7 @@ impl BatchSocket {
                     count += 1;
                 }
             }
-            if filled < sys::BATCH || count >= enough {
+            if !more || count >= enough {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 //! Their way through the kernel is then paid once.
 
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
@@ -74,8 +74,14 @@ fn set(
     }
 }
 
+/// Buffers that are offered to the kernel while it fills no more: to describe one costs some
+/// nanoseconds, and most calls of a node that is not busy find a single datagram.
+const FEW: usize = 4;
+
 /// Memory that datagrams are received into.
 pub(super) struct Inbox {
+    /// Buffers that the next call offers.
+    offers: usize,
     bytes: Box<[u8]>,
     names: [libc::sockaddr_in6; BATCH],
     controls: [Control; BATCH],
@@ -95,6 +101,7 @@ impl Inbox {
         // SAFETY: both are plain numbers, for which zero is a value.
         let (names, controls) = unsafe { (mem::zeroed(), mem::zeroed()) };
         Self {
+            offers: FEW,
             // The kernel's zero pages: memory that is never used is never there.
             bytes: vec![0; BATCH * MAX_DATAGRAM].into_boxed_slice(),
             names,
@@ -103,18 +110,23 @@ impl Inbox {
         }
     }
 
-    /// Fills as many buffers as there is something for, without waiting; how many.
-    pub(super) fn fill(&mut self, socket: &impl AsFd) -> io::Result<usize> {
-        // SAFETY: zero is a value of both: no buffers, no names, no control messages.
-        let (mut headers, mut pieces): ([libc::mmsghdr; BATCH], [libc::iovec; BATCH]) =
-            unsafe { (mem::zeroed(), mem::zeroed()) };
+    /// Fills as many buffers as there is something for, without waiting; how many, and whether
+    /// there may be more.
+    pub(super) fn fill(&mut self, socket: &impl AsFd) -> io::Result<(usize, bool)> {
+        let offers = self.offers;
+        // Only what is offered is written, and of that only what was is read.
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
+        let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
         let buffers = self.bytes.chunks_exact_mut(MAX_DATAGRAM);
         let slots = self.names.iter_mut().zip(&mut self.controls).zip(buffers);
-        for ((header, piece), ((name, control), bytes)) in
-            headers.iter_mut().zip(&mut pieces).zip(slots)
-        {
-            piece.iov_base = bytes.as_mut_ptr().cast();
-            piece.iov_len = bytes.len();
+        let headings = headers.iter_mut().zip(&mut pieces).take(offers);
+        for ((header, piece), ((name, control), bytes)) in headings.zip(slots) {
+            let piece = piece.write(libc::iovec {
+                iov_base: bytes.as_mut_ptr().cast(),
+                iov_len: bytes.len(),
+            });
+            // SAFETY: zero is a value of it: no buffers, no name, no control message.
+            let header = header.write(unsafe { mem::zeroed() });
             let header = &mut header.msg_hdr;
             header.msg_iov = piece;
             header.msg_iovlen = 1;
@@ -123,26 +135,29 @@ impl Inbox {
             header.msg_control = ptr::from_mut(control).cast();
             header.msg_controllen = CONTROL_LEN;
         }
-        // SAFETY: every header describes memory of its own, borrowed mutably until the
-        // call returns; the kernel keeps no pointer.
+        // SAFETY: each of the headers offered describes memory of its own, borrowed mutably
+        // until the call returns; the kernel keeps no pointer.
         let filled = unsafe {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
-                headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                headers.as_mut_ptr().cast(),
+                offers as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 ptr::null_mut(),
             )
         };
         let filled = usize::try_from(filled).map_err(|_| io::Error::last_os_error())?;
-        for (length, header) in self.lengths.iter_mut().zip(&headers[..filled]) {
+        for (length, header) in self.lengths.iter_mut().zip(&headers[..filled.min(offers)]) {
+            // SAFETY: it was offered, so it was written.
+            let header = unsafe { header.assume_init_ref() };
             *length = Length {
                 bytes: (header.msg_len as usize).min(MAX_DATAGRAM),
                 name: header.msg_hdr.msg_namelen,
                 control: header.msg_hdr.msg_controllen,
             };
         }
-        Ok(filled)
+        self.offers = if filled < FEW { FEW } else { BATCH };
+        Ok((filled, filled == offers))
     }
 
     /// What buffer `index` was filled with: from whom, and the size of all datagrams in

@@ -30,6 +30,7 @@ pub use stateplane_functions::nat::procedures::Timeouts;
 pub use stateplane_group::Protocol;
 
 pub use problem::{Plain, Problem, ProblemView, Problems};
+pub use sequencer::Stamping;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -171,8 +172,8 @@ pub struct Node {
     pub function: Option<Function>,
     /// Set for a switch.
     pub switch: Option<Switch>,
-    /// The interface where an XDP program stamps, if this sequencer has one do it.
-    pub offload: Option<String>,
+    /// Who stamps, if it is a sequencer.
+    pub stamping: Stamping,
     /// Set for a front end of the Redis protocol.
     pub resp: Option<Resp>,
 }

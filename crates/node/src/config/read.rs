@@ -11,7 +11,7 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, State, Switch, Timeouts, check, io, resp, sequencer, state, values,
+    Problems, Role, Stamping, State, Switch, Timeouts, check, io, resp, sequencer, state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -309,10 +309,10 @@ fn node(
     } else {
         None
     };
-    let offload = if is(Role::Sequencer) {
-        sequencer::offload(section, out)
+    let stamping = if is(Role::Sequencer) {
+        sequencer::stamping(section, out)
     } else {
-        None
+        Some(Stamping::UserSpace)
     };
     let resp = is(Role::Resp).then(|| resp::resp(section, out));
     Some(Node {
@@ -328,7 +328,7 @@ fn node(
             Some(read) => Some(read?),
             None => None,
         },
-        offload,
+        stamping: stamping?,
         resp: match resp {
             Some(read) => Some(read?),
             None => None,

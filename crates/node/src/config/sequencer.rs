@@ -7,20 +7,53 @@ use super::values;
 /// The keys of a node that is a sequencer.
 pub(super) const KEYS: [&str; 2] = ["mode", "interface"];
 
-const MODES: [(&str, bool); 2] = [("user-space", false), ("xdp", true)];
+/// Who stamps requests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stamping {
+    /// An XDP program where requests come in, if an interface is named and all is there that
+    /// it needs; else the process.
+    Auto(Option<String>),
+    /// An XDP program at this interface, or nobody.
+    Xdp(String),
+    /// The process.
+    UserSpace,
+}
 
-/// The interface to stamp at, if an XDP program stamps.
-pub(super) fn offload(section: &Section<'_, '_>, out: &mut Collector) -> Option<String> {
-    let xdp = section.optional("mode", out, values::word(&MODES));
-    if xdp == Some(true) {
-        return section.required("interface", "\"eth0\"", out, values::interface);
+#[derive(Clone, Copy)]
+enum Mode {
+    Auto,
+    Xdp,
+    UserSpace,
+}
+
+const MODES: [(&str, Mode); 3] = [
+    ("auto", Mode::Auto),
+    ("xdp", Mode::Xdp),
+    ("user-space", Mode::UserSpace),
+];
+
+/// What the section says of it.
+pub(super) fn stamping(section: &Section<'_, '_>, out: &mut Collector) -> Option<Stamping> {
+    let mode = section.optional("mode", out, values::word(&MODES));
+    let named = section.value("interface").is_some();
+    match mode.unwrap_or(Mode::Auto) {
+        Mode::Xdp => section
+            .required("interface", "\"eth0\"", out, values::interface)
+            .map(Stamping::Xdp),
+        Mode::Auto if named => {
+            let interface = section.optional("interface", out, values::interface);
+            Some(Stamping::Auto(Some(interface?)))
+        }
+        Mode::Auto => Some(Stamping::Auto(None)),
+        Mode::UserSpace => {
+            if named {
+                out.error(
+                    &section.path_of("interface"),
+                    "in user space requests come in by any interface",
+                    "remove this key, or write `mode = \"auto\"` or `mode = \"xdp\"`",
+                );
+            }
+            Some(Stamping::UserSpace)
+        }
     }
-    if section.value("interface").is_some() {
-        out.error(
-            &section.path_of("interface"),
-            "in user space requests come in by any interface",
-            "remove this key, or add `mode = \"xdp\"`",
-        );
-    }
-    None
 }

@@ -239,8 +239,10 @@ fn detail(status: &Value) -> String {
     let sequencer = &status["sequencer"];
     if sequencer.is_object() {
         parts.push(format!(
-            "session {}, number {}",
-            sequencer["session"], sequencer["sequence"]
+            "session {}, number {}, stamped {}",
+            sequencer["session"],
+            sequencer["sequence"],
+            text(&sequencer["stamping"])
         ));
     }
     let function = &status["function"];

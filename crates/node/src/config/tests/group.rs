@@ -120,15 +120,29 @@ fn a_sequencer_may_stamp_in_the_network() {
         let roles = "roles = [\"sequencer\"]\n";
         assert!(GOOD.contains(roles));
         let text = GOOD.replacen(roles, &format!("{roles}{keys}"), 1);
-        parse(&text).map(|(config, _)| config.node("seq").expect("declared").offload.clone())
+        parse(&text).map(|(config, _)| config.node("seq").expect("declared").stamping.clone())
     };
-    assert_eq!(said("").expect("right"), None);
-    assert_eq!(said("mode = \"user-space\"\n").expect("right"), None);
-    let xdp = said("mode = \"xdp\"\ninterface = \"eth0\"\n");
-    assert_eq!(xdp.expect("right"), Some("eth0".to_owned()));
+    let at = || "eth0".to_owned();
+    for (keys, meant) in [
+        ("", Stamping::Auto(None)),
+        ("mode = \"auto\"\n", Stamping::Auto(None)),
+        ("interface = \"eth0\"\n", Stamping::Auto(Some(at()))),
+        (
+            "mode = \"auto\"\ninterface = \"eth0\"\n",
+            Stamping::Auto(Some(at())),
+        ),
+        ("mode = \"user-space\"\n", Stamping::UserSpace),
+        (
+            "mode = \"xdp\"\ninterface = \"eth0\"\n",
+            Stamping::Xdp(at()),
+        ),
+    ] {
+        assert_eq!(said(keys).expect("right"), meant, "{keys}");
+    }
     for wrong in [
         "mode = \"xdp\"\n",
-        "interface = \"eth0\"\n",
+        "mode = \"user-space\"\ninterface = \"eth0\"\n",
+        "interface = \"no such name\"\n",
         "mode = \"switch\"\n",
     ] {
         let problems = said(wrong).expect_err("wrong").to_string();
