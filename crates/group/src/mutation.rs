@@ -57,7 +57,7 @@ mutations! {
     NewcomerWithoutState = "newcomer-without-state", "A new member takes part before it has the state.";
     SnapshotLate = "snapshot-late", "A snapshot counts as the state after the slot at which it was complete, not begun.";
     IncompleteExecutes = "incomplete-executes", "An operation in pieces is executed when its last piece has come, whatever else is missing.";
-    AnyPart = "any-part", "A client puts together parts of a result whatever execution they come from.";
+    AnyPart = "any-part", "A client puts together parts of results, whatever operation and execution they come from.";
     SendBeforeSync = "send-before-sync", "A replica with a disk answers before its journal is on it.";
     VoteNotPersisted = "vote-not-persisted", "A replica with a disk forgets in a crash what it voted for.";
     TornTailAccepted = "torn-tail-accepted", "A record that was cut off in mid-write counts as far as it goes.";

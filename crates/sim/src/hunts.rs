@@ -113,7 +113,7 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::OwnTimeOfDay, Profile::Sequencer, 300).noticed(&["clock"]),
     hunt(Mutation::SnapshotLate, Profile::Restart, 400),
     hunt(Mutation::IncompleteExecutes, Profile::Swarm, 200).noticed(PIECES),
-    hunt(Mutation::AnyPart, Profile::FailoverStorm, 4_000).noticed(PIECES),
+    hunt(Mutation::AnyPart, Profile::Swarm, 300).noticed(PIECES),
     hunt(Mutation::RetryRenamed, Profile::Swarm, 200).noticed(ONCE),
 ];
 

@@ -170,7 +170,12 @@ impl Client {
     pub(super) fn on_part(&mut self, now: Time, m: ResultPart) {
         let any = self.config.broken(Mutation::AnyPart);
         let size = self.config.limits.piece;
-        let Some(pull) = self.pulls.get_mut(&m.id).filter(|pull| pull.begun()) else {
+        let first = self.pulls.iter().find(|(_, pull)| pull.begun());
+        let id = match first.filter(|_| any) {
+            Some((first, _)) => *first,
+            None => m.id,
+        };
+        let Some(pull) = self.pulls.get_mut(&id).filter(|pull| pull.begun()) else {
             return;
         };
         if (m.slot, m.whole) != (pull.slot, pull.whole) && !any {
@@ -186,8 +191,8 @@ impl Client {
         pull.have[part] = true;
         pull.count += 1;
         if pull.count < pull.have.len() {
-            self.advance(now, m.id);
-            return self.ask_parts(m.id);
+            self.advance(now, id);
+            return self.ask_parts(id);
         }
         if Whole::of(&pull.bytes) != pull.whole && !any {
             // Not what it said it was: all of it again.
@@ -200,7 +205,7 @@ impl Client {
         if !place.read {
             self.release = Some(now + self.config.timing.retry);
         }
-        self.finish(now, m.id, Committed { reply, place });
+        self.finish(now, id, Committed { reply, place });
     }
 
     /// Parts did not come: another replica is asked; true if the operation is to be repeated
