@@ -48,6 +48,8 @@ fuzz: setup
 labs: build
 	target/release/stateplane lab run failover
 	target/release/stateplane lab run asymmetric
+	target/release/stateplane lab run store
+	target/release/stateplane lab run store --durable --faults kill
 
 sim: setup
 	$(CARGO) run --release --bin stateplane -- sim --seeds 20000

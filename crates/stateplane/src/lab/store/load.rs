@@ -40,6 +40,8 @@ pub(super) struct Habits {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) client: u32,
+    /// It was asked for without a slot of the log.
+    pub(super) read: bool,
     pub(super) record: Record,
 }
 
@@ -282,7 +284,12 @@ impl Driver {
             read_at: None,
         };
         let client = u32::try_from(self.machine).expect("few machines") << 16 | client;
-        self.pending.insert(ticket, Entry { client, record });
+        let entry = Entry {
+            client,
+            read,
+            record,
+        };
+        self.pending.insert(ticket, entry);
         let now = clock::now();
         match read {
             true => self.state.read(now, ticket, op),

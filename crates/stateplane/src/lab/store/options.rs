@@ -15,9 +15,10 @@ What it does:
       operations that respects real time; operations without an answer may have happened)
     - everything that was acknowledged must be there when all is read back
     - all nodes must be ready again
-  `silence` is the longest time in which no client at all got an answer, `client` the
-  longest of any one client. Both depend on how busy the machine is; `late` says by how
-  much the clients' own threads were.
+  `silence` is the longest time in which no client at all got an answer, `log` in which none
+  got one that took a slot of the log (reads go on without a sequencer), `client` the longest
+  of any one client. They depend on how busy the machine is; `late` says by how much the
+  clients' own threads were.
 
 Examples:
   stateplane lab run store                              every fault, about 90 s

@@ -11,7 +11,7 @@ use super::fault::Fault;
 use super::judge::Judgement;
 use super::load::Entry;
 use super::options::StoreArgs;
-use super::silence::Answers;
+use super::silence::{Answers, Silence};
 
 /// Something that was done, and when.
 #[derive(Clone, Debug)]
@@ -31,8 +31,7 @@ pub(super) struct Case {
     pub(super) ended: Time,
     pub(super) answers: Answers,
     unknown: usize,
-    silence: Duration,
-    worst: Duration,
+    silence: Silence,
     late: Duration,
     judgement: Judgement,
     pub(super) moments: Vec<Moment>,
@@ -51,7 +50,7 @@ impl Case {
             Some((fault, whom, at)) => (Some(fault), whom, at),
             None => (None, Vec::new(), began),
         };
-        let (silence, worst) = answers.silence(at, ended);
+        let silence = answers.silence(at, ended);
         let unknown = entries.iter().filter(|e| e.record.answer().is_none());
         Self {
             fault,
@@ -62,7 +61,6 @@ impl Case {
             unknown: unknown.count(),
             answers,
             silence,
-            worst,
             late,
             judgement,
             moments: Vec::new(),
@@ -109,7 +107,7 @@ impl Case {
 
     fn goal(&self) -> String {
         let goal = self.fault.and_then(Fault::goal_ms);
-        let reached = |goal| match ms(self.silence) < goal {
+        let reached = |goal| match ms(self.silence.slots) < goal {
             true => "reached",
             false => "missed",
         };
@@ -119,11 +117,12 @@ impl Case {
     /// One line, as soon as it is known.
     pub(super) fn line(&self) -> String {
         format!(
-            "{}: {} operations, {} without an answer, silence {} ms, {}",
+            "{}: {} operations, {} without an answer, silence {} ms, of the log {} ms, {}",
             self.name(),
             self.answers.count(),
             self.unknown,
-            ms(self.silence),
+            ms(self.silence.all),
+            ms(self.silence.slots),
             self.verdict()
         )
     }
@@ -144,8 +143,9 @@ impl Case {
             "undecided": self.judgement.undecided,
             "planted_faults": self.judgement.planted.1,
             "planted_faults_found": self.judgement.planted.0,
-            "silence_ms": ms(self.silence),
-            "client_silence_ms": ms(self.worst),
+            "silence_ms": ms(self.silence.all),
+            "log_silence_ms": ms(self.silence.slots),
+            "client_silence_ms": ms(self.silence.client),
             "goal_ms": self.fault.and_then(Fault::goal_ms),
             "clients_late_ms": ms(self.late),
             "moments": moments.collect::<Vec<_>>(),
@@ -257,7 +257,7 @@ impl Report {
         let mut table = Table::new();
         table.load_style(NOTHING);
         table.set_header([
-            "  fault", "struck", "answers", "unknown", "silence", "client", "late", "goal",
+            "  fault", "struck", "answers", "unknown", "silence", "log", "client", "late", "goal",
             "history",
         ]);
         for case in &self.cases {
@@ -270,8 +270,9 @@ impl Report {
                 whom,
                 case.answers.count().to_string(),
                 case.unknown.to_string(),
-                format!("{} ms", ms(case.silence)),
-                format!("{} ms", ms(case.worst)),
+                format!("{} ms", ms(case.silence.all)),
+                format!("{} ms", ms(case.silence.slots)),
+                format!("{} ms", ms(case.silence.client)),
                 format!("{} ms", ms(case.late)),
                 case.goal(),
                 case.verdict().to_owned(),
@@ -322,7 +323,11 @@ mod tests {
             ended: Some(Ended { at, outcome }),
             read_at: None,
         };
-        Entry { client: 0, record }
+        Entry {
+            client: 0,
+            read: false,
+            record,
+        }
     }
 
     fn case(judgement: Judgement) -> Case {
