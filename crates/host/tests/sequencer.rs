@@ -2,7 +2,9 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
 
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{Effect, GroupConfig, Message, Peer, Sequencer as Core};
@@ -14,7 +16,7 @@ use stateplane_host::{ifreq, netdev};
 use stateplane_wire::envelope::{Key, ReplayGuard};
 use stateplane_wire::group::{Address, Batch, Body, Request};
 use stateplane_wire::oum::{self, Groups, Keys, LAST_NUMBER};
-use support::can_make_interfaces;
+use support::{End, Random, cable, can_make_interfaces};
 
 const HERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 7500);
 const CLIENTS: [u16; 2] = [7, 0xfff3];
@@ -31,27 +33,6 @@ const NUMBER: u8 = 5;
 const PASS: u32 = 2;
 const DROP: u32 = 1;
 const REDIRECT: u32 = 4;
-
-/// A small generator of its own: the same packets on every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 24
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn one_in(&mut self, chances: u64) -> bool {
-        self.below(chances) == 0
-    }
-}
 
 fn keys() -> Keys {
     Keys::derive(&Key::new([9; 16]), 3)
@@ -256,6 +237,19 @@ fn request(random: &mut Random, counter: &mut u64) -> Vec<u8> {
     packet
 }
 
+/// A sealed request for nothing.
+fn sealed(sender: u16, counter: u64, groups: Groups) -> Vec<u8> {
+    let request = Request {
+        client: oum::client_id(sender, Incarnation(1)),
+        done_below: 0,
+        reply_to: Address::default(),
+        batch: Batch::default(),
+    };
+    let mut packet = Vec::new();
+    oum::seal_request(&keys(), counter, groups, &request, &mut packet);
+    packet
+}
+
 /// Damages a frame at times: anywhere in the headers, in its length, as a whole.
 fn damage(random: &mut Random, frame: &mut Vec<u8>) {
     if random.one_in(20) {
@@ -350,14 +344,7 @@ fn sessions_do_not_share_numbers_and_none_stamps_nothing() {
     let (mut random, mut counter) = (Random(5), 1);
     let mut stamp = |program: &Sequencer| {
         counter += 1;
-        let request = Request {
-            client: oum::client_id(7, Incarnation(1)),
-            done_below: 0,
-            reply_to: Address::default(),
-            batch: Batch::default(),
-        };
-        let mut packet = Vec::new();
-        oum::seal_request(&keys(), counter, Groups::one(2), &request, &mut packet);
+        let packet = sealed(7, counter, Groups::one(2));
         let frame = frame(&mut random, &packet);
         let done = program.try_frame(&frame).unwrap();
         let (at, _) = payload(&frame).unwrap();
@@ -408,14 +395,7 @@ fn several_groups_are_numbered_in_one_step() {
         for counter in 1..=EACH {
             let mut groups = Groups::one(3 + sender % 2);
             assert!(groups.push(4 - sender % 2));
-            let request = Request {
-                client: oum::client_id(sender, Incarnation(1)),
-                done_below: 0,
-                reply_to: Address::default(),
-                batch: Batch::default(),
-            };
-            let mut packet = Vec::new();
-            oum::seal_request(&keys(), counter, groups, &request, &mut packet);
+            let packet = sealed(sender, counter, groups);
             let frame = frame(&mut random, &packet);
             let done = program.try_frame(&frame).unwrap();
             assert_eq!(done.action, REDIRECT);
@@ -458,4 +438,94 @@ fn the_kernel_says_whether_an_interface_sends_copies() {
         (None, None) => println!("skipped: this kernel does not tell (Linux 6.3 does)"),
         told => assert_eq!(told, (Some(false), Some(true))),
     }
+}
+
+/// Real frames, through the device map: two of the replicas are behind one interface.
+#[test]
+fn every_replica_gets_one_copy_of_each_message() {
+    const MESSAGES: u64 = 20;
+    if !can_make_interfaces() {
+        return;
+    }
+    let spaces = ["asks", "stamps", "keeps"].map(|name| Namespace::create(name).unwrap());
+    let [asks, stamps, keeps] = &spaces;
+    let mac = |last| [2, 0, 0, 0, 1, last];
+    let end = |namespace, name, last, address: [u8; 4]| End {
+        namespace,
+        name,
+        mac: mac(last),
+        address: Some(address.into()),
+    };
+    let lan = end(stamps, "lan0", 2, HERE.ip().octets());
+    cable(&end(asks, "c0", 1, [10, 1, 0, 7]), &lan).unwrap();
+    let near = [
+        end(stamps, "d1", 3, [10, 1, 1, 1]),
+        end(stamps, "d2", 5, [10, 1, 2, 1]),
+    ];
+    cable(&near[0], &end(keeps, "r1", 4, [10, 1, 1, 2])).unwrap();
+    cable(&near[1], &end(keeps, "r2", 6, [10, 1, 2, 2])).unwrap();
+    let replicas = [
+        ([10, 1, 1, 2], "d1", 3),
+        ([10, 1, 1, 3], "d1", 3),
+        ([10, 1, 2, 2], "d2", 5),
+    ];
+    let filters = [
+        "ipv4/conf/all/rp_filter",
+        "ipv4/conf/r1/rp_filter",
+        "ipv4/conf/r2/rp_filter",
+    ];
+    keeps.set_sysctls(&filters.map(|name| (name, "0"))).unwrap();
+    let sockets = keeps.run(|| {
+        let netlink = Netlink::open()?;
+        netlink.add_address("r1", replicas[1].0.into(), 24)?;
+        netlink.add_route(Ipv4Addr::UNSPECIFIED, 0, Ipv4Addr::new(10, 1, 1, 1))?;
+        let bind =
+            |(address, ..): ([u8; 4], _, _)| UdpSocket::bind((Ipv4Addr::from(address), 7502));
+        replicas
+            .map(bind)
+            .into_iter()
+            .collect::<io::Result<Vec<_>>>()
+    });
+    let program = stamps.run(|| {
+        let mut program = program();
+        let target = |(address, near, last): ([u8; 4], &str, u8)| Target {
+            address: SocketAddrV4::new(address.into(), 7502),
+            ifindex: ifreq::index(near).expect("it is there"),
+            from: mac(last),
+            mac: mac(last + 1),
+        };
+        program
+            .set_targets(&replicas.map(target))
+            .map_err(io::Error::other)?;
+        let none = [0; MAX_GROUPS];
+        let first = grant(SESSION, 0, LogTime::ZERO, &none);
+        program.begin(&first).map_err(io::Error::other)?;
+        program.attach("lan0").map_err(io::Error::other)?;
+        Ok(program)
+    });
+    let program = program.unwrap();
+    let sent = asks.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        (1..=MESSAGES).try_for_each(|counter| {
+            socket
+                .send_to(&sealed(CLIENTS[0], counter, Groups::one(2)), HERE)
+                .map(|_| ())
+        })
+    });
+    sent.unwrap();
+    for socket in sockets.unwrap() {
+        let mut buffer = [0; 2048];
+        let mut receive = |wait: Duration| {
+            socket.set_read_timeout(Some(wait)).unwrap();
+            let (len, from) = socket.recv_from(&mut buffer).ok()?;
+            assert_eq!(from, HERE.into());
+            let (_, _, message) = oum::open_ordered(&keys(), &buffer[..len]).unwrap();
+            message.stamps.sequence(2)
+        };
+        for number in 1..=MESSAGES {
+            assert_eq!(receive(Duration::from_secs(5)), Some(number));
+        }
+        assert_eq!(receive(Duration::from_millis(20)), None, "and no more");
+    }
+    assert_eq!(program.counters().unwrap().stamped, MESSAGES);
 }

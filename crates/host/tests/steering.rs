@@ -14,33 +14,7 @@ use stateplane_host::bpf::AttachMode;
 use stateplane_host::bpf::steering::{Role, Steering, SteeringProbe, SwitchPort};
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
-use support::{End, cable, can_make_interfaces};
-
-/// A small generator of its own: the same frames on every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // Knuth's MMIX constants; the high bits are the good ones.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 24
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn one_in(&mut self, chances: u64) -> bool {
-        self.below(chances) == 0
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
-    }
-}
+use support::{End, Random, cable, can_make_interfaces};
 
 /// An IPv4 packet, mostly sound, with every field that steering looks at varied.
 fn ipv4(random: &mut Random, depth: u32) -> Vec<u8> {
