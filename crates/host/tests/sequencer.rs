@@ -376,11 +376,11 @@ fn sessions_do_not_share_numbers_and_none_stamps_nothing() {
     assert_eq!(stamp(&program), None);
 }
 
-/// Requests for the same two groups, stamped at once on several processors: who has the lower
-/// number in one group has it in the other.
+/// Requests for the same groups, stamped at once on several processors, in opposite order:
+/// who has the lower number in one group has it in all.
 #[test]
 fn several_groups_are_numbered_in_one_step() {
-    const EACH: u64 = 20_000;
+    const EACH: u64 = 50_000;
     if !can_make_interfaces() {
         return;
     }
@@ -389,30 +389,31 @@ fn several_groups_are_numbered_in_one_step() {
     let first = grant(SESSION, 0, LogTime::ZERO, &none);
     program.begin(&first).unwrap();
     let program = &program;
-    let stamp = |sender: u16| {
+    let stamp = |sender: u16, ids: [u16; 4]| {
+        let mut groups = Groups::one(ids[0]);
+        assert!(ids[1..].iter().all(|id| groups.push(*id)));
         let mut random = Random(sender.into());
-        let mut numbers = Vec::new();
-        for counter in 1..=EACH {
-            let mut groups = Groups::one(3 + sender % 2);
-            assert!(groups.push(4 - sender % 2));
-            let packet = sealed(sender, counter, groups);
-            let frame = frame(&mut random, &packet);
-            let done = program.try_frame(&frame).unwrap();
-            assert_eq!(done.action, REDIRECT);
-            let (_, _, message) = oum::open_ordered(&keys(), &done.frame[42..]).unwrap();
-            let number = |group| message.stamps.sequence(group).unwrap();
-            numbers.push((number(3), number(4)));
-        }
-        numbers
+        let packets = (1..=EACH).map(|counter| sealed(sender, counter, groups));
+        let frames: Vec<_> = packets.map(|p| frame(&mut random, &p)).collect();
+        // As close to each other as can be. A crowd is sent away, which is a loss like any.
+        let done = frames.iter().map(|frame| program.try_frame(frame).unwrap());
+        let stamped = done.filter(|done| done.action == REDIRECT);
+        stamped.map(|done| done.frame).collect::<Vec<_>>()
     };
-    let mut all: Vec<(u64, u64)> = std::thread::scope(|scope| {
-        let threads = CLIENTS.map(|sender| scope.spawn(move || stamp(sender)));
-        let numbers = threads.map(|thread| thread.join().unwrap());
-        numbers.concat()
+    let [one, two] = CLIENTS;
+    let stamped = std::thread::scope(|scope| {
+        let other = scope.spawn(move || stamp(two, [6, 5, 4, 3]));
+        [stamp(one, [3, 4, 5, 6]), other.join().unwrap()].concat()
     });
-    all.sort_unstable();
-    let expected: Vec<(u64, u64)> = (1..=2 * EACH).map(|number| (number, number)).collect();
-    assert_eq!(all, expected);
+    assert!(stamped.len() as u64 > EACH, "most are stamped");
+    let mut seen = vec![false; stamped.len()];
+    for frame in &stamped {
+        let (_, _, message) = oum::open_ordered(&keys(), &frame[42..]).unwrap();
+        let numbers = [3, 4, 5, 6].map(|group| message.stamps.sequence(group).unwrap());
+        assert_eq!(numbers, [numbers[0]; 4]);
+        let place = usize::try_from(numbers[0] - 1).unwrap();
+        assert!(!std::mem::replace(&mut seen[place], true), "{numbers:?}");
+    }
 }
 
 /// What decides whether copies can leave by an interface: on a veth, that its other end takes
