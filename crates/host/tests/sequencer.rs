@@ -441,15 +441,10 @@ fn the_kernel_says_whether_an_interface_sends_copies() {
     }
 }
 
-/// Real frames, through the device map: two of the replicas are behind one interface.
-#[test]
-fn every_replica_gets_one_copy_of_each_message() {
-    const MESSAGES: u64 = 20;
-    if !can_make_interfaces() {
-        return;
-    }
-    let spaces = ["asks", "stamps", "keeps"].map(|name| Namespace::create(name).unwrap());
-    let [asks, stamps, keeps] = &spaces;
+/// A sequencer between a client and three replicas, two of which are behind one interface; and
+/// the replicas' sockets.
+fn wire(spaces: &[Namespace; 3]) -> (Sequencer, Vec<UdpSocket>) {
+    let [asks, stamps, keeps] = spaces;
     let mac = |last| [2, 0, 0, 0, 1, last];
     let end = |namespace, name, last, address: [u8; 4]| End {
         namespace,
@@ -504,8 +499,19 @@ fn every_replica_gets_one_copy_of_each_message() {
         program.attach("lan0").map_err(io::Error::other)?;
         Ok(program)
     });
-    let program = program.unwrap();
-    let sent = asks.run(|| {
+    (program.unwrap(), sockets.unwrap())
+}
+
+/// Real frames, through the device map.
+#[test]
+fn every_replica_gets_one_copy_of_each_message() {
+    const MESSAGES: u64 = 20;
+    if !can_make_interfaces() {
+        return;
+    }
+    let spaces = ["asks", "stamps", "keeps"].map(|name| Namespace::create(name).unwrap());
+    let (program, sockets) = wire(&spaces);
+    let sent = spaces[0].run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         (1..=MESSAGES).try_for_each(|counter| {
             socket
@@ -514,7 +520,7 @@ fn every_replica_gets_one_copy_of_each_message() {
         })
     });
     sent.unwrap();
-    for socket in sockets.unwrap() {
+    for socket in sockets {
         let mut buffer = [0; 2048];
         let mut receive = |wait: Duration| {
             socket.set_read_timeout(Some(wait)).unwrap();
