@@ -30,6 +30,7 @@ mutations! {
     ReadAtTakeover = "read-at-takeover", "A new leader that orders answers reads before it has what its predecessor answered.";
     OwnTimeOfDay = "own-time-of-day", "A new session's time is that of its sequencer's machine.";
     QuorumAcrossViews = "quorum-across-views", "A client counts replies of different views together.";
+    QuorumAcrossSlots = "quorum-across-slots", "A client counts replies for different slots together.";
     GapWithoutQuorum = "gap-without-quorum", "A leader passes a gap before f followers have the no-ops.";
     GapKeepsValue = "gap-keeps-value", "A follower keeps a value where the leader decided on a no-op.";
     ViewChangeQuorum = "view-change-quorum", "f votes start a view.";
@@ -39,6 +40,8 @@ mutations! {
     VotesWithoutMemory = "votes-without-memory", "A restarted replica votes at once, as if it were its former life.";
     NoClientTable = "no-client-table", "A repeated operation is executed again.";
     SessionReused = "session-reused", "A restarted sequencer gets the session that its former life had.";
+    GrantReplayed = "grant-replayed", "A sequencer takes any grant, also one that its former life asked for.";
+    StandbyNotRefused = "standby-not-refused", "A leader gives the session to another sequencer although it hears the one in force.";
     NoRollback = "no-rollback", "A deposed leader keeps what it executed ahead of the sync point.";
     CommitWithoutQuorum = "commit-without-quorum", "A leader takes for final what f replicas have.";
     PrepareAcrossViews = "prepare-across-views", "A follower takes Prepares of views that are over.";

@@ -102,7 +102,8 @@ impl Sequencer {
                     runs,
                 },
             ) => {
-                if self.session != 0 || !self.asks || nonce != self.nonce || session == 0 {
+                let asked = nonce == self.nonce || self.config.broken(Mutation::GrantReplayed);
+                if self.session != 0 || !self.asks || !asked || session == 0 {
                     self.marks.hit(Mark::GrantIgnored);
                     return;
                 }

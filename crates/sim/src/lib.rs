@@ -11,7 +11,7 @@
 //! * `disk`, `disks`: what survives a crash of replicas that have disks
 //! * `node`, `mail`, `clients`, `workload`, `store`: who takes part, and how
 //! * `world`: the course of one run
-//! * `recorder`, `watch`, [`check`], [`spec`]: what is right
+//! * `recorder`, `watch`, `slots`, `standby`, [`check`], [`spec`]: what is right
 //! * `samples`: some of what is said, as seeds for fuzzers
 //!
 //! What is checked: every core's own invariants after every step; one order
@@ -43,6 +43,7 @@ mod samples;
 mod shrink;
 mod slots;
 pub mod spec;
+mod standby;
 pub mod store;
 mod strikes;
 pub mod tape;

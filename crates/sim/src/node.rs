@@ -7,6 +7,7 @@ use crate::disks::Storage;
 use crate::layout::Kind;
 use crate::plan::{Fault, MS, Plan};
 use crate::recorder::{Recorder, Story};
+use crate::standby::Heard;
 use crate::store;
 use crate::workload::Way;
 use core::time::Duration;
@@ -65,6 +66,8 @@ pub(crate) struct Node {
     pub looked: u64,
     /// A replica's state when it was last looked at, in this life.
     pub seen: Option<ReplicaStatus>,
+    /// What a replica last heard of the sequencer in force, in this life.
+    pub heard: Option<Heard>,
     /// A replica that runs and, since it started, has been a full member once.
     pub sound: bool,
     /// A replica's disk, if it has one.
@@ -104,6 +107,7 @@ impl Node {
             asked: Vec::new(),
             looked: 0,
             seen: None,
+            heard: None,
             sound: false,
             storage: None,
         }
@@ -129,6 +133,7 @@ impl Node {
         self.story = Rc::default();
         self.looked = 0;
         self.seen = None;
+        self.heard = None;
     }
 
     /// A new life begins; its number is higher than all before.

@@ -21,6 +21,7 @@ use stateplane_wire::envelope::Key;
 use stateplane_wire::oum::Keys;
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -101,6 +102,8 @@ pub(crate) struct World<'a> {
     /// The keys of the ordered multicast.
     pub(crate) oum: Keys,
     pub(crate) mutation: Option<Mutation>,
+    /// After which a leader may take another sequencer.
+    silence: Duration,
     /// A process reads several datagrams before it acts.
     pub(crate) gathering: bool,
     pub(crate) dice: Dice,
@@ -184,6 +187,7 @@ impl<'a> World<'a> {
             oum: Keys::derive(&key, CLUSTER),
             key,
             mutation: setup.mutation,
+            silence: node::config(&plan, None).timing.sequencer_silence,
             gathering: false,
             dice,
             run: Run::default(),
@@ -354,7 +358,17 @@ impl World<'_> {
 
     /// Lets a process handle a message.
     pub(crate) fn step(&mut self, index: usize, from: Peer, msg: Message) -> Result<(), String> {
+        let undue = match from {
+            Peer::Sequencer(number) if index < self.layout.replicas => {
+                let silence = self.silence;
+                self.nodes[index].about_to_hear(self.now, number, &msg, silence)
+            }
+            _ => None,
+        };
         self.nodes[index].hear(self.now, from, msg);
+        if let Some(undue) = undue {
+            self.was_refused(index, undue)?;
+        }
         if self.gathering {
             return Ok(());
         }

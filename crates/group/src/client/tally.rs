@@ -22,11 +22,13 @@ pub(super) struct Tally {
 impl Client {
     /// Adds a reply to those it agrees with.
     pub(super) fn count(&mut self, now: Time, formation: Formation, reply: Reply) {
-        let key = (formation, reply.view, reply.session, reply.slot);
-        let key = match self.config.broken(Mutation::QuorumAcrossViews) {
-            true => (formation, 0, 0, reply.slot),
-            false => key,
-        };
+        let mut key = (formation, reply.view, reply.session, reply.slot);
+        if self.config.broken(Mutation::QuorumAcrossViews) {
+            (key.1, key.2) = (0, 0);
+        }
+        if self.config.broken(Mutation::QuorumAcrossSlots) {
+            key.3 = 0;
+        }
         let leader = leader_of(reply.view);
         let tally = self.tallies.entry(key).or_insert_with(|| {
             self.tallied.push_back(key);

@@ -55,7 +55,9 @@ impl<A: Application> Replica<A> {
             (self.nonce, self.granted) = (nonce, false);
             return self.grant_session(now);
         }
-        let another = self.session != 0 && sequencer_of(self.nonce) != from;
+        let another = self.session != 0
+            && sequencer_of(self.nonce) != from
+            && !self.config.broken(Mutation::StandbyNotRefused);
         if another && !self.sequencer_is_silent(now) {
             self.marks.hit(Mark::SessionRefused);
             let (session, nonce) = (self.session, self.nonce);
