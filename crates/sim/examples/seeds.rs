@@ -1,10 +1,17 @@
 //! Runs seeds from the command line while the simulator is being worked on:
 //! `seeds [COUNT [FROM [PROFILE [OFF]]]]`, and `seeds trace SEED [PROFILE [OFF]]`.
-//! With MUTATION=NAME a rule is broken (needs the feature `mutations`).
+//! With MUTATION=NAME a rule is broken, and `seeds hunts` hunts for every broken rule (both
+//! need the feature `mutations`).
 use stateplane_sim::{Faults, Mutation, Options, Profile, run, trace_with};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|a| a == "hunts") {
+        for caught in stateplane_sim::hunts::all(0) {
+            println!("{}", serde_json::to_string(&caught).expect("plain data"));
+        }
+        return;
+    }
     let tracing = args.first().is_some_and(|a| a == "trace");
     let args = if tracing { &args[1..] } else { &args[..] };
     let number = |i: usize, default| {

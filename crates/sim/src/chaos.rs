@@ -176,7 +176,8 @@ impl Chaos {
     }
 
     /// A change of members and, most often, what makes it hard: while it is under way the
-    /// leader and the newcomer are cut off from the others, or the leader falls.
+    /// leader and the newcomer are cut off from the others, the leader or the sequencer
+    /// falls, or a member hears nothing of it and the leader falls when it is done.
     fn upheaval(&mut self, sight: &Sight) -> Vec<Blow> {
         let change = self.change(sight);
         let mut blows = vec![Blow {
@@ -188,16 +189,42 @@ impl Chaos {
         let delay = self.dice.exponential(MS / 2);
         let lasts = self.dice.exponential(self.lasts) * 3;
         let leader = sight.leader.unwrap_or(0);
+        let falls = sight.spare > 0 || sight.durable;
         let ours = |node: &usize| *node == leader || change.into.map(usize::from) == Some(*node);
-        let strike = match self.dice.below(5) {
+        let strike = match self.dice.below(8) {
             0 | 1 => {
                 let all = 0..sight.layout.replicas;
                 let pairs = all.clone().flat_map(|a| all.clone().map(move |b| (a, b)));
                 let apart = pairs.filter(|(a, b)| ours(a) != ours(b)).collect();
                 Strike::Cut(apart)
             }
-            2 if sight.spare > 0 || sight.durable => Strike::Crash(leader),
+            2 if falls => Strike::Crash(leader),
             3 => Strike::Pause(leader),
+            4 if !sight.stamping.is_empty() => Strike::CrashSequencer(self.sequencer(sight)),
+            5 | 6 => {
+                let others: Vec<usize> = (0..sight.layout.replicas)
+                    .filter(|node| !ours(node))
+                    .collect();
+                let deaf = others.get(self.dice.below(others.len().max(1)));
+                let into = |deaf: usize| (0..sight.layout.nodes()).map(move |from| (from, deaf));
+                let links = deaf.map(|deaf| into(*deaf).collect());
+                if falls {
+                    blows.push(Blow {
+                        delay: self.dice.exponential(10 * MS),
+                        strike: Strike::Crash(leader),
+                        lasts,
+                    });
+                }
+                // Before it is asked for.
+                let cut = Strike::Cut(links.unwrap_or_default());
+                let first = Blow {
+                    delay: 0,
+                    strike: cut,
+                    lasts: self.dice.exponential(self.lasts),
+                };
+                blows.insert(0, first);
+                return blows;
+            }
             _ => return blows,
         };
         blows.push(Blow {
