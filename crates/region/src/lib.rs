@@ -36,6 +36,10 @@
 //!   without their being noted.
 //! * **Readers cannot write**: the memory is sealed by the kernel.
 //!
+//! Structures that lie in a region ([`Map`], [`Ring`]), regions of many writers read as one
+//! ([`Merged`]), copies on other machines ([`sync`]) and regions by name ([`Host`],
+//! [`Broker`]) build on that.
+//!
 //! What it does not: a version is in memory, of this machine. What must survive the
 //! machine belongs into a replicated store.
 
@@ -45,8 +49,10 @@ mod clock;
 mod dirty;
 mod fence;
 mod host;
+mod inside;
 mod layout;
 mod memory;
+mod merge;
 mod name;
 mod object;
 mod pace;
@@ -54,6 +60,7 @@ mod protocol;
 mod publisher;
 mod reader;
 mod spec;
+pub mod sync;
 mod writer;
 
 pub use board::MAX_REGIONS;
@@ -61,8 +68,10 @@ pub use broker::message::{Access, Entry, Refusal};
 pub use broker::{Broker, Limits};
 pub use fence::Fenced;
 pub use host::{Host, HostError};
+pub use inside::{Full, Map, Ring, Seen, Source};
 pub use layout::MAX_LEN;
 pub use memory::LINE;
+pub use merge::{Count, Distinct, Frequencies, Largest, Level, Members, Merge, Merged};
 pub use name::{Name, WrongName};
 pub use object::OpenError;
 pub use protocol::MAX_IMAGES;

@@ -191,19 +191,35 @@ impl Publisher {
     }
 
     fn publish_at(&mut self, now: u64, version: u64) -> u64 {
-        let next = self.prepare(now, version, false);
+        let day = now.wrapping_add(self.day_distance(now));
+        let next = self.prepare([now, day], version, false);
         self.commit(next);
         version
     }
 
+    /// Publishes a copy of a region that is written elsewhere: under its version if that
+    /// is newer here too, and with the day when the original was published.
+    pub(crate) fn publish_copy(&mut self, version: u64, day_ns: u64) -> Result<u64, Fenced> {
+        self.check_fence()?;
+        let version = version.clamp(self.version + 1, protocol::MAX_VERSION);
+        let next = self.prepare([clock::now(), day_ns], version, false);
+        self.commit(next);
+        self.confirm()?;
+        Ok(version)
+    }
+
     /// Writes the next image; it is not in force yet.
-    pub(crate) fn prepare(&mut self, now: u64, version: u64, together: bool) -> Control {
+    pub(crate) fn prepare(
+        &mut self,
+        [now, day]: [u64; 2],
+        version: u64,
+        together: bool,
+    ) -> Control {
         assert!(version > self.version && version <= protocol::MAX_VERSION);
         let next = Control {
             version,
             image: self.next_image,
         };
-        let day = now.wrapping_add(self.day_distance(now));
         let (object, working) = (&self.object, &self.working.0);
         protocol::begin(object, next);
         union_runs(&self.logs, |first, end| {
@@ -300,7 +316,10 @@ pub fn publish_together(regions: &mut [&mut Publisher]) -> Result<u64, Fenced> {
     // All images are whole before the first is in force: the lead's control word decides.
     let prepared: Vec<Control> = regions
         .iter_mut()
-        .map(|region| region.prepare(now, version, true))
+        .map(|region| {
+            let day = now.wrapping_add(region.day_distance(now));
+            region.prepare([now, day], version, true)
+        })
         .collect();
     for (region, next) in regions.iter_mut().zip(prepared) {
         region.commit(next);

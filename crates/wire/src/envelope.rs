@@ -91,6 +91,8 @@ pub enum Kind {
     Refusal = 3,
     /// Nothing but the life of its sender, so that a guard knows it; no body.
     Hello = 4,
+    /// A region crosses to another machine.
+    Region = 5,
 }
 
 /// Who sent a datagram, and which.
@@ -207,6 +209,7 @@ fn parse(cluster: u32, sealed: &[u8]) -> Result<(Header, &[u8]), Option<OpenErro
         2 => Kind::Heartbeat,
         3 => Kind::Refusal,
         4 => Kind::Hello,
+        5 => Kind::Region,
         other => return Err(Some(OpenError::Kind(other))),
     };
     Ok((

@@ -1,0 +1,432 @@
+//! The sender: versions in, datagrams out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stateplane_base::Time;
+
+use super::message::{
+    Mark, Message, PIECE_HEAD, Piece, RUN_HEAD, RUN_MAX, Report, decode, encode_announce, run_head,
+};
+use super::{At, Malformed, Timing};
+use crate::memory::LINE;
+
+/// Receivers of one region.
+pub const PEERS_MAX: usize = 64;
+/// Ways kept for the present version.
+const WAYS_MAX: usize = 16;
+/// Pieces that wait to be sent.
+const QUEUE_MAX: usize = 1 << 20;
+/// A way of so few pieces is sent again rather than asked about.
+const FEW: usize = 4;
+/// A receiver that held the others up to no avail lets them go on so many times as long.
+const REST: u32 = 4;
+
+/// Numbers of the receivers that a datagram is for.
+pub type To = Arc<[u16]>;
+
+/// One datagram's body, and whom it is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// Receivers. More than one: multicast, where there is one.
+    pub to: To,
+    /// To be sealed and sent.
+    pub body: Vec<u8>,
+}
+
+/// The sender's side of one region.
+#[derive(Debug)]
+pub struct Export {
+    region: u64,
+    timing: Timing,
+    /// Bytes of runs in a piece.
+    room: usize,
+    image: Vec<u8>,
+    len: usize,
+    /// The version that changed each line last.
+    changed: Vec<u64>,
+    at: At,
+    day_ns: u64,
+    /// When the present version was taken up.
+    since: Option<Time>,
+    peers: BTreeMap<u16, Peer>,
+    /// Cut into pieces: what leads from a base to the present version.
+    ways: BTreeMap<u64, Way>,
+    queue: VecDeque<Job>,
+    announce: BTreeSet<u16>,
+    /// Bytes that this turn may still send, and when the next begins.
+    left: usize,
+    next_turn: Time,
+    marks: BTreeSet<Mark>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    has: At,
+    heard: Time,
+    /// When pieces were last sent to it, and when it was last reminded.
+    served: Time,
+    reminded: Time,
+    /// How long it may hold the others up, and until when it may not at all.
+    hold: Duration,
+    rests: Time,
+}
+
+/// Runs (first line, lines) of each piece.
+type Way = Arc<Vec<Vec<(u32, u32)>>>;
+
+#[derive(Debug)]
+struct Job {
+    to: To,
+    base: u64,
+    index: u32,
+}
+
+impl Export {
+    /// A sender of the region of this number. `datagram` bounds the bytes of a body.
+    ///
+    /// # Panics
+    /// If a datagram could not hold a line.
+    pub fn new(region: u64, timing: Timing, datagram: usize) -> Self {
+        assert!(datagram >= PIECE_HEAD + RUN_HEAD + LINE, "room for a line");
+        Self {
+            region,
+            timing,
+            room: datagram - PIECE_HEAD,
+            image: Vec::new(),
+            len: 0,
+            changed: Vec::new(),
+            at: At::default(),
+            day_ns: 0,
+            since: None,
+            peers: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            queue: VecDeque::new(),
+            announce: BTreeSet::new(),
+            left: timing.burst,
+            next_turn: Time::ZERO,
+            marks: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the next version should be taken up now: an interval has passed, and the
+    /// receivers have the present one or have had their time.
+    pub fn is_ready(&self, now: Time) -> bool {
+        let Some(since) = self.since else {
+            return true;
+        };
+        let waits =
+            |peer: &Peer| peer.has != self.at && now >= peer.rests && now < since + peer.hold;
+        now >= since + self.timing.interval && !self.peers.values().any(waits)
+    }
+
+    /// Takes up a version of the region: its bytes, which it is, when it was published.
+    /// One that is not newer is passed over.
+    pub fn update(&mut self, now: Time, bytes: &[u8], at: At, day_ns: u64) {
+        if at <= self.at || at.version == 0 {
+            return;
+        }
+        for peer in self.peers.values_mut().filter(|peer| peer.has != self.at) {
+            if now >= peer.rests {
+                peer.rests = now + peer.hold * REST;
+                peer.hold = (peer.hold * 2).min(self.timing.lease);
+                self.marks.insert(Mark::WentOn);
+            }
+        }
+        let former = self.at;
+        (self.at, self.day_ns, self.since) = (at, day_ns, Some(now));
+        self.compare(bytes, former.epoch == at.epoch);
+        self.ways.clear();
+        self.queue.clear();
+        // Those that keep up share one way; the others ask for theirs.
+        let keeps_up = |(number, peer): (&u16, &Peer)| (peer.has == former).then_some(*number);
+        let together: Vec<u16> = self.peers.iter().filter_map(keeps_up).collect();
+        if !together.is_empty() && former.version > 0 {
+            let base = self.base(former);
+            self.send_way(together.into(), base);
+        }
+    }
+
+    /// Which lines are other than before.
+    fn compare(&mut self, bytes: &[u8], same_writer: bool) {
+        let lines = bytes.len().div_ceil(LINE);
+        if !same_writer || self.len != bytes.len() {
+            self.len = bytes.len();
+            self.image = vec![0; lines * LINE];
+            self.image[..bytes.len()].copy_from_slice(bytes);
+            // Zeros too: who has an older version may have something else there.
+            self.changed = vec![self.at.version; lines];
+            return;
+        }
+        let pairs = self.image.chunks_exact_mut(LINE).zip(bytes.chunks(LINE));
+        for ((mine, new), changed) in pairs.zip(&mut self.changed) {
+            let mine = &mut mine[..new.len()];
+            if mine != new {
+                mine.copy_from_slice(new);
+                *changed = self.at.version;
+            }
+        }
+    }
+
+    /// From where a receiver that has this can be led on; 0: from nothing.
+    fn base(&self, has: At) -> u64 {
+        let known = has.epoch == self.at.epoch && has.version <= self.at.version;
+        if known { has.version } else { 0 }
+    }
+
+    fn way(&mut self, base: u64) -> Way {
+        if let Some(way) = self.ways.get(&base) {
+            return Arc::clone(way);
+        }
+        if self.ways.len() >= WAYS_MAX {
+            self.ways.pop_first();
+        }
+        let way = Arc::new(self.cut(base));
+        self.ways.insert(base, Arc::clone(&way));
+        way
+    }
+
+    fn cut(&self, base: u64) -> Vec<Vec<(u32, u32)>> {
+        let zero = |line: usize| self.image[line * LINE..][..LINE].iter().all(|b| *b == 0);
+        let needed = |line: usize| {
+            if base == 0 {
+                !zero(line)
+            } else {
+                self.changed[line] > base
+            }
+        };
+        let (mut pieces, mut runs, mut used) = (Vec::new(), Vec::<(u32, u32)>::new(), 0);
+        for line in (0..self.changed.len()).filter(|line| needed(*line)) {
+            let line = u32::try_from(line).expect("a region has fewer lines");
+            let joins = runs
+                .last()
+                .is_some_and(|(first, count)| first + count == line && (*count as usize) < RUN_MAX);
+            let cost = if joins { LINE } else { RUN_HEAD + LINE };
+            if used + cost > self.room {
+                pieces.push(std::mem::take(&mut runs));
+                used = 0;
+            }
+            match runs.last_mut() {
+                Some((_, count)) if joins => *count += 1,
+                _ => runs.push((line, 1)),
+            }
+            // The first run of a piece has its head, whatever it went on from.
+            used += if runs.len() == 1 && used == 0 {
+                RUN_HEAD + LINE
+            } else {
+                cost
+            };
+        }
+        // A version without changes is a piece without lines.
+        if !runs.is_empty() || pieces.is_empty() {
+            pieces.push(runs);
+        }
+        pieces
+    }
+
+    fn send_way(&mut self, to: To, base: u64) {
+        let pieces = self.way(base).len() as u32;
+        self.enqueue(&to, base, 0..pieces);
+    }
+
+    fn enqueue(&mut self, to: &To, base: u64, pieces: std::ops::Range<u32>) {
+        for index in pieces {
+            if self.queue.len() >= QUEUE_MAX {
+                return; // what is not sent is asked for again
+            }
+            let to = Arc::clone(to);
+            self.queue.push_back(Job { to, base, index });
+        }
+    }
+
+    /// A receiver's message. `from` is its number, by which [`Outgoing`] names it.
+    pub fn on_message(&mut self, now: Time, from: u16, body: &[u8]) -> Result<(), Malformed> {
+        if let Message::Report(report) = decode(body)?
+            && report.region == self.region
+        {
+            self.on_report(now, from, &report);
+        }
+        Ok(())
+    }
+
+    fn on_report(&mut self, now: Time, from: u16, report: &Report) {
+        if !self.peers.contains_key(&from) && self.peers.len() >= PEERS_MAX {
+            return;
+        }
+        let hold = self.timing.hold;
+        let peer = self.peers.entry(from).or_insert(Peer {
+            has: At::default(),
+            heard: now,
+            served: Time::ZERO,
+            reminded: Time::ZERO,
+            hold,
+            rests: Time::ZERO,
+        });
+        (peer.has, peer.heard) = (report.has, now);
+        if report.has == self.at {
+            (peer.hold, peer.rests) = (hold, Time::ZERO);
+            self.announce.remove(&from);
+            return;
+        }
+        // What is under way need not be sent twice.
+        let lately = now < peer.served + self.timing.patience / 2;
+        if self.at.version == 0 || lately || self.queue.iter().any(|job| job.to.contains(&from)) {
+            return;
+        }
+        let base = self.base(report.has);
+        let to: To = Arc::new([from]);
+        match report.collects {
+            // What it collects leads on from where it is, or from before that.
+            Some((collected, version)) if version == self.at.version && collected <= base => {
+                self.marks.insert(Mark::Repaired);
+                let pieces = self.way(collected).len() as u32;
+                for (first, count) in &report.gaps {
+                    let end = first.saturating_add(*count).min(pieces);
+                    self.enqueue(&to, collected, *first..end);
+                }
+            }
+            _ => {
+                let from_nothing = base == 0;
+                self.marks.insert(if from_nothing {
+                    Mark::FromNothing
+                } else {
+                    Mark::OwnWay
+                });
+                self.send_way(to, base);
+            }
+        }
+    }
+
+    /// What time brings: a new turn, receivers that have fallen silent or say nothing.
+    pub fn on_time(&mut self, now: Time) {
+        if now >= self.next_turn {
+            self.next_turn = now + self.timing.patience / 4;
+            self.left = self.timing.burst;
+        }
+        let before = self.peers.len();
+        let lease = self.timing.lease;
+        self.peers.retain(|_, peer| now < peer.heard + lease);
+        if self.peers.len() < before {
+            self.marks.insert(Mark::Forgotten);
+            let peers = &self.peers;
+            let gone = |job: &Job| !job.to.iter().any(|to| peers.contains_key(to));
+            self.queue.retain(|job| !gone(job));
+            self.announce.retain(|to| peers.contains_key(to));
+        }
+        if self.queue.is_empty() && self.at.version > 0 {
+            let silent = |(number, peer): (&u16, &Peer)| {
+                (peer.has != self.at && now >= self.reminder(peer)).then_some(*number)
+            };
+            let silent: Vec<u16> = self.peers.iter().filter_map(silent).collect();
+            silent
+                .into_iter()
+                .for_each(|number| self.remind(now, number));
+        }
+    }
+
+    /// When a receiver that does not say it has the present version is reminded. A short
+    /// way is sent again whole, once a round trip has passed; a long one is announced,
+    /// soon, since the receiver must ask for it first.
+    fn reminder(&self, peer: &Peer) -> Time {
+        let patience = self.timing.patience;
+        if self.is_short(peer) {
+            peer.served + patience * 5 / 2
+        } else {
+            peer.served.max(peer.reminded) + patience
+        }
+    }
+
+    fn is_short(&self, peer: &Peer) -> bool {
+        let way = self.ways.get(&self.base(peer.has));
+        way.is_some_and(|way| way.len() <= FEW)
+    }
+
+    /// Everything to a receiver was lost, or its report was.
+    fn remind(&mut self, now: Time, number: u16) {
+        let Some(peer) = self.peers.get_mut(&number) else {
+            return;
+        };
+        peer.reminded = now;
+        let peer = &self.peers[&number];
+        if self.is_short(peer) {
+            self.send_way(Arc::new([number]), self.base(peer.has));
+        } else {
+            self.announce.insert(number);
+        }
+    }
+
+    /// The next datagram, if this turn may still send one.
+    pub fn poll(&mut self, now: Time) -> Option<Outgoing> {
+        if self.left == 0 {
+            return None;
+        }
+        let mut body = Vec::new();
+        let to: To = if let Some(number) = self.announce.pop_first() {
+            encode_announce(self.region, self.at, &mut body);
+            Arc::new([number])
+        } else {
+            let job = self.queue.pop_front()?;
+            self.write_piece(&job, &mut body);
+            for number in job.to.iter() {
+                if let Some(peer) = self.peers.get_mut(number) {
+                    peer.served = now;
+                }
+            }
+            job.to
+        };
+        self.left = self.left.saturating_sub(body.len() * to.len());
+        Some(Outgoing { to, body })
+    }
+
+    fn write_piece(&mut self, job: &Job, out: &mut Vec<u8>) {
+        let way = self.way(job.base);
+        let head = Piece {
+            region: self.region,
+            at: self.at,
+            base: job.base,
+            day_ns: self.day_ns,
+            len: self.len as u64,
+            index: job.index,
+            count: way.len() as u32,
+            runs: &[],
+        };
+        head.encode_head(out);
+        for (first, count) in &way[job.index as usize] {
+            let (first, count) = (*first as usize, *count as usize);
+            out.extend_from_slice(&run_head(first, count).to_be_bytes());
+            out.extend_from_slice(&self.image[first * LINE..(first + count) * LINE]);
+        }
+    }
+
+    /// When [`Export::on_time`] should be called next, at the latest.
+    pub fn next_timer(&self) -> Time {
+        if !self.queue.is_empty() || !self.announce.is_empty() {
+            return self.next_turn;
+        }
+        let due = self.peers.values().map(|peer| {
+            let forget = peer.heard + self.timing.lease;
+            if peer.has == self.at {
+                forget
+            } else {
+                forget.min(self.reminder(peer))
+            }
+        });
+        due.min().unwrap_or(Time::MAX)
+    }
+
+    /// The version that is being sent.
+    pub fn at(&self) -> At {
+        self.at
+    }
+
+    /// Receivers, and what they said they have.
+    pub fn peers(&self) -> impl Iterator<Item = (u16, At)> {
+        self.peers.iter().map(|(number, peer)| (*number, peer.has))
+    }
+
+    /// Rare branches that were taken.
+    pub fn marks(&self) -> impl Iterator<Item = Mark> {
+        self.marks.iter().copied()
+    }
+}

@@ -1,0 +1,271 @@
+//! The receiver: datagrams in, versions out.
+
+use stateplane_base::Time;
+
+use super::message::{GAPS_MAX, Mark, Message, Piece, RUN_HEAD, Report, decode, runs};
+use super::{At, Malformed, Timing};
+use crate::fence::Fenced;
+use crate::memory::LINE;
+use crate::publisher::Publisher;
+use std::collections::BTreeSet;
+
+/// The receiver's side of one region.
+#[derive(Debug)]
+pub struct Import {
+    region: u64,
+    len: usize,
+    timing: Timing,
+    has: At,
+    collects: Option<Collected>,
+    /// When the next report is due.
+    due: Time,
+    reported: Time,
+    marks: BTreeSet<Mark>,
+}
+
+/// What came of a version so far.
+#[derive(Debug)]
+struct Collected {
+    at: At,
+    base: u64,
+    day_ns: u64,
+    pieces: Vec<Option<Box<[u8]>>>,
+    missing: usize,
+    bytes: usize,
+}
+
+/// What leads a copy to a version, whole.
+#[derive(Debug)]
+pub struct Step {
+    at: At,
+    day_ns: u64,
+    from_nothing: bool,
+    pieces: Vec<Box<[u8]>>,
+    len: usize,
+}
+
+impl Step {
+    /// The version that it leads to.
+    pub fn at(&self) -> At {
+        self.at
+    }
+
+    /// When that was published, in nanoseconds since 1970, by its writer's clock.
+    pub fn day_ns(&self) -> u64 {
+        self.day_ns
+    }
+
+    /// Whether whatever is not told is zero, instead of as before.
+    pub fn is_from_nothing(&self) -> bool {
+        self.from_nothing
+    }
+
+    /// Hands the changes, as first byte and bytes, to `each`.
+    pub fn for_each(&self, mut each: impl FnMut(usize, &[u8])) {
+        for piece in &self.pieces {
+            let told = runs(piece, self.len.div_ceil(LINE), |line, bytes| {
+                let at = line * LINE;
+                // The last line of a region may be shorter than a line.
+                each(at, &bytes[..bytes.len().min(self.len - at)]);
+            });
+            told.expect("checked when it came");
+        }
+    }
+
+    /// Changes a copy of the region and publishes that. Its readers get the versions of
+    /// the original, and the time of day when the original was published.
+    pub fn publish(&self, copy: &mut Publisher) -> Result<u64, Fenced> {
+        if self.from_nothing {
+            copy.bytes_mut(0, self.len).fill(0);
+        }
+        self.for_each(|at, bytes| copy.bytes_mut(at, bytes.len()).copy_from_slice(bytes));
+        copy.publish_copy(self.at.version, self.day_ns)
+    }
+}
+
+impl Import {
+    /// A receiver of the region of this number, which has `len` bytes. `has` is the
+    /// version of the copy there is already.
+    pub fn new(region: u64, len: usize, has: At, timing: Timing) -> Self {
+        Self {
+            region,
+            len,
+            timing,
+            has,
+            collects: None,
+            due: Time::ZERO,
+            reported: Time::ZERO,
+            marks: BTreeSet::new(),
+        }
+    }
+
+    /// A datagram's body from the sender. A step, once it is whole: it must be taken, since
+    /// the sender will be told that it was.
+    pub fn on_message(&mut self, now: Time, body: &[u8]) -> Result<Option<Step>, Malformed> {
+        match decode(body)? {
+            Message::Piece(piece) if piece.region == self.region => self.on_piece(now, &piece),
+            Message::Announce { region, at } if region == self.region => {
+                self.on_announce(now, at);
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn on_announce(&mut self, now: Time, at: At) {
+        let collects = self.collects.as_ref().is_some_and(|c| c.at == at);
+        // What is collected may only be late; all else is worth an answer at once: that
+        // nothing came, or that everything did and the report was lost.
+        let wait = if collects {
+            self.timing.patience / 4
+        } else {
+            Default::default()
+        };
+        self.hasten(now + wait);
+    }
+
+    fn hasten(&mut self, at: Time) {
+        self.due = self
+            .due
+            .min(at)
+            .max(self.reported + self.timing.patience / 4);
+    }
+
+    fn on_piece(&mut self, now: Time, piece: &Piece<'_>) -> Result<Option<Step>, Malformed> {
+        let lines = self.len.div_ceil(LINE);
+        if piece.len != self.len as u64 || piece.count as usize > lines.max(1) {
+            return Err(Malformed("of another region"));
+        }
+        runs(piece.runs, lines, |_, _| ())?;
+        if piece.at <= self.has {
+            self.hasten(now + self.timing.patience / 2); // the report was lost
+            return Ok(None);
+        }
+        if !self.collects_for(now, piece) {
+            return Ok(None);
+        }
+        let Some(collected) = &mut self.collects else {
+            return Ok(None);
+        };
+        let Some(place) = collected.pieces.get_mut(piece.index as usize) else {
+            return Err(Malformed("another number of pieces"));
+        };
+        if place.is_none() {
+            *place = Some(piece.runs.into());
+            collected.missing -= 1;
+            collected.bytes += piece.runs.len();
+        }
+        // A line is in a way once, with the head of its run.
+        if collected.bytes > lines * (LINE + RUN_HEAD) {
+            self.collects = None;
+            return Err(Malformed("more than the region holds"));
+        }
+        if collected.missing == 0 {
+            return Ok(self.complete(now));
+        }
+        let end = piece.index + 1 == piece.count;
+        self.due = now
+            + if end {
+                self.timing.patience / 4
+            } else {
+                self.timing.patience
+            };
+        Ok(None)
+    }
+
+    /// Makes room for what a piece belongs to; false: it is of no use.
+    fn collects_for(&mut self, now: Time, piece: &Piece<'_>) -> bool {
+        if let Some(collected) = &self.collects {
+            if (collected.at, collected.base) == (piece.at, piece.base) {
+                return true;
+            }
+            // Of two ways to one version the first is kept: what it lacks will be asked.
+            if piece.at <= collected.at {
+                return false;
+            }
+        }
+        let known = piece.at.epoch == self.has.epoch && piece.base <= self.has.version;
+        if piece.base != 0 && !known {
+            // It leads on from where this is not: the sender does not know that.
+            self.hasten(now);
+            return false;
+        }
+        if self.collects.is_some() {
+            self.marks.insert(Mark::GivenUp);
+        }
+        self.collects = Some(Collected {
+            at: piece.at,
+            base: piece.base,
+            day_ns: piece.day_ns,
+            pieces: vec![None; piece.count as usize],
+            missing: piece.count as usize,
+            bytes: 0,
+        });
+        true
+    }
+
+    fn complete(&mut self, now: Time) -> Option<Step> {
+        let collected = self.collects.take()?;
+        self.has = collected.at;
+        self.due = now;
+        Some(Step {
+            at: collected.at,
+            day_ns: collected.day_ns,
+            from_nothing: collected.base == 0,
+            pieces: collected.pieces.into_iter().flatten().collect(),
+            len: self.len,
+        })
+    }
+
+    /// The body of a report to the sender, if one is due.
+    pub fn poll(&mut self, now: Time) -> Option<Vec<u8>> {
+        if now < self.due {
+            return None;
+        }
+        let mut gaps: Vec<(u32, u32)> = Vec::new();
+        let mut collects = None;
+        if let Some(collected) = &self.collects {
+            collects = Some((collected.base, collected.at.version));
+            let missing = (0u32..).zip(&collected.pieces).filter(|(_, p)| p.is_none());
+            for (index, _) in missing {
+                let full = gaps.len() == GAPS_MAX;
+                match gaps.last_mut() {
+                    Some((first, count)) if *first + *count == index => *count += 1,
+                    _ if full => break,
+                    _ => gaps.push((index, 1)),
+                }
+            }
+        }
+        self.reported = now;
+        let wait = if collects.is_some() || self.has.version == 0 {
+            self.timing.patience
+        } else {
+            self.timing.lease / 3
+        };
+        self.due = now + wait;
+        let report = Report {
+            region: self.region,
+            has: self.has,
+            collects,
+            gaps,
+        };
+        let mut body = Vec::new();
+        report.encode(&mut body);
+        Some(body)
+    }
+
+    /// When [`Import::poll`] has something next, at the latest.
+    pub fn next_timer(&self) -> Time {
+        self.due
+    }
+
+    /// The newest version that was whole.
+    pub fn has(&self) -> At {
+        self.has
+    }
+
+    /// Rare branches that were taken.
+    pub fn marks(&self) -> impl Iterator<Item = Mark> {
+        self.marks.iter().copied()
+    }
+}
