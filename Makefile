@@ -67,6 +67,7 @@ bench: build
 	target/release/stateplane bench nat
 	target/release/stateplane bench replication
 	target/release/stateplane bench sequencer
+	target/release/stateplane bench region
 
 # A region's writer is killed 10,000 times at random points (minutes).
 kills:

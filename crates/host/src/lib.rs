@@ -5,6 +5,7 @@
 //! * XDP programs: [`bpf`]
 //! * interfaces: [`ethtool`], [`ifreq`], [`netdev`], [`guard`] (settings to restore)
 //! * routes and neighbours: [`neigh`]
+//! * regions on other machines: [`region`]
 //! * nodes: [`udp`]; clients: [`epoll`]; what replicas keep on disk: [`wal`]
 //! * the lab's world: [`netns`], [`link`], [`spawn`]
 //! * time and processors: [`clock`], [`poll`], [`priority`], [`napi`]
@@ -27,6 +28,7 @@ pub mod pcap;
 pub mod poll;
 pub mod port;
 pub mod priority;
+pub mod region;
 pub mod spawn;
 pub mod udp;
 pub mod wal;

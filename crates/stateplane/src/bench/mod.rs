@@ -6,6 +6,7 @@
 
 mod device;
 mod measure;
+mod region;
 mod replication;
 mod sequencer;
 mod testbed;
@@ -36,6 +37,9 @@ pub(crate) enum Bench {
     /// Messages stamped and multicast to three replicas a second, in the network and in
     /// user space, and the latency that stamping adds.
     Sequencer(sequencer::SequencerArgs),
+    /// What a region costs its writer and readers, beside plain stores, memcpy and a Unix
+    /// socket.
+    Region(region::RegionArgs),
 }
 
 /// Options of `bench nat`.
@@ -96,6 +100,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Nat(args) => nat(args),
         Bench::Replication(args) => replication::run(args),
         Bench::Sequencer(args) => sequencer::run(args),
+        Bench::Region(args) => region::run(args),
     }
 }
 

@@ -6,6 +6,7 @@
 mod admin;
 mod check;
 mod group;
+mod region;
 mod run;
 mod show;
 mod sim;
@@ -54,6 +55,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// The members of the store group, and changes of them
     Group(group::GroupArgs),
+    /// Regions of this machine: their broker, and a look at them
+    Region(region::RegionArgs),
     /// Real traffic through real nodes in network namespaces (needs root)
     Lab(lab::LabArgs),
     /// The failover lab with a live view: 0 broken connections, or it exits with 1
@@ -74,6 +77,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Show(args) => show::run(&args),
         Verb::Group(args) => group::run(&args),
+        Verb::Region(args) => region::run(&args),
         Verb::Lab(args) => lab::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => match bench::run(&args) {

@@ -1,0 +1,328 @@
+//! Copies of regions between machines over UDP: the drivers of `stateplane_region::sync`.
+//!
+//! A [`Source`] sends a region of this machine to the receivers it was told of: the
+//! region's scope. A [`Copy`] receives one and is its writer here. Both are turned by their
+//! owner, wait for nothing, and authenticate as all messages between nodes do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use stateplane_base::Time;
+use stateplane_region::sync::{At, Export, Import, Outgoing, Sealed, Timing};
+use stateplane_region::{ReadError, Reader, Snapshot, Writer};
+use stateplane_wire::envelope::OVERHEAD;
+
+use crate::udp::BatchSocket;
+
+/// Datagrams taken from a socket in one turn.
+const ENOUGH: usize = 256;
+/// Bytes of a datagram that any path between nodes takes whole: what IPv6 demands, less
+/// its header and that of UDP (RFC 8200, 5).
+pub const DATAGRAM: usize = 1280 - 40 - 8;
+
+/// What a socket has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Heard {
+    /// Taken in.
+    pub taken: u64,
+    /// Of nobody known, forged, replayed, or malformed.
+    pub refused: u64,
+}
+
+/// Sends a region to other machines.
+#[derive(Debug)]
+pub struct Source {
+    socket: BatchSocket,
+    sealed: Sealed,
+    export: Export,
+    reader: Reader<[u8]>,
+    snapshot: Option<Snapshot<[u8]>>,
+    scope: BTreeMap<u16, SocketAddr>,
+    heard: Heard,
+}
+
+impl Source {
+    /// A sender of `reader`'s region, known as `region` on the wire, to the nodes of
+    /// `scope`: their numbers in the cluster and where they listen.
+    pub fn new(
+        socket: BatchSocket,
+        sealed: Sealed,
+        region: u64,
+        reader: Reader<[u8]>,
+        scope: BTreeMap<u16, SocketAddr>,
+        timing: Timing,
+    ) -> Self {
+        Self {
+            socket,
+            sealed,
+            export: Export::new(region, timing, DATAGRAM - OVERHEAD),
+            reader,
+            snapshot: None,
+            scope,
+            heard: Heard::default(),
+        }
+    }
+
+    /// Goes on with the memory of the region's next writer.
+    pub fn follow(&mut self, reader: Reader<[u8]>) {
+        (self.reader, self.snapshot) = (reader, None);
+    }
+
+    /// Everything there is to do now; when to call it next, if nothing arrives before.
+    ///
+    /// # Errors
+    /// The socket's, and [`ReadError::Superseded`] as an [`io::Error`]: the region has
+    /// another writer, to be [followed](Source::follow).
+    pub fn turn(&mut self, now: Time) -> io::Result<Time> {
+        let Self {
+            socket,
+            sealed,
+            export,
+            scope,
+            heard,
+            ..
+        } = self;
+        socket.receive(ENOUGH, |_, datagram| {
+            let known = sealed
+                .open(datagram)
+                .filter(|(from, _)| scope.contains_key(from));
+            let taken =
+                known.is_some_and(|(from, body)| export.on_message(now, from, body).is_ok());
+            count(heard, taken);
+        })?;
+        let taken_up = self.take_up(now);
+        self.export.on_time(now);
+        let mut datagram = Vec::new();
+        while let Some(Outgoing { to, body }) = self.export.poll(now) {
+            datagram.clear();
+            self.sealed.seal(&body, &mut datagram);
+            let to: Vec<SocketAddr> = to
+                .iter()
+                .filter_map(|n| self.scope.get(n))
+                .copied()
+                .collect();
+            self.socket
+                .compose(&to, |out| out.extend_from_slice(&datagram));
+        }
+        self.socket.flush();
+        taken_up?;
+        Ok(self.export.next_timer())
+    }
+
+    fn take_up(&mut self, now: Time) -> io::Result<()> {
+        if !self.export.is_ready(now) {
+            return Ok(());
+        }
+        let read = match &mut self.snapshot {
+            Some(snapshot) => self.reader.refresh(snapshot),
+            None => self.reader.snapshot().map(|first| {
+                self.snapshot = Some(first);
+                true
+            }),
+        };
+        match (read, &self.snapshot) {
+            (Ok(true), Some(snapshot)) => {
+                let edition = snapshot.edition();
+                let at = At {
+                    epoch: edition.epoch,
+                    version: edition.version,
+                };
+                self.export
+                    .update(now, snapshot.bytes(), at, edition.published_day_ns);
+                Ok(())
+            }
+            // Nothing yet, or too fast just now: the next turn tries again.
+            (Ok(_) | Err(ReadError::Empty | ReadError::Overrun), _) => Ok(()),
+            (Err(error), _) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// What receivers have said they have.
+    pub fn export(&self) -> &Export {
+        &self.export
+    }
+
+    /// Datagrams so far.
+    pub fn heard(&self) -> Heard {
+        self.heard
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Receives a region of another machine, and is the writer of its copy here. The copy's age
+/// counts from its last version: an original that rests looks like one that is cut off.
+#[derive(Debug)]
+pub struct Copy {
+    socket: BatchSocket,
+    sealed: Sealed,
+    import: Import,
+    copy: Writer<[u8]>,
+    /// The sender's number in the cluster, and where it listens.
+    source: (u16, SocketAddr),
+    heard: Heard,
+}
+
+impl Copy {
+    /// A receiver that writes `copy`, which has the original's length.
+    pub fn new(
+        socket: BatchSocket,
+        sealed: Sealed,
+        region: u64,
+        copy: Writer<[u8]>,
+        source: (u16, SocketAddr),
+        timing: Timing,
+    ) -> Self {
+        let len = copy.bytes().len();
+        Self {
+            socket,
+            sealed,
+            // What an earlier life of the copy held is of an epoch nobody knows here.
+            import: Import::new(region, len, At::default(), timing),
+            copy,
+            source,
+            heard: Heard::default(),
+        }
+    }
+
+    /// Everything there is to do now; when to call it next, if nothing arrives before.
+    ///
+    /// # Errors
+    /// The socket's, and [`stateplane_region::Fenced`] as an [`io::Error`]: the copy has
+    /// another writer.
+    pub fn turn(&mut self, now: Time) -> io::Result<Time> {
+        let Self {
+            socket,
+            sealed,
+            import,
+            copy,
+            source,
+            heard,
+        } = self;
+        let mut fenced = Ok(());
+        socket.receive(ENOUGH, |_, datagram| {
+            let known = sealed.open(datagram).filter(|(from, _)| *from == source.0);
+            let step = known.map(|(_, body)| import.on_message(now, body));
+            count(heard, matches!(step, Some(Ok(_))));
+            if let Some(Ok(Some(step))) = step {
+                fenced = step.publish(copy).map(|_| ());
+            }
+        })?;
+        fenced.map_err(io::Error::other)?;
+        if let Some(report) = self.import.poll(now) {
+            let mut datagram = Vec::new();
+            self.sealed.seal(&report, &mut datagram);
+            self.socket.send(self.source.1, &datagram);
+        }
+        self.socket.flush();
+        Ok(self.import.next_timer())
+    }
+
+    /// The newest version that was whole.
+    pub fn has(&self) -> At {
+        self.import.has()
+    }
+
+    /// The copy, as a region.
+    pub fn copy(&self) -> &Writer<[u8]> {
+        &self.copy
+    }
+
+    /// Datagrams so far.
+    pub fn heard(&self) -> Heard {
+        self.heard
+    }
+}
+
+impl AsFd for Copy {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn count(heard: &mut Heard, taken: bool) {
+    if taken {
+        heard.taken += 1;
+    } else {
+        heard.refused += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use stateplane_region::Spec;
+    use stateplane_wire::envelope::Key;
+    use std::time::{Duration, Instant};
+
+    fn socket() -> BatchSocket {
+        BatchSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+    }
+
+    fn sealed(number: u16, key: u8) -> Sealed {
+        Sealed::new(Key::new([key; 16]), 1, number, 1)
+    }
+
+    fn reader(writer: &Writer<[u8]>) -> Reader<[u8]> {
+        Reader::open(writer.fd().try_clone_to_owned().unwrap(), "").unwrap()
+    }
+
+    /// A source, a copy within its scope, one without the key, one outside of the scope.
+    #[test]
+    fn copies_follow_and_strangers_get_nothing() {
+        const LEN: usize = 100_001;
+        let spec = Spec::bytes(LEN);
+        let mut original = Writer::<[u8]>::create(&spec).unwrap();
+        let home = socket();
+        let (address, timing) = (home.local_addr().unwrap(), Timing::default());
+        let (mut scope, mut copies) = (BTreeMap::new(), Vec::new());
+        for (number, key) in [(1, 7), (2, 7), (3, 8), (4, 7)] {
+            let socket = socket();
+            if number != 4 {
+                scope.insert(number, socket.local_addr().unwrap());
+            }
+            let copy = Writer::create(&spec).unwrap();
+            copies.push(Copy::new(
+                socket,
+                sealed(number, key),
+                5,
+                copy,
+                (9, address),
+                timing,
+            ));
+        }
+        let mut source = Source::new(home, sealed(9, 7), 5, reader(&original), scope, timing);
+        let readers = [reader(copies[0].copy()), reader(copies[1].copy())];
+        for round in 1..=30u8 {
+            original
+                .bytes_mut(usize::from(round) * 999, 2000)
+                .fill(round);
+            original.bytes_mut(LEN - 1, 1).fill(round);
+            let version = original.publish().unwrap();
+            let start = Instant::now();
+            while copies[..2].iter().any(|copy| copy.has().version != version) {
+                assert!(start.elapsed() < Duration::from_secs(20), "does not arrive");
+                source.turn(clock::now()).unwrap();
+                for copy in &mut copies {
+                    copy.turn(clock::now()).unwrap();
+                }
+            }
+            for reader in &readers {
+                let snapshot = reader.snapshot().unwrap();
+                assert!(snapshot.bytes() == original.bytes(), "another version");
+                assert_eq!(snapshot.edition().version, version);
+            }
+        }
+        assert_eq!(copies[2].has(), At::default(), "of another key");
+        assert_eq!(copies[3].has(), At::default(), "outside of the scope");
+        assert!(source.heard().refused > 0 && source.heard().taken > 0);
+        assert_eq!(source.export().peers().count(), 2);
+    }
+}
