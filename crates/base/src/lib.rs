@@ -2,7 +2,7 @@
 //!
 //! * [`Time`] and [`LogTime`]: the two clocks, kept apart by type
 //! * [`ids`]: who is who: nodes, replicas, clients, instances, incarnations
-//! * [`Blob`]: short byte strings
+//! * [`Blob`]: short byte strings; [`Ring`]: a map for keys that rise
 //! * [`reason`]: why a packet did not pass
 #![no_std]
 #![forbid(unsafe_code)]
@@ -12,9 +12,11 @@ extern crate alloc;
 mod blob;
 pub mod ids;
 pub mod reason;
+mod ring;
 mod time;
 
 pub use blob::Blob;
 pub use ids::{ClientId, Incarnation, ReplicaId};
 pub use reason::Reason;
+pub use ring::Ring;
 pub use time::{LogTime, Time};

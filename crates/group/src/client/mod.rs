@@ -7,26 +7,29 @@
 //! client table executes it once. One that got no majority by its deadline ends
 //! as [`Unknown`]: it may or may not have been executed, now or later.
 
+mod deadlines;
 mod pull;
 mod read;
+mod tallies;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod upload;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use stateplane_base::{ClientId, ReplicaId, Time};
+use stateplane_base::{ClientId, ReplicaId, Ring, Time};
 use stateplane_wire::group::{
     Address, Batch, Body, Formation, Message, Request, Slot, View, leader_of,
 };
 
 use crate::{Effect, GroupConfig, Mark, Marks, Peer};
+use deadlines::Deadlines;
 use pull::Pull;
 use read::Asking;
-use tally::{Key, Tally};
+use tallies::Tallies;
 use upload::Uploads;
 
 /// An operation of this client.
@@ -107,7 +110,7 @@ pub struct Client {
     config: GroupConfig,
     id: ClientId,
     next: u64,
-    pending: BTreeMap<u64, Pending>,
+    pending: Ring<Pending>,
     /// Submitted, not yet sent.
     fresh: Vec<u64>,
     /// The same, without a slot.
@@ -116,15 +119,13 @@ pub struct Client {
     askings: BTreeMap<u64, Asking>,
     /// The last serial.
     asked: u64,
-    due: BTreeSet<(Time, u64)>,
+    due: Deadlines,
     uploads: Uploads,
     /// Long results on their way.
     pulls: BTreeMap<u64, Pull>,
     /// When the group is told that we have a long result, if nothing else tells it before.
     release: Option<Time>,
-    tallies: BTreeMap<Key, Tally>,
-    /// Their keys, oldest first.
-    tallied: VecDeque<Key>,
+    tallies: Tallies,
     /// Smoothed round trip, once measured.
     round_trip: Option<Duration>,
     view: View,
@@ -151,17 +152,16 @@ impl Client {
             config,
             id,
             next: 1,
-            pending: BTreeMap::new(),
+            pending: Ring::default(),
             fresh: Vec::new(),
             fresh_reads: Vec::new(),
             askings: BTreeMap::new(),
             asked: 0,
-            due: BTreeSet::new(),
+            due: Deadlines::default(),
             uploads: Uploads::default(),
             pulls: BTreeMap::new(),
             release: None,
-            tallies: BTreeMap::new(),
-            tallied: VecDeque::new(),
+            tallies: Tallies::default(),
             round_trip: None,
             view: 0,
             leader: ReplicaId(0),
@@ -221,9 +221,7 @@ impl Client {
     }
 
     fn done_below(&self) -> u64 {
-        self.pending
-            .first_key_value()
-            .map_or(self.next, |(id, _)| *id)
+        self.pending.first().unwrap_or(self.next)
     }
 
     /// Patience with the given number of tries behind us: three smoothed round
@@ -350,8 +348,8 @@ impl Client {
     /// the time of everything else, too.
     #[cfg(feature = "model")]
     pub fn fire(&mut self, now: Time) {
-        self.due = self.pending.keys().map(|id| (now, *id)).collect();
-        self.pending.values_mut().for_each(|p| p.due = now);
+        self.due.fire(now);
+        self.pending.iter_mut().for_each(|(_, p)| p.due = now);
         self.on_timer(now);
     }
 
@@ -431,12 +429,16 @@ impl Client {
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         if !self.fresh.is_empty() {
-            let fresh = core::mem::take(&mut self.fresh);
+            let mut fresh = core::mem::take(&mut self.fresh);
             self.send(&fresh);
+            fresh.clear();
+            self.fresh = fresh;
         }
         if !self.fresh_reads.is_empty() {
-            let fresh = core::mem::take(&mut self.fresh_reads);
+            let mut fresh = core::mem::take(&mut self.fresh_reads);
             self.ask(&fresh);
+            fresh.clear();
+            self.fresh_reads = fresh;
         }
         self.effects.pop_front()
     }
@@ -479,11 +481,7 @@ impl Client {
             self.tallies.len() <= self.config.limits.window as usize * 2,
             "tallies are bounded"
         );
-        assert_eq!(
-            self.tallies.len(),
-            self.tallied.len(),
-            "every tally has its place in the order"
-        );
+        assert!(self.tallies.is_sound(), "every tally can be found");
         assert!(
             self.askings.len() <= self.config.limits.window as usize,
             "reads under way are bounded"
@@ -493,6 +491,6 @@ impl Client {
     }
 }
 
-fn pending_op(pending: &BTreeMap<u64, Pending>, id: u64) -> Vec<u8> {
+fn pending_op(pending: &Ring<Pending>, id: u64) -> Vec<u8> {
     pending.get(&id).map(|p| p.op.clone()).unwrap_or_default()
 }

@@ -14,7 +14,7 @@ pub(super) type Key = (Formation, View, Session, Slot);
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Tally {
     /// Who replied, one bit each.
-    replicas: u16,
+    pub(super) replicas: u16,
     /// The leader's results, until there is a majority.
     results: Vec<OpResult>,
 }
@@ -30,10 +30,9 @@ impl Client {
             key.3 = 0;
         }
         let leader = leader_of(reply.view);
-        let tally = self.tallies.entry(key).or_insert_with(|| {
-            self.tallied.push_back(key);
-            Tally::default()
-        });
+        // Slots long past get no more replies.
+        let most = self.config.limits.window as usize * 2;
+        let tally = self.tallies.of(key, most);
         tally.replicas |= 1 << (reply.replica & 15);
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
             tally.results.extend(reply.results);
@@ -69,13 +68,6 @@ impl Client {
                     }
                     Outcome::Refused => {}
                 }
-            }
-        }
-        // Slots long past get no more replies. Age is when we first heard of one, not its
-        // number: a group that formed anew may count its life lower than the one before.
-        while self.tallied.len() > self.config.limits.window as usize * 2 {
-            if let Some(oldest) = self.tallied.pop_front() {
-                self.tallies.remove(&oldest);
             }
         }
     }

@@ -1,10 +1,9 @@
 //! The client of a replicated store.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use stateplane_base::{ClientId, Time};
+use stateplane_base::{ClientId, Ring, Time};
 use stateplane_functions::Ticket;
 use stateplane_group::{Busy, Client, Effect, Mark, Peer, RequestId};
 use stateplane_wire::envelope::Kind;
@@ -27,7 +26,8 @@ pub struct GroupClient {
     id: ClientId,
     peers: Peers,
     channel: Channel,
-    tickets: BTreeMap<RequestId, Ticket>,
+    /// By request id.
+    tickets: Ring<Ticket>,
     /// Refused at once; told by the next poll.
     refused: Vec<Ticket>,
     /// A broken socket is reported once.
@@ -56,7 +56,7 @@ impl GroupClient {
             id,
             peers,
             channel,
-            tickets: BTreeMap::new(),
+            tickets: Ring::default(),
             refused: Vec::new(),
             broken: false,
             alone: false,
@@ -104,7 +104,7 @@ impl GroupClient {
     fn await_end(&mut self, ticket: Ticket, taken: Result<RequestId, Busy>) {
         match taken {
             Ok(request) => {
-                self.tickets.insert(request, ticket);
+                self.tickets.insert(request.0, ticket);
             }
             Err(_) => self.refused.push(ticket),
         }
@@ -149,7 +149,7 @@ impl GroupClient {
         }
         self.flush(now);
         while let Some((request, result)) = self.core.poll_done() {
-            if let Some(ticket) = self.tickets.remove(&request) {
+            if let Some(ticket) = self.tickets.remove(&request.0) {
                 let reply = result.map(|committed| committed.reply);
                 done.push((ticket, reply.map_err(|_| Missed::Unknown)));
             }
