@@ -1,6 +1,7 @@
 //! Short byte strings without an allocation.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::borrow::Borrow;
 use core::cmp::Ordering;
 use core::fmt;
@@ -37,6 +38,26 @@ impl<const N: usize> Blob<N> {
 impl<const N: usize> From<&[u8]> for Blob<N> {
     fn from(bytes: &[u8]) -> Self {
         Self::join(bytes, &[])
+    }
+}
+
+impl<const N: usize> From<Vec<u8>> for Blob<N> {
+    /// Takes over the memory of a long one.
+    fn from(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= N {
+            Self::join(&bytes, &[])
+        } else {
+            Self(Place::Heap(bytes.into_boxed_slice()))
+        }
+    }
+}
+
+impl<const N: usize> From<Blob<N>> for Vec<u8> {
+    fn from(blob: Blob<N>) -> Self {
+        match blob.0 {
+            Place::Inline { len, bytes } => bytes[..usize::from(len)].to_vec(),
+            Place::Heap(bytes) => bytes.into_vec(),
+        }
     }
 }
 
@@ -100,6 +121,8 @@ mod tests {
             assert_eq!(&*Blob::<22>::from(&bytes[..len]), &bytes[..len]);
             let joined = Blob::<22>::join(&bytes[..len / 2], &bytes[len / 2..len]);
             assert_eq!(joined, Blob::from(&bytes[..len]));
+            assert_eq!(joined, Blob::from(bytes[..len].to_vec()));
+            assert_eq!(alloc::vec::Vec::from(joined), &bytes[..len]);
         }
     }
 }

@@ -92,6 +92,11 @@ impl<T> Ring<T> {
         Some(value)
     }
 
+    /// All values in the order of their keys.
+    pub fn into_values(self) -> impl Iterator<Item = T> {
+        self.places.into_iter().flatten()
+    }
+
     /// All values with their keys.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
         let keyed = (self.first..).zip(&mut self.places);
@@ -124,6 +129,7 @@ mod tests {
                 prop_assert_eq!(ring.len(), map.len());
                 prop_assert_eq!(ring.first(), map.keys().next().copied());
             }
+            prop_assert!(ring.into_values().eq(map.into_values()));
         }
     }
 }

@@ -32,6 +32,9 @@ use read::Asking;
 use tallies::Tallies;
 use upload::Uploads;
 
+/// Batches kept for later requests at most.
+const SPARE_BATCHES: usize = 64;
+
 /// An operation of this client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
@@ -113,6 +116,8 @@ pub struct Client {
     pending: Ring<Pending>,
     /// Submitted, not yet sent.
     fresh: Vec<u64>,
+    /// Empty, in memory that was used before.
+    spare: Vec<Batch>,
     /// The same, without a slot.
     fresh_reads: Vec<u64>,
     /// Reads under way, by serial.
@@ -154,6 +159,7 @@ impl Client {
             next: 1,
             pending: Ring::default(),
             fresh: Vec::new(),
+            spare: Vec::new(),
             fresh_reads: Vec::new(),
             askings: BTreeMap::new(),
             asked: 0,
@@ -242,8 +248,11 @@ impl Client {
 
     /// Sends the given operations, as many per datagram as fit.
     fn send(&mut self, ids: &[u64]) {
+        if ids.is_empty() {
+            return;
+        }
         let done_below = self.done_below();
-        let mut batch = Batch::default();
+        let mut batch = self.blank();
         for id in ids {
             let Some(pending) = self.pending.get(id) else {
                 continue;
@@ -252,14 +261,31 @@ impl Client {
             if !batch.is_empty() && size > self.config.limits.batch_bytes
                 || !batch.push(*id, &pending.op)
             {
-                let full = core::mem::take(&mut batch);
-                self.request(done_below, full);
-                let fits = batch.push(*id, &pending_op(&self.pending, *id));
+                let next = self.blank();
+                self.request(done_below, core::mem::replace(&mut batch, next));
+                let op = self.pending.get(id).map(|p| &p.op[..]);
+                let fits = batch.push(*id, op.unwrap_or_default());
                 assert!(fits, "an operation within limits fits an empty batch");
             }
         }
         if !batch.is_empty() {
             self.request(done_below, batch);
+        }
+    }
+
+    /// An empty batch, in memory that was used before if there is some.
+    fn blank(&mut self) -> Batch {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes back a message that was sent, so that its memory serves again. A driver that
+    /// does not give it back pays with an allocation a request.
+    pub fn take_back(&mut self, msg: Message) {
+        if let Body::Request(Request { mut batch, .. }) = msg.body
+            && self.spare.len() < SPARE_BATCHES
+        {
+            batch.clear();
+            self.spare.push(batch);
         }
     }
 
@@ -491,6 +517,7 @@ impl Client {
     }
 }
 
+#[cfg(feature = "mutations")]
 fn pending_op(pending: &Ring<Pending>, id: u64) -> Vec<u8> {
     pending.get(&id).map(|p| p.op.clone()).unwrap_or_default()
 }

@@ -31,8 +31,8 @@ use alloc::vec::Vec;
 
 use stateplane_base::Time;
 use stateplane_wire::group::{
-    Batch, Body, Formation, MAX_REPLICAS, Message, OpResult, Outcome, Read, ReadReply, Session,
-    Slot, View, leader_of,
+    Batch, Body, Formation, MAX_REPLICAS, Message, OpResult, Outcome, Read, ReadReply, Results,
+    Session, Slot, View, leader_of,
 };
 
 use super::{Busy, Client, Committed, Place, RequestId, Way};
@@ -53,7 +53,7 @@ pub(super) struct Asking {
     /// The leader who gave the results, and where its log ended.
     leader: Option<(u8, Key, Slot)>,
     /// Its results, until there is a majority.
-    results: Vec<OpResult>,
+    results: Results,
 }
 
 impl Asking {
@@ -206,7 +206,8 @@ impl Client {
                 continue; // it ended, or the log answers it
             }
             match outcome {
-                Outcome::Done { result: reply, .. } => {
+                Outcome::Done { result, .. } => {
+                    let reply = result.into();
                     self.marks.hit(Mark::ReadAnswered);
                     self.finish(now, id, Committed { reply, place });
                 }

@@ -1,9 +1,9 @@
 //! Operations with a slot: who answered for which, and when that is a majority.
 
-use alloc::vec::Vec;
-
 use stateplane_base::Time;
-use stateplane_wire::group::{Formation, OpResult, Outcome, Reply, Session, Slot, View, leader_of};
+use stateplane_wire::group::{
+    Formation, OpResult, Outcome, Reply, Results, Session, Slot, View, leader_of,
+};
 
 use super::{Client, Committed, Place};
 use crate::{Mutation, Protocol};
@@ -16,7 +16,7 @@ pub(super) struct Tally {
     /// Who replied, one bit each.
     pub(super) replicas: u16,
     /// The leader's results, until there is a majority.
-    results: Vec<OpResult>,
+    results: Results,
 }
 
 impl Client {
@@ -35,7 +35,11 @@ impl Client {
         let tally = self.tallies.of(key, most);
         tally.replicas |= 1 << (reply.replica & 15);
         if reply.replica == leader && tally.results.len() < self.config.limits.window as usize {
-            tally.results.extend(reply.results);
+            if tally.results.is_empty() {
+                tally.results = reply.results;
+            } else {
+                tally.results.extend(reply.results);
+            }
         }
         let quorum = match self.config.protocol {
             Protocol::Nopaxos => usize::from(reply.quorum),
@@ -56,7 +60,7 @@ impl Client {
                 };
                 match outcome {
                     Outcome::Done { earlier, result } => {
-                        let (reply, place) = (result, place(earlier));
+                        let (reply, place) = (result.into(), place(earlier));
                         self.finish(now, id, Committed { reply, place });
                     }
                     Outcome::Long { earlier, whole } => {

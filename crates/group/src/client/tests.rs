@@ -5,13 +5,13 @@ use stateplane_wire::group::{OpResult, Outcome, ReadReply, Reply, ResultPart, Sl
 /// Replicas 0 (the leader) and 1 report `id` in `slot` of a group's life.
 fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
     for replica in [0, 1] {
-        let results = vec![OpResult {
+        let results = OpResult {
             id,
             outcome: Outcome::Done {
                 earlier: None,
-                result: vec![7],
+                result: vec![7].into(),
             },
-        }];
+        };
         let reply = Reply {
             view: 0,
             session: 1,
@@ -20,7 +20,7 @@ fn both_reply(client: &mut Client, formation: Formation, slot: Slot, id: u64) {
             sequencer: 0,
             quorum: 2,
             client: client.id,
-            results: if replica == 0 { results } else { vec![] },
+            results: (replica == 0).then_some(results).into_iter().collect(),
         };
         let msg = Message {
             formation,
@@ -91,7 +91,7 @@ fn a_read_has_one_answer() {
             quorum: 2,
             client: ClientId(1),
             serial,
-            results: if long { results } else { vec![] },
+            results: results.into_iter().filter(|_| long).collect(),
         };
         let msg = Message {
             formation: 1,

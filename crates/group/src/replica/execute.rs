@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime};
 use stateplane_state::Application;
-use stateplane_wire::group::{Entry, OpResult, Outcome, Piece, Request, Slot};
+use stateplane_wire::group::{Entry, OpResult, Outcome, Piece, Request, Results, Slot};
 
 use super::Replica;
 use super::table::{Admission, Assembled, ClientTable, Verdict};
@@ -16,13 +16,15 @@ struct Execution<'a, A> {
     table: &'a mut ClientTable,
     marks: &'a mut Marks,
     config: &'a GroupConfig,
+    /// Empty: where results are written first.
+    scratch: &'a mut Vec<u8>,
     slot: Slot,
     at: LogTime,
 }
 
 impl<A: Application> Replica<A> {
-    /// Executes one slot and answers its operations' results.
-    pub(super) fn execute_next(&mut self) -> Vec<OpResult> {
+    /// Executes one slot and hands out its operations' results.
+    fn execute_next(&mut self, each: impl FnMut(OpResult)) {
         let slot = self.executed + 1;
         self.executed = slot;
         let entry = self
@@ -30,7 +32,7 @@ impl<A: Application> Replica<A> {
             .get(slot)
             .expect("only slots in the log are executed");
         let Entry::Value { time, request } = entry else {
-            return Vec::new();
+            return;
         };
         // A sequencer's clock may be behind its predecessor's; the log's is not.
         self.log_time = self.log_time.max(*time);
@@ -39,6 +41,7 @@ impl<A: Application> Replica<A> {
             table: &mut self.table,
             marks: &mut self.marks,
             config: &self.config,
+            scratch: &mut self.scratch,
             slot,
             at: self.log_time,
         };
@@ -46,13 +49,24 @@ impl<A: Application> Replica<A> {
         let operations = request.batch.iter();
         operations
             .filter_map(|(id, piece)| execution.one(request.client, id, &piece))
-            .collect()
+            .for_each(each);
+    }
+
+    /// Executes one slot, to answer it.
+    pub(super) fn execute_for_reply(&mut self) -> Results {
+        let operations = match self.log.get(self.executed + 1) {
+            Some(Entry::Value { request, .. }) => request.batch.len(),
+            _ => 0,
+        };
+        let mut results = Results::with_capacity(operations);
+        self.execute_next(|result| results.push(result));
+        results
     }
 
     /// Executes up to `slot`.
     pub(super) fn execute_to(&mut self, slot: Slot) {
         while self.executed < slot {
-            self.execute_next();
+            self.execute_next(drop);
         }
     }
 }
@@ -123,19 +137,22 @@ impl<A: Application> Execution<'_, A> {
 
     fn execute(&mut self, client: ClientId, id: u64, op: &[u8]) -> OpResult {
         let limits = &self.config.limits;
-        let mut result = Vec::new();
-        self.app.execute(self.at, op, &mut result);
+        self.app.execute(self.at, op, self.scratch);
+        let (len, result) = (self.scratch.len(), &self.scratch[..]);
+        let mut outcome = Outcome::Done {
+            earlier: None,
+            result: result.into(),
+        };
         if !self.config.broken(Mutation::NoClientTable) {
-            self.table.store(client, id, self.slot, &result, limits);
-            if result.len() > limits.whole
+            self.table.store(client, id, self.slot, result, limits);
+            if len > limits.whole
                 && let Some(known) = self.table.cached(client, id)
             {
                 self.marks.hit(Mark::LongResult);
-                return known.told(id, self.slot);
+                outcome = known.told(id, self.slot).outcome;
             }
         }
-        let earlier = None;
-        let outcome = Outcome::Done { earlier, result };
+        self.scratch.clear();
         OpResult { id, outcome }
     }
 }

@@ -182,6 +182,8 @@ pub struct Replica<A: Application> {
     log_time: LogTime,
     clock: Clock,
     table: ClientTable,
+    /// Empty between operations: a result on its way from the application.
+    scratch: Vec<u8>,
     answers: Answers,
 
     /// What comes after the log's end: its places are slots. Between views only what is kept
@@ -259,6 +261,7 @@ impl<A: Application> Replica<A> {
             log_time: LogTime::ZERO,
             clock: Clock::default(),
             table: ClientTable::default(),
+            scratch: Vec::new(),
             answers: Answers::default(),
             inbox: Inbox::after(0, config.limits.stash),
             told_session: None,

@@ -2,13 +2,12 @@
 //! the leader's heartbeats.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, LogTime, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Address, Body, Entry, MAX_REPLICAS, OpResult, Reply, Request, Seats, Slot, Summary, View,
-    leader_of, sequencer_of,
+    Address, Body, Entry, MAX_REPLICAS, OpResult, Reply, Request, Results, Seats, Slot, Summary,
+    View, leader_of, sequencer_of,
 };
 
 use super::{Replica, Status};
@@ -31,9 +30,9 @@ impl<A: Application> Replica<A> {
             return;
         }
         let results = if self.is_leader() {
-            self.execute_next()
+            self.execute_for_reply()
         } else {
-            Vec::new()
+            Results::new()
         };
         if let Some((client, at)) = client {
             self.reply(slot, client, at, results);
@@ -41,18 +40,16 @@ impl<A: Application> Replica<A> {
     }
 
     /// Sends results in as many datagrams as they need; at least one.
-    pub(super) fn reply(
-        &mut self,
-        slot: Slot,
-        client: ClientId,
-        at: Address,
-        results: Vec<OpResult>,
-    ) {
-        let mut part = Vec::new();
+    pub(super) fn reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Results) {
+        let most = self.config.limits.reply_bytes;
+        if results.iter().map(OpResult::size).sum::<usize>() <= most {
+            return self.send_reply(slot, client, at, results);
+        }
+        let mut part = Results::new();
         let mut bytes = 0;
         for result in results {
             let size = result.size();
-            if bytes + size > self.config.limits.reply_bytes && !part.is_empty() {
+            if bytes + size > most && !part.is_empty() {
                 let full = core::mem::take(&mut part);
                 self.send_reply(slot, client, at, full);
                 bytes = 0;
@@ -63,7 +60,7 @@ impl<A: Application> Replica<A> {
         self.send_reply(slot, client, at, part);
     }
 
-    fn send_reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Vec<OpResult>) {
+    fn send_reply(&mut self, slot: Slot, client: ClientId, at: Address, results: Results) {
         if !self.decides() {
             return;
         }
@@ -91,13 +88,13 @@ impl<A: Application> Replica<A> {
             let results = if self.is_leader() {
                 self.cached_results(slot, request)
             } else {
-                Vec::new()
+                Results::new()
             };
             self.reply(slot, client, at, results);
         }
     }
 
-    fn cached_results(&self, slot: Slot, request: &Request) -> Vec<OpResult> {
+    fn cached_results(&self, slot: Slot, request: &Request) -> Results {
         let results = request.batch.iter().filter_map(|(id, _)| {
             let known = self.table.cached(request.client, id)?;
             Some(known.told(id, slot))

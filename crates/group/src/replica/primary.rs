@@ -198,7 +198,7 @@ impl<A: Application> Replica<A> {
     pub(super) fn execute_committed(&mut self) {
         while self.executed < self.commit {
             let slot = self.executed + 1;
-            let results = self.execute_next();
+            let results = self.execute_for_reply();
             if let Some(Entry::Value { request, .. }) = self.log.get(slot) {
                 let (client, at) = (request.client, request.reply_to);
                 self.reply(slot, client, at, results);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use stateplane_base::{ClientId, Time};
 use stateplane_state::Application;
-use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply};
+use stateplane_wire::group::{Address, Body, OpResult, Outcome, Read, ReadReply, Results};
 
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer};
@@ -18,7 +18,7 @@ impl<A: Application> Replica<A> {
             return;
         }
         if !self.is_leader() {
-            return self.read_reply(at, m, Vec::new());
+            return self.read_reply(at, m, Results::new());
         }
         // A leader that orders executes what is final, and at first does not know what of
         // its log is: its state may lack what its predecessor answered.
@@ -28,21 +28,23 @@ impl<A: Application> Replica<A> {
         }
         let clock = self.clock(now).unwrap_or(self.log_time);
         let room = self.config.limits.reply_bytes;
-        let (mut part, mut bytes) = (Vec::new(), 0);
+        let (mut part, mut bytes) = (Results::new(), 0);
         for (id, op) in m.batch.iter().filter(|(_, op)| op.is_all()) {
-            let mut reply = Vec::new();
+            let mut reply = core::mem::take(&mut self.scratch);
             let current = self.app.read(clock, op.bytes, &mut reply);
             let outcome = if !current {
                 self.marks.hit(Mark::ReadOutdated);
                 Outcome::Refused
             } else if reply.len() > room {
-                self.long_answer(m.client, id, reply)
+                self.long_answer(m.client, id, core::mem::take(&mut reply))
             } else {
                 Outcome::Done {
                     earlier: None,
-                    result: reply,
+                    result: reply[..].into(),
                 }
             };
+            reply.clear();
+            self.scratch = reply;
             let result = OpResult { id, outcome };
             if bytes + result.size() > room && !part.is_empty() {
                 self.read_reply(at, m, core::mem::take(&mut part));
@@ -70,7 +72,7 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    fn read_reply(&mut self, at: Address, m: &Read, results: Vec<OpResult>) {
+    fn read_reply(&mut self, at: Address, m: &Read, results: Results) {
         // A leader that orders by itself executes what is final, and its log goes on.
         let slot = if self.is_leader() {
             self.executed

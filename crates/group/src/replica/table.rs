@@ -143,7 +143,7 @@ impl Known<'_> {
             Some(whole) => Outcome::Long { earlier, whole },
             None => Outcome::Done {
                 earlier,
-                result: self.result.to_vec(),
+                result: self.result.into(),
             },
         };
         OpResult { id, outcome }

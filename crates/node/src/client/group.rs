@@ -119,7 +119,10 @@ impl GroupClient {
     fn carry_out(&mut self) {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
-                Effect::Send { to, msg } => self.peers.send(&mut self.channel, to, &msg),
+                Effect::Send { to, msg } => {
+                    self.peers.send(&mut self.channel, to, &msg);
+                    self.core.take_back(msg);
+                }
                 Effect::Alarm(alarm) => warn!(?alarm, "store client"),
                 Effect::Persist(_) | Effect::Reconfigured { .. } => {
                     unreachable!("only replicas have disks and members")

@@ -2,6 +2,9 @@
 
 use alloc::vec::Vec;
 
+use smallvec::SmallVec;
+use stateplane_base::Blob;
+
 use super::large::{Piece, Whole};
 use super::parts::Slot;
 use crate::codec::{Malformed, Reader, Writer};
@@ -53,6 +56,12 @@ impl Batch {
         w.bytes(piece.bytes);
         self.count += 1;
         true
+    }
+
+    /// Takes everything out; the memory is kept for others.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
     }
 
     /// Number of operations.
@@ -126,6 +135,9 @@ fn take_operation<'a>(r: &mut Reader<'a>) -> Result<(u64, Piece<'a>), Malformed>
     Ok((id, Piece::checked(whole, offset, bytes)?))
 }
 
+/// What a reply says of its operations. That of a single one needs no memory of its own.
+pub type Results = SmallVec<[OpResult; 1]>;
+
 /// The leader's answer to one operation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OpResult {
@@ -160,14 +172,14 @@ pub enum Outcome {
         /// The slot it was executed in, if that is not the slot of the reply: the
         /// request was a repetition.
         earlier: Option<Slot>,
-        /// The result.
-        result: Vec<u8>,
+        /// The result; a short one needs no memory of its own.
+        result: Blob<22>,
     },
 }
 
 impl OpResult {
     /// Bytes it takes in a reply at most.
-    pub const fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         29 + match &self.outcome {
             Outcome::Done { result, .. } => result.len(),
             _ => 0,
@@ -205,7 +217,7 @@ impl OpResult {
             0 => Outcome::Refused,
             1 | 2 => Outcome::Done {
                 earlier,
-                result: r.string()?.to_vec(),
+                result: r.string()?.into(),
             },
             3 | 4 => Outcome::Long {
                 earlier,
@@ -234,12 +246,12 @@ pub(super) fn encode_results(results: &[OpResult], w: &mut Writer<'_>) {
     results.iter().for_each(|result| result.encode(w));
 }
 
-pub(super) fn decode_results(r: &mut Reader<'_>) -> Result<Vec<OpResult>, Malformed> {
+pub(super) fn decode_results(r: &mut Reader<'_>) -> Result<Results, Malformed> {
     let count = usize::from(r.u16()?);
     if count > MAX_BATCH {
         return Err(Malformed("results"));
     }
-    let mut results = Vec::with_capacity(count.min(r.remaining() / 9));
+    let mut results = Results::with_capacity(count.min(r.remaining() / 9));
     for _ in 0..count {
         results.push(OpResult::decode(r)?);
     }

@@ -63,7 +63,7 @@ use stateplane_base::{ClientId, LogTime};
 
 pub use crate::codec::Malformed;
 pub use crate::oum::{GroupId, MAX_STAMPS, Stamps};
-pub use batch::{Batch, MAX_BATCH, MAX_PIECE, OpResult, Outcome};
+pub use batch::{Batch, MAX_BATCH, MAX_PIECE, OpResult, Outcome, Results};
 pub use change::{Answer, Change, Learn};
 pub use large::{MAX_LARGE, Piece, ResultPart, ResultRequest, Whole};
 pub use membership::{Lives, Membership, Seats, leader_of};
@@ -271,7 +271,7 @@ pub struct Reply {
     /// To whom.
     pub client: ClientId,
     /// Filled by the view's leader only.
-    pub results: Vec<OpResult>,
+    pub results: Results,
 }
 
 /// Operations that only read, and take no slot.
@@ -303,7 +303,7 @@ pub struct ReadReply {
     /// What this answers.
     pub serial: u64,
     /// Filled by the view's leader only: the state after `slot`.
-    pub results: Vec<OpResult>,
+    pub results: Results,
 }
 
 /// Slots of a log.

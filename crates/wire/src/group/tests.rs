@@ -31,10 +31,12 @@ fn wholes() -> impl Strategy<Value = Whole> {
     list(any::<u8>(), 0..50).prop_map(|result| Whole::of(&result))
 }
 
-fn results() -> impl Strategy<Value = Vec<OpResult>> {
+fn results() -> impl Strategy<Value = Results> {
     let earlier = || proptest::option::of(any::<u64>());
-    let done = (earlier(), list(any::<u8>(), 0..30))
-        .prop_map(|(earlier, result)| Outcome::Done { earlier, result });
+    let done = (earlier(), list(any::<u8>(), 0..30)).prop_map(|(earlier, result)| Outcome::Done {
+        earlier,
+        result: result.into(),
+    });
     let long = (earlier(), wholes()).prop_map(|(earlier, whole)| Outcome::Long { earlier, whole });
     let kept = any::<[u32; 2]>().prop_map(|[offset, missing]| Outcome::Kept { offset, missing });
     let outcome = prop_oneof![Just(Outcome::Refused), done, long, kept];
@@ -42,6 +44,7 @@ fn results() -> impl Strategy<Value = Vec<OpResult>> {
         (any::<u64>(), outcome).prop_map(|(id, outcome)| OpResult { id, outcome }),
         0..5,
     )
+    .prop_map(Results::from)
 }
 
 fn long_results() -> impl Strategy<Value = Body> {
