@@ -97,8 +97,9 @@ impl GroupConfig {
 
 /// Where the counters of a new group start: at zero, but tests start them near the ends of
 /// their ranges. Slots and views end at 2^62 ([`crate::Replica`] refuses messages beyond),
-/// which takes a century at a billion a second; a group that got there would stand still
-/// rather than begin anew.
+/// which takes a century at a billion a second, a session's numbers at
+/// [`LAST_NUMBER`](stateplane_wire::oum::LAST_NUMBER), which takes two years; a group that got
+/// there would stand still rather than begin anew.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Origin {
     /// The slot before the first one, and the number before each session's first.

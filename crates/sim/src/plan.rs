@@ -7,6 +7,7 @@ use crate::network::LinkPlan;
 use core::fmt;
 use core::str::FromStr;
 use stateplane_group::{Origin, Protocol};
+use stateplane_wire::oum::LAST_NUMBER;
 
 /// Nanoseconds in a microsecond and a millisecond.
 pub(crate) const US: u64 = 1_000;
@@ -327,14 +328,17 @@ fn resolve(profile: Profile, dice: &mut Dice) -> Profile {
     }
 }
 
-/// Counters that are about to outgrow 16, 32 or 48 bits, or to reach the end at 2^62. That
-/// leaves room for a run: no counter ever gets there.
+/// Counters that are about to outgrow 16, 32 or 48 bits, or to reach their ends: that of the
+/// sequencer's numbers, and that of views at 2^62. Both leave room for a run: no counter ever gets
+/// there.
 fn near(dice: &mut Dice) -> Origin {
-    let ends = [1 << 16, 1 << 32, 1 << 48, (1 << 62) - (1 << 20)];
-    let mut below = || ends[dice.below(ends.len())] - dice.between(1, 200);
+    let mut below = |last: u64| {
+        let ends = [1 << 16, 1 << 32, 1 << 48, last - (1 << 20)];
+        ends[dice.below(ends.len())] - dice.between(1, 200)
+    };
     Origin {
-        slot: below(),
-        view: below() & !15,
+        slot: below(LAST_NUMBER),
+        view: below(1 << 62) & !15,
     }
 }
 
