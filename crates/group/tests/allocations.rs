@@ -91,7 +91,9 @@ impl Desk {
     /// What a datagram says to a replica or a client.
     fn open(&mut self, to: Who, bytes: &[u8]) -> (Peer, Message) {
         if oum::kind(bytes) == Some(oum::Kind::Ordered) {
-            let (from, formation, m) = oum::open_ordered(&self.keys, bytes).expect("well stamped");
+            let (from, formation, mut m) =
+                oum::open_ordered(&self.keys, bytes).expect("well stamped");
+            m.request.reply_to = ADDRESS;
             let body = Body::Ordered(m);
             return (Peer::Sequencer(from), Message { formation, body });
         }
@@ -211,7 +213,7 @@ impl Rig {
                 let Some(stamp) = self.sequencer.stamp(now, wall, &ask.groups) else {
                     return;
                 };
-                oum::stamp(&self.desk.keys, &stamp, ADDRESS, bytes);
+                oum::stamp(&self.desk.keys, &stamp, bytes);
                 let mut copy = self.desk.spare.pop().expect("a buffer");
                 copy.clear();
                 copy.extend_from_slice(bytes);

@@ -75,6 +75,8 @@ fn the_replication_benchmark_measures_every_system() {
         "vr-batched",
         "nopaxos",
         "nopaxos-shared",
+        "nopaxos-veth",
+        "nopaxos-xdp",
         "redis-wait2",
         "etcd",
     ] {

@@ -1,7 +1,7 @@
 //! Our own groups: processes of this binary on the loopback, and the load on them.
 
 use std::fmt::Write;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use stateplane_state::builtin::kv::Put;
 use stateplane_state::op::Operation;
 
 use super::measure::{Meter, Sample, Spans, Tally};
+use super::network::{ARRIVES, At, Network};
 use super::process::Child;
 use super::systems::System;
 use crate::lab::nodes::http_get;
@@ -34,9 +35,12 @@ pub(super) struct Group {
     config: Config,
     /// Operations submitted together share a datagram.
     together: bool,
+    /// What it runs in, if not on the loopback. Goes with the group.
+    network: Option<Network>,
 }
 
-/// The configuration of a group on ports of the loopback that are free now.
+/// The configuration of a group in a network of its own, or on ports of the loopback that are
+/// free now.
 fn render(system: System, lose_one_in: Option<u32>, dir: &Path) -> Result<String> {
     let replicas: Vec<String> = (1..=system.replicas()).map(|n| format!("r{n}")).collect();
     let mut text = String::from("[cluster]\nname = \"bench\"\n");
@@ -58,18 +62,35 @@ fn render(system: System, lose_one_in: Option<u32>, dir: &Path) -> Result<String
     let load = (LOAD, "function");
     let mut held = Vec::new();
     for (name, role) in nodes.chain(sequencer).chain([load]) {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        let address = socket.local_addr()?;
-        held.push(socket); // so that each gets another
+        let address = if system.has_network() {
+            SocketAddr::V4(place(name).address())
+        } else {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            let address = socket.local_addr()?;
+            held.push(socket); // so that each gets another
+            address
+        };
         writeln!(
             text,
             "[node.{name}]\nroles = [\"{role}\"]\ncontrol = \"{address}\""
         )?;
+        if role == "sequencer" && system == System::NopaxosXdp {
+            writeln!(text, "mode = \"xdp\"\ninterface = \"{ARRIVES}\"")?;
+        }
     }
     // Store clients are function instances. This one has no interfaces to serve.
     text += "inside = \"none0\"\noutside = \"none1\"\n[nat]\n\
              inside-prefixes = [\"10.0.0.0/16\"]\noutside-addresses = [\"198.51.100.1\"]\n";
     Ok(text)
+}
+
+/// Where a node of the configuration is.
+fn place(name: &str) -> At {
+    match name.strip_prefix('r').and_then(|n| n.parse().ok()) {
+        Some(number) => At::Replica(number),
+        None if name == LOAD => At::Load,
+        None => At::Sequencer,
+    }
 }
 
 impl Group {
@@ -85,17 +106,26 @@ impl Group {
             .filter(|n| *n != LOAD)
             .cloned()
             .collect();
+        let network = system.has_network().then(Network::build).transpose();
+        let network = network.context("its network needs root and network namespaces")?;
         let mut children = Vec::new();
         for name in &names {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["run", "--node", name, "--config"]).arg(&path);
-            children.push(Child::start(name, command, dir)?);
+            children.push(match &network {
+                Some(network) => Child::start_in(network.space(place(name)), name, command, dir)?,
+                None => Child::start(name, command, dir)?,
+            });
         }
         let limit = Instant::now() + Duration::from_secs(20);
         let leader = loop {
             let said: Vec<Value> = names.iter().map(|name| status(dir, name)).collect();
             let leader = said.iter().position(|s| s["replica"]["leader"] == true);
             if let Some(leader) = leader.filter(|_| said.iter().all(|s| s["ready"] == true)) {
+                let stamps = |s: &Value| s["sequencer"]["offload"].is_object();
+                if system == System::NopaxosXdp && !said.iter().any(stamps) {
+                    bail!("no XDP program stamps here");
+                }
                 break leader;
             }
             if Instant::now() > limit {
@@ -108,6 +138,7 @@ impl Group {
             leader,
             config,
             together: system.shares_datagrams(),
+            network,
         })
     }
 
@@ -117,7 +148,11 @@ impl Group {
         let address = *node.control.get(&Role::Function).context("its address")?;
         let identity = Identity::new(&self.config, LOAD, Role::Function, new_incarnation());
         let id = identity.client_id();
-        let channel = Channel::bind(address, identity)?;
+        let bind = move || Channel::bind(address, identity);
+        let channel = match &self.network {
+            Some(network) => network.space(At::Load).run(bind)?,
+            None => bind()?,
+        };
         let mut client = GroupClient::new(&self.config, LOAD, id, channel);
         if !self.together {
             client.send_each_alone();

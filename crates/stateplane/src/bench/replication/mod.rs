@@ -1,13 +1,15 @@
 //! `stateplane bench replication`: what it costs to keep three copies, by the network's
 //! order, by the leader's, and by the peers.
 //!
-//! * `systems`: what is compared; `group`, `redis`, `etcd`: how each is run and loaded
+//! * `systems`: what is compared; `group`, `redis`, `etcd`: how each is run and loaded;
+//!   `network`: the group's namespaces where the sequencer may be a program on an interface
 //! * `process`, `measure`, `peer`: children and what they use; what a closed loop yields
 //! * `ratios`, `report`, `plot`: what is wanted; medians, table, picture
 
 mod etcd;
 mod group;
 mod measure;
+mod network;
 mod peer;
 mod plot;
 mod process;
@@ -113,7 +115,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// One system, one round. A peer that cannot be started is left out, with its reason.
+    /// One system, one round. One that needs more than this machine has is left out, with its
+    /// reason.
     fn measure(&mut self, system: System, lose_one_in: Option<u32>) -> Result<()> {
         let dir = tempfile::tempdir()?;
         let (leader, others) = (self.place.device, self.place.generator);
@@ -121,7 +124,7 @@ impl Bench {
         priority::pin_to(others).context("cannot choose a processor")?;
         let running = match system.start(lose_one_in, dir.path()) {
             Ok(running) => running,
-            Err(error) if matches!(system, System::RedisWait2 | System::Etcd) => {
+            Err(error) if system.is_optional() => {
                 self.results.missing.insert(system, format!("{error:#}"));
                 return Ok(());
             }

@@ -19,14 +19,24 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts `program`; what it says goes to a file in `dir`.
-    pub(super) fn start(name: &str, mut command: Command, dir: &Path) -> Result<Self> {
+    pub(super) fn start(name: &str, command: Command, dir: &Path) -> Result<Self> {
+        Self::start_in(&Namespace::current()?, name, command, dir)
+    }
+
+    /// The same in a namespace of its own.
+    pub(super) fn start_in(
+        space: &Namespace,
+        name: &str,
+        mut command: Command,
+        dir: &Path,
+    ) -> Result<Self> {
         let log = fs::File::create(dir.join(format!("{name}.log")))?;
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let process = Process::spawn(name, command, &Namespace::current()?)
-            .with_context(|| format!("cannot start {name}"))?;
+        let process =
+            Process::spawn(name, command, space).with_context(|| format!("cannot start {name}"))?;
         let name = name.to_owned();
         Ok(Self { name, process })
     }

@@ -21,6 +21,7 @@ enum Figure {
     Rate,
     /// The same while replicas lose datagrams.
     LossyRate,
+    P50,
     P99,
     /// Processor time per operation, everything on one core: the leader's,
     LeaderCpu,
@@ -46,6 +47,7 @@ impl Figure {
         match self {
             Self::Capacity => Some(row.leader_capacity_ops_per_s),
             Self::Rate | Self::LossyRate => Some(row.ops_per_s),
+            Self::P50 => Some(row.p50_us),
             Self::P99 => Some(row.p99_us),
             Self::LeaderCpu => Some(row.leader_cpu_us_per_op),
             Self::FollowerCpu => parts()
@@ -122,8 +124,10 @@ impl Ratio {
     }
 }
 
-use Figure::{Capacity, FollowerCpu, LeaderCpu, LossyRate, P99, Rate, SequencerCpu};
-use System::{Etcd, Nopaxos, NopaxosShared, RedisWait2, Unreplicated, Vr, VrBatched};
+use Figure::{Capacity, FollowerCpu, LeaderCpu, LossyRate, P50, P99, Rate, SequencerCpu};
+use System::{
+    Etcd, Nopaxos, NopaxosShared, NopaxosVeth, NopaxosXdp, RedisWait2, Unreplicated, Vr, VrBatched,
+};
 
 /// All that are reported.
 pub(super) const RATIOS: &[Ratio] = &[
@@ -144,6 +148,8 @@ pub(super) const RATIOS: &[Ratio] = &[
     ratio("nopaxos_vs_etcd", Rate, NopaxosShared, Etcd).at_least(40.0),
     ratio("nopaxos_alone_vs_etcd", Rate, Nopaxos, Etcd),
     ratio("nopaxos_p99_vs_etcd", P99, NopaxosShared, Etcd).at_most(1.0),
+    ratio("xdp_vs_user_space_sequencer", Rate, NopaxosXdp, NopaxosVeth),
+    ratio("xdp_vs_user_space_p50", P50, NopaxosXdp, NopaxosVeth),
     ratio(
         "leader_cpu_vs_unreplicated",
         LeaderCpu,

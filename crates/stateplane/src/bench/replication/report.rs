@@ -63,7 +63,7 @@ pub(super) struct Row {
 pub(super) struct Report {
     bench: &'static str,
     machine: Machine,
-    how: [&'static str; 4],
+    how: [&'static str; 5],
     pub(super) rows: Vec<Row>,
     missing: BTreeMap<&'static str, String>,
     ratios: BTreeMap<&'static str, f64>,
@@ -76,7 +76,7 @@ struct Machine {
     kernel: String,
 }
 
-const HOW: [&str; 4] = [
+const HOW: [&str; 5] = [
     "closed loop of puts (8-byte key, 8-byte value) with the stated number outstanding, on the loopback; \
      one client process for ours, one connection an operation for Redis (SET and WAIT 2 sent together) \
      and etcd (puts to its leader through its JSON gateway; data on tmpfs)",
@@ -87,6 +87,8 @@ const HOW: [&str; 4] = [
     "one-core: every process and the load on one processor",
     "nopaxos sends each operation in a datagram of its own, nopaxos-shared lets those submitted together \
      share one, as the store's clients do; loss is counted in the replicas' own driver",
+    "nopaxos-veth and nopaxos-xdp run in namespaces joined by veth, the one with the sequencer in user space, \
+     the other with an XDP program, whose work is done at the cost and on the processor of whoever sends",
 ];
 
 fn median(mut values: Vec<f64>) -> f64 {

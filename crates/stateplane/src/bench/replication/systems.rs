@@ -24,6 +24,10 @@ pub(super) enum System {
     Nopaxos,
     /// NOPaxos as the store's client uses it: what is submitted together shares a datagram.
     NopaxosShared,
+    /// NOPaxos between namespaces joined by veth, each operation in a datagram of its own.
+    NopaxosVeth,
+    /// The same with an XDP program that stamps and multicasts.
+    NopaxosXdp,
     /// Redis with two replicas, each SET followed by WAIT 2.
     RedisWait2,
     /// etcd, three nodes.
@@ -34,12 +38,14 @@ pub(super) enum System {
 const BATCH: u16 = 64;
 
 impl System {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Unreplicated,
         Self::Vr,
         Self::VrBatched,
         Self::Nopaxos,
         Self::NopaxosShared,
+        Self::NopaxosVeth,
+        Self::NopaxosXdp,
         Self::RedisWait2,
         Self::Etcd,
     ];
@@ -51,6 +57,8 @@ impl System {
             Self::VrBatched => "vr-batched",
             Self::Nopaxos => "nopaxos",
             Self::NopaxosShared => "nopaxos-shared",
+            Self::NopaxosVeth => "nopaxos-veth",
+            Self::NopaxosXdp => "nopaxos-xdp",
             Self::RedisWait2 => "redis-wait2",
             Self::Etcd => "etcd",
         }
@@ -75,6 +83,16 @@ impl System {
     /// Operations submitted together may travel together.
     pub(super) const fn shares_datagrams(self) -> bool {
         matches!(self, Self::NopaxosShared)
+    }
+
+    /// It runs between namespaces, because its sequencer may be on an interface.
+    pub(super) const fn has_network(self) -> bool {
+        matches!(self, Self::NopaxosVeth | Self::NopaxosXdp)
+    }
+
+    /// Whether it may be missing on a machine that has all the others.
+    pub(super) const fn is_optional(self) -> bool {
+        self.has_network() || matches!(self, Self::RedisWait2 | Self::Etcd)
     }
 
     /// Starts it in `dir`; the error says what is missing.
