@@ -54,6 +54,10 @@ const DIRECTED: &[(Mark, &str)] = &[
         "memory_for_pieces_is_bounded_and_the_idle_make_room",
     ),
     (
+        Mark::PartForeign,
+        "parts_of_another_execution_are_not_taken",
+    ),
+    (
         Mark::PiecesLost,
         "a_client_notices_that_its_pieces_were_forgotten",
     ),
