@@ -16,7 +16,7 @@
 //! ```text
 //! record     = version 1 | commit 8 | 0 or 1 Meta | count 4 | n*(slot 8 | Entry) | first 8 | count 4 | n*Entry
 //!              slots replaced one by one, then: the log ends before `first` and goes on so
-//! checkpoint = version 1 | commit 8 | 1 Meta | [ snapshot ] | first 8 | count 4 | n*Entry
+//! checkpoint = snapshot n | version 1 | commit 8 | 1 Meta | first 8 | count 4 | n*Entry | n 8
 //! Meta       = formation 8 | incarnation 8 | normal 1 | view 8 | last normal 8
 //!              | session 8 | nonce 8 | session base 8 | Members
 //! ```
@@ -24,6 +24,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::codec::{Malformed, Reader, Writer};
 use stateplane_wire::group::{
@@ -92,6 +93,20 @@ pub(super) struct Journal {
     /// Bytes written since the last checkpoint, and that one's size.
     written: usize,
     checkpoint: usize,
+    /// How the next checkpoint comes about, once the records are long.
+    next: Next,
+}
+
+/// How a checkpoint that is not urgent comes about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+enum Next {
+    /// Not yet.
+    #[default]
+    Later,
+    /// From a picture, which is written piece by piece.
+    Picture,
+    /// At once: a picture is not possible.
+    AtOnce,
 }
 
 impl Journal {
@@ -102,6 +117,7 @@ impl Journal {
             astray: false,
             written,
             checkpoint,
+            next: Next::Later,
         }
     }
 }
@@ -183,7 +199,11 @@ impl Change {
     }
 
     fn decode(bytes: &[u8], whole: bool, lenient: bool) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes);
+        let (snapshot, rest) = match whole {
+            true => split(bytes)?,
+            false => (None, bytes),
+        };
+        let mut r = Reader::new(rest);
         if r.u8()? != VERSION {
             return Err(Malformed("journal version"));
         }
@@ -194,10 +214,7 @@ impl Change {
             _ => return Err(Malformed("journal promises")),
         };
         let mut replaced = Vec::new();
-        let mut snapshot = None;
-        if whole {
-            snapshot = Some(r.string()?.to_vec());
-        } else {
+        if !whole {
             for _ in 0..r.u32()? {
                 replaced.push((r.u64()?, entry(&mut r)?));
             }
@@ -223,6 +240,15 @@ impl Change {
             entries,
         })
     }
+}
+
+/// A checkpoint's snapshot, which is written first as it is the long part, and the rest.
+fn split(bytes: &[u8]) -> Result<(Option<Vec<u8>>, &[u8]), Malformed> {
+    let (rest, len) = bytes.split_last_chunk().ok_or(Malformed("checkpoint"))?;
+    let len = usize::try_from(u64::from_be_bytes(*len));
+    let parts = len.ok().and_then(|len| rest.split_at_checked(len));
+    let (snapshot, rest) = parts.ok_or(Malformed("checkpoint's snapshot"))?;
+    Ok((Some(snapshot.to_vec()), rest))
 }
 
 fn entry(r: &mut Reader<'_>) -> Result<Entry, Malformed> {
@@ -278,8 +304,54 @@ impl<A: Application> Replica<A> {
         let long = journal.written > enough;
         match self.record() {
             Some(record) => Some(Effect::Persist(Persist::Record(record))),
-            None if long => self.checkpoint(false),
+            None if long => self.checkpoint_behind(),
             None => None,
+        }
+    }
+
+    /// A checkpoint that only shortens the journal: of a picture, once there is one from
+    /// which the log goes on.
+    fn checkpoint_behind(&mut self) -> Option<Effect> {
+        let journal = self.journal.as_mut()?;
+        if journal.next == Next::AtOnce {
+            return self.checkpoint(false);
+        }
+        let Some((at, snapshot)) = self
+            .serving
+            .take_if(|p| p.serves(self.log.base()))
+            .map(|p| {
+                let at = p.at;
+                if p.shared {
+                    let bytes = p.bytes.clone();
+                    self.serving = Some(p);
+                    (at, bytes)
+                } else {
+                    (at, p.bytes)
+                }
+            })
+        else {
+            if journal.next == Next::Later {
+                journal.next = Next::Picture;
+                self.timers.snapshot = Some(Time::ZERO);
+            }
+            return None;
+        };
+        self.marks.hit(Mark::Checkpointed);
+        self.write_checkpoint(at, snapshot, false)
+    }
+
+    /// The picture that the next checkpoint waits for is taken, unless there is one.
+    pub(super) fn picture_for_checkpoint(&mut self, now: Time) {
+        let wanted = |j: &Journal| j.next == Next::Picture;
+        let base = self.log.base();
+        if !self.journal.as_ref().is_some_and(wanted)
+            || self.serving.as_ref().is_some_and(|p| p.at >= base)
+        {
+            return;
+        }
+        self.take_snapshot(now, 0);
+        if let Some(journal) = self.journal.as_mut().filter(|_| self.serving.is_none()) {
+            journal.next = Next::AtOnce;
         }
     }
 
@@ -329,22 +401,23 @@ impl<A: Application> Replica<A> {
         Some(bytes)
     }
 
-    /// Everything.
+    /// Everything, at once.
     fn checkpoint(&mut self, urgent: bool) -> Option<Effect> {
-        let snapshot = self.encode_state();
+        self.write_checkpoint(self.executed, self.encode_state(), urgent)
+    }
+
+    /// A checkpoint of the state after slot `at`, and what the log has after it.
+    fn write_checkpoint(&mut self, at: Slot, snapshot: Vec<u8>, urgent: bool) -> Option<Effect> {
         let meta = self.meta();
-        let mut bytes = Vec::new();
+        let (len, mut bytes) = (snapshot.len(), snapshot);
         let mut w = Writer::new(&mut bytes);
         w.u8(VERSION);
         w.u64(self.commit);
         w.u8(1);
         meta.encode(&mut w);
-        w.string(&snapshot);
-        encode_rest(&self.log, self.executed + 1, &mut w);
+        encode_rest(&self.log, at + 1, &mut w);
+        w.u64(len as u64);
         self.log.take_unwritten()?;
-        if !urgent {
-            self.marks.hit(Mark::Checkpointed);
-        }
         self.journal = Some(Journal::of(meta, 0, bytes.len()));
         Some(Effect::Persist(Persist::Checkpoint { bytes, urgent }))
     }

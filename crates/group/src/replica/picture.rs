@@ -36,6 +36,8 @@ pub(super) struct Picture {
     pub(super) complete: bool,
     /// When a peer last asked for a piece.
     pub(super) used: Time,
+    /// A peer ever did.
+    pub(super) shared: bool,
 }
 
 impl<A: Application> Replica<A> {
@@ -64,6 +66,7 @@ impl<A: Application> Replica<A> {
             clients: self.table.clone(),
             complete: false,
             used: now,
+            shared: false,
         });
         self.on_snapshot_timer(now);
     }
@@ -71,6 +74,7 @@ impl<A: Application> Replica<A> {
     /// Goes on with the snapshot, and with freeing what the last one replaced, as far as one
     /// turn may take.
     pub(super) fn on_snapshot_timer(&mut self, now: Time) {
+        self.picture_for_checkpoint(now);
         let rows = self.config.limits.snapshot_rows;
         let unfinished = self.serving.as_mut().filter(|picture| !picture.complete);
         let goes_on = match unfinished {
@@ -140,6 +144,11 @@ impl<A: Application> Replica<A> {
 }
 
 impl Picture {
+    /// Whether all of it is there, and a log that was truncated up to `base` goes on from it.
+    pub(super) const fn serves(&self, base: Slot) -> bool {
+        self.complete && self.at >= base
+    }
+
     /// Writes about `rows` rows.
     fn paint<A: Application>(&mut self, app: &mut A, rows: usize) {
         let (mut left, mut w) = (rows, Writer::new(&mut self.bytes));

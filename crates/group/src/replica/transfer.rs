@@ -106,7 +106,7 @@ impl<A: Application> Replica<A> {
         let Some(serving) = self.serving.as_mut().filter(|s| s.at >= floor) else {
             return;
         };
-        serving.used = now;
+        (serving.used, serving.shared) = (now, true);
         let (at, total) = (serving.at, serving.total);
         let size = self.config.limits.chunk;
         let rest = usize::try_from(offset)
