@@ -157,6 +157,8 @@ impl World<'_> {
     fn travel(&mut self, to: usize, copy: Copy, mut bytes: Vec<u8>) {
         if let Some(draw) = copy.flip {
             let bit = usize::try_from(draw).unwrap_or(usize::MAX) % (bytes.len() * 8);
+            // What was damaged on the way to a sequencer is not repaired on the way from it.
+            let bit = bit & !1 | usize::from(self.layout.sequences(to));
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
         let flipped = copy.flip.is_some();
