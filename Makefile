@@ -4,9 +4,8 @@
 # Both first install what is missing (Debian packages; needs root).
 
 CARGO ?= cargo
-# Seeds that the test of the simulator runs. `make test SIM_SEEDS=100000` also asks for every
-# rare branch; it finds the standstills that ARCHITECTURE.md lists as known.
-SIM_SEEDS ?= 10000
+# Seeds that the test of the simulator runs; with 100,000 it also asks for every rare branch.
+SIM_SEEDS ?= 100000
 # Seconds that all fuzz targets have together; in `make test`, and in `make fuzz`.
 FUZZ_TEST ?= 60
 FUZZ ?= 600
