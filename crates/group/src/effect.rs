@@ -122,6 +122,7 @@ marks! {
     SessionRequested = "session-requested", "A sequencer asked for a session.";
     SessionStarted = "session-started", "A view with a new session started.";
     SessionRefused = "session-refused", "A sequencer asked for a session while another one serves.";
+    SequencerDeaf = "sequencer-deaf", "A sequencer heard nobody, and so sent no tail.";
     SequencerSilent = "sequencer-silent", "A leader heard nothing from the sequencer and invited another.";
     SequencerInvited = "sequencer-invited", "A sequencer was invited to ask for a session.";
     SequencerStandsBy = "sequencer-stands-by", "A sequencer was refused or deposed, and stands by.";

@@ -9,6 +9,9 @@
 //! the session. Whoever asks again does so *under a new nonce*, so that no delayed
 //! grant can ever make it number a session twice. The log's time goes on from what
 //! the grant says it is.
+//!
+//! Tails are signs of life, so one that hears nobody sends none: else a sequencer that no
+//! request reaches would keep its session. The leader sees to it that it hears somebody.
 
 use alloc::collections::VecDeque;
 
@@ -57,6 +60,8 @@ pub struct Sequencer {
     began: Option<(LogTime, Time)>,
     /// When to ask again, or to tell the tail.
     due: Time,
+    /// When somebody was heard: with requests, or the leader.
+    heard: Time,
     effects: VecDeque<Effect>,
     marks: Marks,
 }
@@ -84,6 +89,7 @@ impl Sequencer {
             time: LogTime::ZERO,
             began: None,
             due: Time::ZERO,
+            heard: Time::ZERO,
             effects: VecDeque::new(),
             marks: Marks::default(),
         }
@@ -115,6 +121,7 @@ impl Sequencer {
                 self.began =
                     (runs && !self.config.broken(Mutation::OwnTimeOfDay)).then_some((time, now));
                 self.due = now + self.config.timing.tail_idle;
+                self.heard = now;
             }
             (Peer::Replica(_), Body::SessionInfo { session, nonce }) => {
                 self.on_session_info(now, formation, session, nonce);
@@ -134,6 +141,9 @@ impl Sequencer {
     /// Which session is in force: a replica refuses ours, or our request for one.
     fn on_session_info(&mut self, now: Time, formation: Formation, session: Session, nonce: u64) {
         let deposed = formation != self.formation || session > self.session;
+        if self.session != 0 && !deposed {
+            self.heard = now;
+        }
         let ours = session == 0 || sequencer_of(nonce) == sequencer_of(self.nonce);
         if nonce == self.nonce || self.session != 0 && !deposed {
             return;
@@ -177,6 +187,7 @@ impl Sequencer {
             *last
         });
         self.due = now + self.config.timing.tail;
+        self.heard = now;
         Some(Stamp {
             sequencer: sequencer_of(self.nonce),
             formation: self.formation,
@@ -206,6 +217,7 @@ impl Sequencer {
         if last > *known {
             *known = last;
             self.due = now + self.config.timing.tail;
+            self.heard = now;
         }
     }
 
@@ -246,6 +258,12 @@ impl Sequencer {
             self.ask(now);
             return;
         }
+        self.due = now + self.config.timing.tail_idle;
+        if now.since(self.heard) >= self.config.timing.sequencer_silence / 2 {
+            // It may be that nobody reaches us. The leader is to see that.
+            self.marks.hit(Mark::SequencerDeaf);
+            return;
+        }
         let session = self.session;
         for (group, sequence) in (0..).zip(self.sequences) {
             if sequence > self.config.origin.slot || group == self.config.group {
@@ -256,7 +274,6 @@ impl Sequencer {
                 });
             }
         }
-        self.due = now + self.config.timing.tail_idle;
     }
 
     /// For the model checker: the timer fires at `now`, which is the time of everything else.

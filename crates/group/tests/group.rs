@@ -401,3 +401,26 @@ fn a_read_waits_for_followers_that_have_what_it_saw() {
     w.run(30);
     w.agree();
 }
+
+/// Its tails would be signs of life although no request reaches it.
+#[test]
+fn a_sequencer_that_hears_nobody_falls_silent() {
+    let mut w = World::ready(3);
+    w.call(b"a").unwrap();
+    w.run(500);
+    assert_eq!(
+        w.mark(Mark::SequencerSilent),
+        0,
+        "idle, it hears the leader"
+    );
+    w.lose = Box::new(|_, to, _| to == Node::Sequencer);
+    w.run(100);
+    let sequencer = w.sequencer.as_ref().expect("alive");
+    assert!(sequencer.marks().get(Mark::SequencerDeaf) > 0);
+    assert!(
+        w.mark(Mark::SequencerSilent) > 0,
+        "the leader would invite another"
+    );
+    w.lose = Box::new(|_, _, _| false);
+    assert_eq!(w.call(b"b").map(|r| count(&r)), Ok(2));
+}

@@ -54,7 +54,7 @@ impl<A: Application> Replica<A> {
         if let Entry::Value { time, .. } = &m.message {
             self.clock.stamped(now, *time);
         }
-        self.sequencers.hear(now);
+        self.sequencers.stamped(now);
         if self.inbox.window().get(slot).is_none() {
             self.pace.arrived(now, slot, &self.config.timing);
         }

@@ -27,6 +27,9 @@ pub(super) struct Sequencers {
     heard: Time,
     /// How many invitations were sent since, and when the last.
     invited: (u8, Time),
+    /// When it had a reason to believe that somebody reaches it: its last stamp, or our
+    /// last word to it.
+    reached: Time,
 }
 
 impl Sequencers {
@@ -34,6 +37,12 @@ impl Sequencers {
     pub(super) fn hear(&mut self, now: Time) {
         self.heard = now;
         self.invited = (0, now);
+    }
+
+    /// The one in force stamped a request.
+    pub(super) fn stamped(&mut self, now: Time) {
+        self.hear(now);
+        self.reached = now;
     }
 }
 
@@ -69,8 +78,16 @@ impl<A: Application> Replica<A> {
         self.start_view_change(now, self.next_own_view());
     }
 
-    /// Leader: sees to it that somebody stamps.
+    /// Leader: sees to it that somebody stamps. The one in force is told so while no
+    /// request reaches it.
     pub(super) fn watch_sequencer(&mut self, now: Time) {
+        let unreached = now.since(self.sequencers.reached);
+        if self.granted && unreached >= self.config.timing.heartbeat && self.session != 0 {
+            self.sequencers.reached = now;
+            let (session, nonce) = (self.session, self.nonce);
+            let info = Body::SessionInfo { session, nonce };
+            self.send(Peer::Sequencer(sequencer_of(nonce)), info);
+        }
         let (count, last) = self.sequencers.invited;
         let pause = self.config.timing.resend;
         let early = count > 0 && now.since(last) < pause;
