@@ -172,6 +172,8 @@ impl Default for Timing {
 pub struct Limits {
     /// Slots between the sync point and the end of the log.
     pub unsynced: u64,
+    /// The leader moves the sync point at least once in so many slots.
+    pub sync_every: u64,
     /// Final slots kept for replicas that lag.
     pub retain: u64,
     /// Memory of the log.
@@ -230,6 +232,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             unsynced: 8192,
+            sync_every: 256,
             retain: 8192,
             log_bytes: 128 << 20,
             stash: 4096,

@@ -152,6 +152,7 @@ impl<A: Application> Replica<A> {
 
     /// Appends what comes next, as far as it is there.
     pub(super) fn drain(&mut self, now: Time) {
+        let before = self.log.len();
         while self.inbox.window().is_ready() {
             if !self.room() {
                 self.marks.hit(Mark::WindowFull);
@@ -161,6 +162,7 @@ impl<A: Application> Replica<A> {
                 self.append(self.inbox.window().taken(), entry);
             }
         }
+        self.sync_often(now, before);
         self.watch_gap(now);
     }
 
