@@ -26,7 +26,9 @@ impl Slots {
         durable: bool,
         entry: impl Fn(Slot) -> Option<&'a Entry>,
     ) -> Result<(), String> {
-        let same = |s: &&ReplicaStatus| s.formation == now.formation && s.role != Role::Booting;
+        // Not of a former life: it may have been dismissed, and heard more, since we looked.
+        let life = |s: &ReplicaStatus| (s.formation, s.incarnation);
+        let same = |s: &&ReplicaStatus| life(s) == life(now) && s.role != Role::Booting;
         let before = before.filter(same);
         if let Some(old) = before {
             rises("view", replica, old.view, now.view)?;

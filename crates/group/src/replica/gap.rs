@@ -109,9 +109,11 @@ impl<A: Application> Replica<A> {
         let Some((from, to)) = self.missing() else {
             return;
         };
+        let room = self.room();
         let Some(gap) = self.gap.as_mut() else { return };
         let to = gap.lacking.iter().flatten().fold(to, |a, b| a.min(*b));
-        if gap.commit.is_some() || to < from {
+        // Without room the gap is asked about again, until the sync point has moved.
+        if gap.commit.is_some() || to < from || !room {
             return;
         }
         gap.commit = Some((to, 0));
