@@ -163,6 +163,10 @@ impl<A: Application> Replica<A> {
             self.answers.bytes() <= limits.answer_bytes,
             "answers that are kept are bounded"
         );
+        assert!(
+            !self.awaits_picture() || self.serving.is_some() || self.timers.snapshot.is_some(),
+            "a checkpoint that waits for a picture gets one"
+        );
         match self.status {
             Status::Normal => self.check_normal(),
             Status::ViewChange => {

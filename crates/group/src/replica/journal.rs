@@ -267,7 +267,8 @@ impl<A: Application> Replica<A> {
     /// The records on disk no longer lead to our state.
     pub(super) fn jumped(&mut self) {
         if let Some(journal) = self.journal.as_mut() {
-            journal.astray = true;
+            // The next checkpoint is urgent.
+            (journal.astray, journal.next) = (true, Next::Later);
         }
     }
 
@@ -330,8 +331,8 @@ impl<A: Application> Replica<A> {
                 }
             })
         else {
-            if journal.next == Next::Later {
-                journal.next = Next::Picture;
+            journal.next = Next::Picture;
+            if self.serving.as_ref().is_none_or(|p| p.complete) {
                 self.timers.snapshot = Some(Time::ZERO);
             }
             return None;
@@ -340,13 +341,16 @@ impl<A: Application> Replica<A> {
         self.write_checkpoint(at, snapshot, false)
     }
 
+    /// Whether the next checkpoint waits for a picture.
+    pub(super) fn awaits_picture(&self) -> bool {
+        let wanted = |j: &Journal| j.next == Next::Picture;
+        self.journal.as_ref().is_some_and(wanted)
+    }
+
     /// The picture that the next checkpoint waits for is taken, unless there is one.
     pub(super) fn picture_for_checkpoint(&mut self, now: Time) {
-        let wanted = |j: &Journal| j.next == Next::Picture;
         let base = self.log.base();
-        if !self.journal.as_ref().is_some_and(wanted)
-            || self.serving.as_ref().is_some_and(|p| p.at >= base)
-        {
+        if !self.awaits_picture() || self.serving.as_ref().is_some_and(|p| p.at >= base) {
             return;
         }
         self.take_snapshot(now, 0);

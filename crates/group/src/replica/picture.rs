@@ -98,6 +98,9 @@ impl<A: Application> Replica<A> {
             self.marks.hit(Mark::SnapshotAbandoned);
             self.app.abandon_snapshot();
         }
+        if self.awaits_picture() {
+            self.timers.snapshot = Some(Time::ZERO);
+        }
     }
 
     /// What is not final belongs to the view it was taken in.
