@@ -308,7 +308,7 @@ pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
     if plan.small_limits {
         let limits = &mut config.limits;
         (limits.unsynced, limits.retain) = (48, 12);
-        (limits.stash, limits.fetch, limits.sync_every) = (64, 12, 16);
+        (limits.stash, limits.fetch) = (64, 12);
         (limits.chunk, limits.chunks) = (300, 3);
         limits.snapshot_rows = 40;
         (limits.batch_bytes, limits.reply_bytes) = (150, 150);
