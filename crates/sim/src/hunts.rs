@@ -86,7 +86,7 @@ impl Hunt {
 pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::ClientQuorum, Profile::FailoverStorm, 600),
     hunt(Mutation::QuorumAcrossViews, Profile::Gaps, 4_000),
-    hunt(Mutation::GapWithoutQuorum, Profile::Gaps, 800),
+    hunt(Mutation::GapWithoutQuorum, Profile::Gaps, 12_000),
     hunt(Mutation::GapKeepsValue, Profile::Gaps, 800),
     hunt(Mutation::ViewChangeQuorum, Profile::FailoverStorm, 800),
     hunt(Mutation::OwnLogWins, Profile::Sequencer, 800),
