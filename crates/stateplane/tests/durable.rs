@@ -1,36 +1,29 @@
 //! A durable group of real processes that loses power while clients write: whatever was
 //! answered is there afterwards. What being durable costs is printed.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stateplane_wire::wal::{FileHead, encode_frame, scan};
+use support::{Client, Node, write_on};
 
 const REPLICAS: [&str; 3] = ["r1", "r2", "r3"];
 
 struct Group {
+    // Ends before its directory goes.
+    running: BTreeMap<&'static str, Node>,
     dir: tempfile::TempDir,
     config: PathBuf,
     port: u16,
-    running: BTreeMap<&'static str, Child>,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for child in self.running.values_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 impl Group {
@@ -77,14 +70,7 @@ impl Group {
     }
 
     fn start(&mut self, node: &'static str) {
-        let path = self.dir.path().join(format!("{node}.log"));
-        let log = fs::OpenOptions::new().create(true).append(true).open(path);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-        command.args(["run", "--node", node, "--config"]);
-        command.arg(&self.config).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(log.expect("log"));
-        let child = command.spawn().expect("the binary starts");
-        self.running.insert(node, child);
+        self.running.insert(node, Node::start(&self.config, node));
     }
 
     fn power_on(&mut self) {
@@ -94,15 +80,12 @@ impl Group {
 
     fn kill(&mut self, names: &[&'static str]) {
         for name in names {
-            self.running
-                .get_mut(name)
-                .expect("runs")
-                .kill()
-                .expect("SIGKILL");
+            let node = self.running.get_mut(name).expect("runs");
+            node.0.kill().expect("SIGKILL");
         }
         for name in names {
-            let mut child = self.running.remove(name).expect("runs");
-            child.wait().expect("it ended");
+            let mut node = self.running.remove(name).expect("runs");
+            node.0.wait().expect("it ended");
         }
     }
 
@@ -114,11 +97,7 @@ impl Group {
     fn wait(&self) -> BTreeMap<String, Value> {
         let limit = Instant::now() + Duration::from_secs(30);
         loop {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-            command.args(["show", "nodes", "--json", "--config"]);
-            let output = command.arg(&self.config).output().expect("show");
-            let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let nodes = value["nodes"].as_array().cloned().unwrap_or_default();
+            let nodes = support::nodes(&self.config);
             if nodes.iter().filter(|n| n["ready"] == true).count() == 5 {
                 let name = |n: &Value| n["node"].as_str().unwrap_or_default().to_owned();
                 let replica = |n: Value| (name(&n), n["replica"].clone());
@@ -145,63 +124,6 @@ impl Group {
         let segments = paths.filter(|p| p.extension().is_some_and(|e| e == "wal"));
         segments.max().expect("a segment")
     }
-}
-
-/// A client of the front end.
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn connect(port: u16) -> Self {
-        let limit = Instant::now() + Duration::from_secs(20);
-        loop {
-            match TcpStream::connect(("127.0.0.1", port)) {
-                Ok(stream) => return Self(BufReader::new(stream)),
-                Err(error) => assert!(Instant::now() < limit, "{error}"),
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Asks and answers the reply's first line and, of a string, the string.
-    fn ask(&mut self, words: &[&str]) -> String {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        self.0
-            .get_mut()
-            .write_all(request.as_bytes())
-            .expect("write");
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("a reply");
-        match line
-            .strip_prefix('$')
-            .and_then(|n| n.trim_end().parse::<usize>().ok())
-        {
-            Some(len) => {
-                let mut bytes = vec![0; len + 2];
-                self.0.read_exact(&mut bytes).expect("a string");
-                String::from_utf8_lossy(&bytes[..len]).into_owned()
-            }
-            None => line.trim_end().to_owned(),
-        }
-    }
-}
-
-/// Writes until told to stop; answers the keys that were acknowledged.
-fn write_on(port: u16, writer: usize, stop: &AtomicBool) -> Vec<String> {
-    let mut client = Client::connect(port);
-    let mut acknowledged = Vec::new();
-    for n in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let key = format!("w{writer}:{n}");
-        if client.ask(&["SET", &key, &key]) == "+OK" {
-            acknowledged.push(key);
-        }
-    }
-    acknowledged
 }
 
 /// A record that was being written when the power went: half of it is there.

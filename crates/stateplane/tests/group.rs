@@ -1,26 +1,17 @@
 //! A store group of real processes on the loopback: it forms, loses its leader
 //! to SIGKILL, elects another, takes the former back, and stops when asked to.
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-/// Kills what is left when a test ends early.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use support::Node;
 
 struct Group {
     config: PathBuf,
-    dir: PathBuf,
 }
 
 impl Group {
@@ -50,40 +41,13 @@ impl Group {
         }
         let config = dir.join("group.toml");
         fs::write(&config, text).expect("write");
-        Self {
-            config,
-            dir: dir.to_owned(),
-        }
-    }
-
-    fn start(&self, node: &str) -> Node {
-        let log = fs::File::create(self.dir.join(format!("{node}.log"))).expect("log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-        command
-            .args(["run", "--node", node, "--config"])
-            .arg(&self.config);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        Node(command.spawn().expect("the binary starts"))
-    }
-
-    /// What every node says, by `show nodes --json`.
-    fn nodes(&self) -> Vec<Value> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-        command
-            .args(["show", "nodes", "--json", "--config"])
-            .arg(&self.config);
-        let output = command.output().expect("show");
-        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        value["nodes"].as_array().cloned().unwrap_or_default()
+        Self { config }
     }
 
     fn wait(&self, what: &str, mut until: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
         let limit = Instant::now() + Duration::from_secs(20);
         loop {
-            let nodes = self.nodes();
+            let nodes = support::nodes(&self.config);
             if until(&nodes) {
                 return nodes;
             }
@@ -117,10 +81,10 @@ fn so_does_a_group_whose_leader_orders() {
 fn loses_its_leader_and_takes_it_back(sequencer: bool) {
     let dir = tempfile::tempdir().expect("directory");
     let group = Group::new(dir.path(), sequencer);
-    let _sequencer = sequencer.then(|| group.start("seq"));
+    let _sequencer = sequencer.then(|| Node::start(&group.config, "seq"));
     let all = 3 + usize::from(sequencer);
     let mut replicas: Vec<(String, Node)> = ["r1", "r2", "r3"]
-        .map(|name| (name.to_owned(), group.start(name)))
+        .map(|name| (name.to_owned(), Node::start(&group.config, name)))
         .into();
     let nodes = group.wait("the group has formed", |nodes| ready(nodes) == all);
     let first = leader(&nodes).expect("a leader");
@@ -136,7 +100,7 @@ fn loses_its_leader_and_takes_it_back(sequencer: bool) {
         ready(nodes) == all - 1 && next(nodes)
     });
 
-    *node = group.start(&first);
+    *node = Node::start(&group.config, &first);
     group.wait("the former leader is back", |nodes| ready(nodes) == all);
 
     let (name, node) = &mut replicas[0];

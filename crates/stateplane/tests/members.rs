@@ -1,32 +1,26 @@
 //! A group of real processes that changes its members while clients write: a dead replica
 //! is replaced by a spare one, and nothing that was answered is lost.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::{Client, Node, said, stateplane, write_on};
 
 struct Group {
-    dir: tempfile::TempDir,
+    // Ends before its directory goes.
+    running: BTreeMap<String, Node>,
+    _dir: tempfile::TempDir,
     config: PathBuf,
     port: u16,
-    running: BTreeMap<String, Child>,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for child in self.running.values_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 impl Group {
@@ -58,7 +52,7 @@ impl Group {
         fs::write(&config, text).expect("write");
         let mut group = Self {
             config,
-            dir,
+            _dir: dir,
             port: listen.port(),
             running: BTreeMap::new(),
         };
@@ -70,42 +64,31 @@ impl Group {
     }
 
     fn start(&mut self, node: &str) {
-        let log = fs::File::create(self.dir.path().join(format!("{node}.log")));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-        command.args(["run", "--node", node, "--config"]);
-        command.arg(&self.config).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(log.expect("log"));
-        let child = command.spawn().expect("the binary starts");
-        self.running.insert(node.to_owned(), child);
+        let started = Node::start(&self.config, node);
+        self.running.insert(node.to_owned(), started);
     }
 
     fn kill(&mut self, node: &str) {
-        let mut child = self.running.remove(node).expect("runs");
-        child.kill().expect("SIGKILL");
-        child.wait().expect("it ended");
+        self.running.remove(node).expect("runs").kill();
     }
 
     fn ask(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-        command.arg("group").args(words).arg("--config");
-        command
-            .arg(&self.config)
-            .output()
-            .expect("the command runs")
+        let mut command = stateplane(&["group"]);
+        command.args(words).arg("--config").arg(&self.config);
+        command.output().expect("the command runs")
     }
 
     fn change(&self, words: &[&str]) -> Value {
         let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
         let output = self.ask(&words);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}: {said}");
+        assert!(output.status.success(), "{words:?}: {}", said(&output));
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     fn refused(&self, words: &[&str]) -> String {
         let output = self.ask(words);
         assert_eq!(output.status.code(), Some(1), "{words:?}");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        said(&output)
     }
 
     /// Who leads, once somebody does.
@@ -121,58 +104,6 @@ impl Group {
             thread::sleep(Duration::from_millis(30));
         }
     }
-}
-
-/// A client of the front end.
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn connect(port: u16) -> Self {
-        let limit = Instant::now() + Duration::from_secs(20);
-        loop {
-            match TcpStream::connect(("127.0.0.1", port)) {
-                Ok(stream) => return Self(BufReader::new(stream)),
-                Err(error) => assert!(Instant::now() < limit, "{error}"),
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn ask(&mut self, words: &[&str]) -> String {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        let stream = self.0.get_mut();
-        stream.write_all(request.as_bytes()).expect("write");
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("a reply");
-        let length = line
-            .strip_prefix('$')
-            .map(|n| n.trim_end().parse::<usize>());
-        let Some(Ok(length)) = length else {
-            return line.trim_end().to_owned();
-        };
-        let mut bytes = vec![0; length + 2];
-        self.0.read_exact(&mut bytes).expect("a string");
-        String::from_utf8_lossy(&bytes[..length]).into_owned()
-    }
-}
-
-/// Writes until told to stop; answers how many of its keys were acknowledged in a row.
-fn write_on(port: u16, writer: usize, stop: &AtomicBool) -> Vec<String> {
-    let mut client = Client::connect(port);
-    let mut acknowledged = Vec::new();
-    for n in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let key = format!("w{writer}:{n}");
-        if client.ask(&["SET", &key, &key]) == "+OK" {
-            acknowledged.push(key);
-        }
-    }
-    acknowledged
 }
 
 #[test]

@@ -1,36 +1,16 @@
 //! Clients of Redis at a real front end: `redis-cli` and `redis-benchmark` against a group of real
 //! processes whose leader is killed, and hostile, slow and greedy connections against one process.
 
+mod support;
+
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Kills what is left when a test ends early.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(config: &Path, node: &str) -> Node {
-    let dir = config.parent().expect("a directory");
-    let log = fs::File::create(dir.join(format!("{node}.log"))).expect("log");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-    command
-        .args(["run", "--node", node, "--config"])
-        .arg(config);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    Node(command.spawn().expect("the binary starts"))
-}
+use support::Node;
 
 fn write(dir: &Path, rest: &str) -> PathBuf {
     let dir_text = dir.display();
@@ -53,7 +33,7 @@ fn tcp_port() -> u16 {
 fn alone(dir: &Path, more: &str) -> (Node, u16) {
     let port = tcp_port();
     let rest = format!("[node.front]\nroles = [\"resp\"]\nlisten = \"127.0.0.1:{port}\"\n{more}");
-    (start(&write(dir, &rest), "front"), port)
+    (Node::start(&write(dir, &rest), "front"), port)
 }
 
 /// A connection; replies come as the text on the wire.
@@ -61,18 +41,10 @@ struct Client(BufReader<TcpStream>);
 
 impl Client {
     fn connect(port: u16) -> Self {
-        let limit = Instant::now() + Duration::from_secs(20);
-        loop {
-            match TcpStream::connect(("127.0.0.1", port)) {
-                Ok(stream) => {
-                    let patience = Some(Duration::from_secs(20));
-                    stream.set_read_timeout(patience).expect("a timeout");
-                    return Self(BufReader::new(stream));
-                }
-                Err(error) => assert!(Instant::now() < limit, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let stream = support::connect(port);
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).expect("a timeout");
+        Self(BufReader::new(stream))
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -184,8 +156,10 @@ impl Group {
         }
         let config = write(dir, &rest);
         drop(sockets);
-        let replicas = ["r1", "r2", "r3"].map(|name| start(&config, name)).into();
-        let others = ["seq", "front", "other"].map(|name| start(&config, name));
+        let replicas = ["r1", "r2", "r3"]
+            .map(|name| Node::start(&config, name))
+            .into();
+        let others = ["seq", "front", "other"].map(|name| Node::start(&config, name));
         let group = Self {
             replicas,
             _others: others,

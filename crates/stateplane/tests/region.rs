@@ -1,34 +1,25 @@
 //! `stateplane region`: a broker as a process, and what it shows of the regions of others.
 
+mod support;
+
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stateplane_region::{Host, Name, Spec, Writer};
+use support::{Node, said};
 
-/// Ends with the test.
-struct Broker(Child);
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn stateplane(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-    command.arg("region").args(args).arg("--dir").arg(dir);
+fn region(dir: &Path, args: &[&str]) -> Command {
+    let mut command = support::stateplane(&["region"]);
+    command.args(args).arg("--dir").arg(dir);
     command
 }
 
-fn start(dir: &Path) -> (Broker, Host) {
-    let child = stateplane(dir, &["broker"])
-        .spawn()
-        .expect("the binary starts");
-    let (broker, start) = (Broker(child), Instant::now());
+fn start(dir: &Path) -> (Node, Host) {
+    let child = region(dir, &["broker"]).spawn().expect("the binary starts");
+    let (broker, start) = (Node(child), Instant::now());
     loop {
         match Host::connect(dir) {
             Ok(host) => return (broker, host),
@@ -38,12 +29,8 @@ fn start(dir: &Path) -> (Broker, Host) {
     }
 }
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 fn object(dir: &Path, args: &[&str]) -> Value {
-    let output = stateplane(dir, args).output().expect("the binary runs");
+    let output = region(dir, args).output().expect("the binary runs");
     assert!(output.status.success(), "{}", said(&output));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
@@ -51,7 +38,7 @@ fn object(dir: &Path, args: &[&str]) -> Value {
 #[test]
 fn regions_are_listed_shown_watched_and_compared() {
     let dir = tempfile::tempdir().expect("directory");
-    let missing = stateplane(dir.path(), &["ls"]).output().expect("runs");
+    let missing = region(dir.path(), &["ls"]).output().expect("runs");
     assert_eq!(missing.status.code(), Some(3));
     assert!(
         said(&missing).contains("no broker answers in"),
@@ -82,7 +69,7 @@ fn regions_are_listed_shown_watched_and_compared() {
         (&1.into(), &300.into())
     );
     assert_eq!(shown["first_bytes"], "00000072756c6500");
-    let text = stateplane(dir.path(), &["show", "/edge/gw1/fw/acl"])
+    let text = region(dir.path(), &["show", "/edge/gw1/fw/acl"])
         .output()
         .expect("runs");
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
@@ -92,11 +79,11 @@ fn regions_are_listed_shown_watched_and_compared() {
     );
 
     // Whoever waits for the next version sees what it changed, and nothing else.
-    let mut diff = stateplane(
+    let mut diff = region(
         dir.path(),
         &["diff", "/edge/gw1/fw/acl", "--wait-s", "20", "--json"],
     );
-    let mut watch = stateplane(
+    let mut watch = region(
         dir.path(),
         &[
             "watch",
@@ -137,7 +124,7 @@ fn regions_are_listed_shown_watched_and_compared() {
 fn a_wrong_name_and_a_missing_region_are_explained() {
     let dir = tempfile::tempdir().expect("directory");
     let (_broker, _host) = start(dir.path());
-    let output = stateplane(dir.path(), &["show", "edge"])
+    let output = region(dir.path(), &["show", "edge"])
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(2));
@@ -146,7 +133,7 @@ fn a_wrong_name_and_a_missing_region_are_explained() {
         "{}",
         said(&output)
     );
-    let output = stateplane(dir.path(), &["show", "/edge"])
+    let output = region(dir.path(), &["show", "/edge"])
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(1));
@@ -155,7 +142,7 @@ fn a_wrong_name_and_a_missing_region_are_explained() {
         "{}",
         said(&output)
     );
-    let second = stateplane(dir.path(), &["broker"]).output().expect("runs");
+    let second = region(dir.path(), &["broker"]).output().expect("runs");
     assert_eq!(second.status.code(), Some(1));
     assert!(
         said(&second).contains("another broker serves"),

@@ -5,6 +5,8 @@
 //! ```
 //! The sequencer's namespace forwards everything else between them.
 
+mod support;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -100,20 +102,10 @@ impl Lab {
         Process::spawn(name, command, &self.spaces[node]).expect("the binary starts")
     }
 
-    fn nodes(&self) -> Vec<Value> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
-        command
-            .args(["show", "nodes", "--json", "--config"])
-            .arg(self.dir.path().join("lab.toml"));
-        let output = command.output().expect("show");
-        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        value["nodes"].as_array().cloned().unwrap_or_default()
-    }
-
     fn wait(&self, what: &str, mut until: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
         let limit = Instant::now() + Duration::from_secs(30);
         loop {
-            let nodes = self.nodes();
+            let nodes = support::nodes(&self.dir.path().join("lab.toml"));
             if until(&nodes) {
                 return nodes;
             }
