@@ -163,14 +163,7 @@ fn setup(options: &Options, seed: u64, off: Faults) -> Setup {
 
 /// Shows one seed's run, line by line.
 pub fn trace(seed: u64, profile: Profile) -> Vec<String> {
-    let setup = Setup {
-        seed,
-        profile,
-        off: Faults::default(),
-        mutation: None,
-        keep: None,
-        canary: false,
-    };
+    let setup = Setup::plain(seed, profile);
     trace_of(&setup)
 }
 

@@ -1,7 +1,7 @@
 //! Some of what is said and written in a simulated world: real messages of all kinds, as
 //! seeds for fuzzers.
 use crate::guard::caught;
-use crate::plan::{Faults, Profile};
+use crate::plan::Profile;
 use crate::world::{self, Setup};
 use stateplane_group::Memory;
 use std::cell::RefCell;
@@ -51,14 +51,7 @@ fn keep<T>(kept: &mut Vec<T>, new: T, size: impl Fn(&T) -> usize) {
 
 /// Adds what is heard in the world of a seed.
 pub fn samples(seed: u64, profile: Profile, heard: &mut Samples) {
-    let setup = Setup {
-        seed,
-        profile,
-        off: Faults::default(),
-        mutation: None,
-        keep: None,
-        canary: false,
-    };
+    let setup = Setup::plain(seed, profile);
     let cell = RefCell::new(std::mem::take(heard));
     caught(|| world::listen(&setup, &cell));
     *heard = cell.into_inner();

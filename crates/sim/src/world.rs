@@ -36,6 +36,20 @@ pub(crate) struct Setup {
     pub canary: bool,
 }
 
+impl Setup {
+    /// A seed with all faults of its profile and nothing broken.
+    pub(crate) fn plain(seed: u64, profile: Profile) -> Self {
+        Self {
+            seed,
+            profile,
+            off: Faults::default(),
+            mutation: None,
+            keep: None,
+            canary: false,
+        }
+    }
+}
+
 /// Virtual time within which a group must be whole again and have answered
 /// everything once faults end.
 pub(crate) const RECOVERY: u64 = 1_500 * MS;

@@ -5,33 +5,38 @@ use std::process::Command;
 
 use serde_json::Value;
 
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: the benchmark needs root");
+    }
+    root
+}
+
+/// What `stateplane bench ARGS --json` reports.
+fn report(args: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_stateplane"))
+        .arg("bench")
+        .args(args.split(' '))
+        .arg("--json")
+        .output()
+        .expect("the binary starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report = serde_json::from_slice(&output.stdout).expect(&said);
+    assert!(output.status.success(), "{said}");
+    report
+}
+
 #[test]
 fn the_nat_benchmark_compares_three_devices() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: the benchmark needs root");
+    if !is_root() {
         return;
     }
     if Command::new("nft").arg("--version").output().is_err() {
         eprintln!("skipped: nft is missing (Debian package nftables)");
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_stateplane"))
-        .args([
-            "bench",
-            "nat",
-            "--rounds",
-            "1",
-            "--seconds",
-            "0.3",
-            "--pings",
-            "200",
-        ])
-        .args(["--flows", "64", "--json"])
-        .output()
-        .expect("the binary starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
-    assert!(output.status.success(), "{said}");
+    let report = report("nat --rounds 1 --seconds 0.3 --pings 200 --flows 64");
     assert_eq!(report["bench"], "nat");
     let rows = report["rows"].as_array().expect("rows");
     assert_eq!(rows.len(), 3);
@@ -57,17 +62,10 @@ fn the_nat_benchmark_compares_three_devices() {
 /// why not.
 #[test]
 fn the_replication_benchmark_measures_every_system() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: the benchmark needs root");
+    if !is_root() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_stateplane"))
-        .args(["bench", "replication", "--quick", "--json"])
-        .output()
-        .expect("the binary starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
-    assert!(output.status.success(), "{said}");
+    let report = report("replication --quick");
     let rows = report["rows"].as_array().expect("rows");
     for system in [
         "unreplicated",
@@ -106,18 +104,10 @@ fn the_replication_benchmark_measures_every_system() {
 /// is the bottleneck.
 #[test]
 fn the_sequencer_benchmark_takes_the_work_apart() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: the benchmark needs root");
+    if !is_root() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_stateplane"))
-        .args(["bench", "sequencer", "--rounds", "1", "--seconds", "0.05"])
-        .args(["--sizes", "200,1514", "--json"])
-        .output()
-        .expect("the binary starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_slice(&output.stdout).expect(&said);
-    assert!(output.status.success(), "{said}");
+    let report = report("sequencer --rounds 1 --seconds 0.05 --sizes 200,1514");
     let rows = report["rows"].as_array().expect("rows");
     assert_eq!(rows.len(), 11, "{rows:#?}");
     for row in rows {

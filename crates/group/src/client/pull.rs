@@ -110,11 +110,8 @@ impl Client {
     /// Begins those for which there is memory.
     fn next_pulls(&mut self, now: Time) {
         let mut taken: usize = self.pulls.values().map(|pull| pull.bytes.len()).sum();
-        let waiting: Vec<_> = self.pulls.iter().filter(|(_, p)| !p.begun()).collect();
-        let waiting: Vec<_> = waiting
-            .iter()
-            .map(|(id, p)| (**id, p.whole.len as usize))
-            .collect();
+        let waiting = self.pulls.iter().filter(|(_, p)| !p.begun());
+        let waiting: Vec<_> = waiting.map(|(id, p)| (*id, p.whole.len as usize)).collect();
         for (id, len) in waiting {
             if taken > 0 && taken + len > self.config.limits.client_bytes {
                 break;

@@ -313,25 +313,11 @@ impl<A: Application> Replica<A> {
     /// A checkpoint that only shortens the journal: of a picture, once there is one from
     /// which the log goes on.
     fn checkpoint_behind(&mut self) -> Option<Effect> {
-        let journal = self.journal.as_mut()?;
-        if journal.next == Next::AtOnce {
+        if self.journal.as_ref()?.next == Next::AtOnce {
             return self.checkpoint(false);
         }
-        let Some((at, snapshot)) = self
-            .serving
-            .take_if(|p| p.serves(self.log.base()))
-            .map(|p| {
-                let at = p.at;
-                if p.shared {
-                    let bytes = p.bytes.clone();
-                    self.serving = Some(p);
-                    (at, bytes)
-                } else {
-                    (at, p.bytes)
-                }
-            })
-        else {
-            journal.next = Next::Picture;
+        let Some((at, snapshot)) = self.finished_picture() else {
+            self.journal.as_mut()?.next = Next::Picture;
             if self.serving.as_ref().is_none_or(|p| p.complete) {
                 self.timers.snapshot = Some(Time::ZERO);
             }
@@ -339,6 +325,16 @@ impl<A: Application> Replica<A> {
         };
         self.marks.hit(Mark::Checkpointed);
         self.write_checkpoint(at, snapshot, false)
+    }
+
+    /// A picture from which the log goes on, and its slot. It stays for peers that take it.
+    fn finished_picture(&mut self) -> Option<(Slot, Vec<u8>)> {
+        let base = self.log.base();
+        if let Some(kept) = self.serving.as_ref().filter(|p| p.shared && p.serves(base)) {
+            return Some((kept.at, kept.bytes.clone()));
+        }
+        let picture = self.serving.take_if(|p| p.serves(base))?;
+        Some((picture.at, picture.bytes))
     }
 
     /// Whether the next checkpoint waits for a picture.

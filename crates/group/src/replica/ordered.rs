@@ -3,11 +3,11 @@
 
 use stateplane_base::Time;
 use stateplane_state::Application;
-use stateplane_wire::group::{Body, Entry, Formation, GroupId, Ordered, Session, Slot};
+use stateplane_wire::group::{Entry, Formation, GroupId, Ordered, Session, Slot};
 
 use super::{Replica, Status};
+use crate::Mark;
 use crate::oum::{Age, Put, SessionId, Stamped};
-use crate::{Mark, Peer};
 
 impl<A: Application> Replica<A> {
     pub(super) fn on_ordered(&mut self, now: Time, from: u8, formation: Formation, m: Ordered) {
@@ -75,11 +75,7 @@ impl<A: Application> Replica<A> {
             return;
         }
         self.told_session = Some(now);
-        let (session, nonce) = (self.session, self.nonce);
-        self.send(
-            Peer::Sequencer(sequencer),
-            Body::SessionInfo { session, nonce },
-        );
+        self.send_session(sequencer);
     }
 
     pub(super) fn on_tail(

@@ -69,13 +69,18 @@ impl<A: Application> Replica<A> {
             && !self.config.broken(Mutation::StandbyNotRefused);
         if another && !self.sequencer_is_silent(now) {
             self.marks.hit(Mark::SessionRefused);
-            let (session, nonce) = (self.session, self.nonce);
-            let info = Body::SessionInfo { session, nonce };
-            return self.send(Peer::Sequencer(from), info);
+            return self.send_session(from);
         }
         self.marks.hit(Mark::SessionRequested);
         self.wanted_session = Some(nonce);
         self.start_view_change(now, self.next_own_view());
+    }
+
+    /// Tells a sequencer which session is in force.
+    pub(super) fn send_session(&mut self, sequencer: u8) {
+        let (session, nonce) = (self.session, self.nonce);
+        let info = Body::SessionInfo { session, nonce };
+        self.send(Peer::Sequencer(sequencer), info);
     }
 
     /// Leader: sees to it that somebody stamps. The one in force is told so while no
@@ -84,9 +89,7 @@ impl<A: Application> Replica<A> {
         let unreached = now.since(self.sequencers.reached);
         if self.granted && unreached >= self.config.timing.heartbeat && self.session != 0 {
             self.sequencers.reached = now;
-            let (session, nonce) = (self.session, self.nonce);
-            let info = Body::SessionInfo { session, nonce };
-            self.send(Peer::Sequencer(sequencer_of(nonce)), info);
+            self.send_session(sequencer_of(self.nonce));
         }
         let (count, last) = self.sequencers.invited;
         let pause = self.config.timing.resend;
