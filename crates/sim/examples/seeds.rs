@@ -2,6 +2,10 @@
 //! `seeds [COUNT [FROM [PROFILE [OFF]]]]`, and `seeds trace SEED [PROFILE [OFF]]`.
 //! With MUTATION=NAME a rule is broken, and `seeds hunts` hunts for every broken rule (both
 //! need the feature `mutations`).
+/// Half of what a seed costs besides its work is memory, in small pieces.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use stateplane_sim::{Faults, Mutation, Options, Profile, run, trace_with};
 
 fn main() {

@@ -73,6 +73,11 @@ impl Watch {
     /// Notes who is in which view.
     fn enters(&mut self, index: usize, status: &ReplicaStatus) {
         let (view, members) = (status.last_normal, status.members);
+        let seat: Seats = 1 << index;
+        let known = self.entered.get(&view);
+        if known.is_some_and(|(_, seats)| seats & seat != 0) {
+            return;
+        }
         if view >= self.newest.0 {
             self.newest = (view, members);
         }
@@ -80,7 +85,7 @@ impl Watch {
             return;
         }
         let (_, seats) = self.entered.entry(view).or_insert((members, 0));
-        *seats |= 1 << index;
+        *seats |= seat;
         if members.decides(*seats) {
             self.entered = self.entered.split_off(&view);
         }

@@ -20,6 +20,8 @@ use crate::tx::Journal;
 /// Tables, timers and procedures, driven by operations and the times stamped on them.
 pub struct Store {
     registry: Registry,
+    /// The registry's.
+    fingerprint: u64,
     state: State,
     journal: Journal,
     seed: Seed,
@@ -83,6 +85,7 @@ impl Store {
         let limits = limits.encodable();
         let state = State::new(registry.tables(), limits, seed);
         Self {
+            fingerprint: registry.fingerprint(),
             registry,
             state,
             journal: Journal::default(),
@@ -104,7 +107,7 @@ impl Store {
 
     /// See [`Registry::fingerprint`].
     pub fn fingerprint(&self) -> u64 {
-        self.registry.fingerprint()
+        self.fingerprint
     }
 
     /// Each table, in the order registered.
@@ -160,8 +163,7 @@ impl Store {
     /// Appends the next rows of the snapshot; how many, or none when it is complete.
     fn write_snapshot(&mut self, out: &mut Vec<u8>) -> Option<usize> {
         let cut = self.state.cut.as_mut()?;
-        let fingerprint = self.registry.fingerprint();
-        let written = self.outgoing.write(cut, fingerprint, out);
+        let written = self.outgoing.write(cut, self.fingerprint, out);
         if written.is_none() {
             self.state.cut = None;
         }
@@ -226,7 +228,7 @@ impl Application for Store {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        snapshot::encode(&self.state, self.registry.fingerprint())
+        snapshot::encode(&self.state, self.fingerprint)
     }
 
     fn begin_snapshot(&mut self) -> u64 {
@@ -258,7 +260,7 @@ impl Application for Store {
     fn incoming(&self) -> Incoming {
         let empty = State::new(self.registry.tables(), self.state.limits, self.seed);
         let kinds = self.registry.timer_kinds();
-        Incoming::new(empty, self.registry.fingerprint(), kinds)
+        Incoming::new(empty, self.fingerprint, kinds)
     }
 
     fn take(incoming: &mut Incoming, piece: &[u8]) -> Result<(), SnapshotError> {

@@ -14,6 +14,10 @@ mod say;
 
 use std::process::ExitCode;
 
+/// Replicas and clients allocate one small piece of memory per operation, the simulator many.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }
