@@ -1,0 +1,462 @@
+//! The flow tables: fixed memory, one writer, readers that never wait.
+//!
+//! A key lies in one of two buckets of four neighbouring slots ([`layout`](super::layout)). Where both
+//! are full, an entry of theirs moves to its own other bucket: copied there first, so that a
+//! reader finds it at one place at least. A slot whose time is over counts as free for others;
+//! one that lives is never given away: the caller is told which one was idle longest.
+
+use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
+use core::time::Duration;
+
+use stateplane_base::Time;
+
+use super::action::{Action, Entry, state_word};
+use super::key::{Address, Key, Seed};
+use super::layout::{BUCKET_SLOTS, SEEN_SHIFT, STATE_SEQUENCE};
+use super::memory::{self, Memory, WrongSize, change, load, store};
+
+/// The flow table of one address family, as its one writer has it.
+#[derive(Debug)]
+pub struct Table<M, A> {
+    memory: M,
+    seed: Seed,
+    used: usize,
+    full: u64,
+    moved: u64,
+    sweep: usize,
+    family: PhantomData<A>,
+}
+
+/// No slot is free for the key, nor can one be made free cheaply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no slot is free for this flow")]
+pub struct Full<A> {
+    /// Of the entries in its way, the one that saw no packet for longest: the caller may
+    /// remove it, which sends its flow to the slow path.
+    pub idlest: Key<A>,
+    /// For how long.
+    pub idle: Duration,
+}
+
+/// What the program noted about an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Packets, modulo 2^32.
+    pub packets: u32,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Since the last packet, or since the entry was made; within 2^20 ns.
+    pub idle: Duration,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pressure {
+    /// Slots.
+    pub capacity: usize,
+    /// Slots taken, those among them whose time is over and that nobody needed since.
+    pub used: usize,
+    /// Insertions refused since the beginning.
+    pub full: u64,
+    /// Entries moved to make room since the beginning.
+    pub moved: u64,
+}
+
+/// How often room is made by moving who is in the way of who is in the way.
+const MOVES_DEEP: usize = 2;
+
+impl<M: Memory, A: Address> Table<M, A> {
+    /// Takes `memory`, a power of two of slots, eight at least, and empties it.
+    pub fn new(memory: M, seed: Seed) -> Result<Self, WrongSize> {
+        let what = "the slots of a flow table";
+        memory::sized(&memory, A::SLOT_WORDS, 2 * BUCKET_SLOTS, what)?;
+        let mut table = Table {
+            memory,
+            seed,
+            used: 0,
+            full: 0,
+            moved: 0,
+            sweep: 0,
+            family: PhantomData,
+        };
+        table.clear();
+        Ok(table)
+    }
+
+    /// Adds an entry, or replaces the action of the one there is; its counts go on then.
+    pub fn insert(&mut self, now: Time, key: &Key<A>, entry: &Entry<A>) -> Result<(), Full<A>> {
+        if let Some(slot) = self.find(key) {
+            self.rewrite(slot, entry);
+            return Ok(());
+        }
+        let Some(slot) = self.room(now, key) else {
+            self.full += 1;
+            return Err(self.crowded(now, key));
+        };
+        self.fill(now, slot, key, entry);
+        Ok(())
+    }
+
+    /// Replaces the action of an entry that is there; says whether it was.
+    pub fn update(&mut self, key: &Key<A>, entry: &Entry<A>) -> bool {
+        let found = self.find(key);
+        if let Some(slot) = found {
+            self.rewrite(slot, entry);
+        }
+        found.is_some()
+    }
+
+    /// Lets an entry end at another time; says whether it is there. No reader is disturbed.
+    pub fn prolong(&mut self, key: &Key<A>, until: Time) -> bool {
+        let found = self.find(key);
+        if let Some(slot) = found {
+            let words = self.slot(slot);
+            let state = load(words, Slot::<A>::STATE);
+            store(words, Slot::<A>::STATE, state_word(until, state));
+        }
+        found.is_some()
+    }
+
+    /// Removes an entry; says whether it was there.
+    pub fn remove(&mut self, key: &Key<A>) -> bool {
+        let found = self.find(key);
+        if let Some(slot) = found {
+            self.empty(slot);
+        }
+        found.is_some()
+    }
+
+    /// Removes all entries.
+    pub fn clear(&mut self) {
+        for slot in 0..self.capacity() {
+            if load(self.slot(slot), A::PAIR_WORDS) != 0 {
+                self.used += 1;
+                self.empty(slot);
+            }
+        }
+        self.used = 0;
+    }
+
+    /// Frees slots whose time is over, among the next `slots` in a circle; says how many.
+    pub fn sweep(&mut self, now: Time, slots: usize) -> usize {
+        let before = self.used;
+        for _ in 0..slots.min(self.capacity()) {
+            let slot = self.sweep;
+            self.sweep = (slot + 1) % self.capacity();
+            let words = self.slot(slot);
+            if load(words, A::PAIR_WORDS) != 0 && over(load(words, Slot::<A>::STATE), now) {
+                self.empty(slot);
+            }
+        }
+        before - self.used
+    }
+
+    /// The entry of a key, whether or not its time is over.
+    pub fn get(&self, key: &Key<A>) -> Option<Entry<A>> {
+        let words = self.slot(self.find(key)?);
+        Some(Entry {
+            action: action(words),
+            until: Time::from_nanos(load(words, Slot::<A>::STATE) & !STATE_SEQUENCE),
+        })
+    }
+
+    /// What the program noted about an entry.
+    pub fn seen(&self, key: &Key<A>, now: Time) -> Option<Seen> {
+        let words = self.slot(self.find(key)?);
+        let word = load(words, Slot::<A>::SEEN);
+        Some(Seen {
+            packets: word as u32,
+            bytes: load(words, Slot::<A>::BYTES),
+            idle: idle(word, now),
+        })
+    }
+
+    /// Slots taken.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether no slot is taken.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Slots.
+    pub fn capacity(&self) -> usize {
+        self.memory.len() / A::SLOT_WORDS
+    }
+
+    /// How full it is.
+    pub fn pressure(&self) -> Pressure {
+        Pressure {
+            capacity: self.capacity(),
+            used: self.used,
+            full: self.full,
+            moved: self.moved,
+        }
+    }
+
+    /// Its memory, for readers.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    fn slot(&self, slot: usize) -> &[AtomicU64] {
+        &self.memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS]
+    }
+
+    /// The two slots that a key would like best.
+    fn choices(&self, key: &Key<A>) -> [usize; 2] {
+        let (addresses, tag) = key.words();
+        choices(
+            self.seed.hash(&addresses[..A::PAIR_WORDS], tag),
+            self.capacity(),
+        )
+    }
+
+    fn key(&self, slot: usize) -> Option<Key<A>> {
+        let words = self.slot(slot);
+        let mut addresses = [0; 4];
+        for (at, word) in addresses[..A::PAIR_WORDS].iter_mut().enumerate() {
+            *word = load(words, at);
+        }
+        Key::from_words(addresses, load(words, A::PAIR_WORDS))
+    }
+
+    fn find(&self, key: &Key<A>) -> Option<usize> {
+        let (addresses, tag) = key.words();
+        self.choices(key)
+            .into_iter()
+            .flat_map(bucket)
+            .find(|&slot| matches(self.slot(slot), &addresses[..A::PAIR_WORDS], tag))
+    }
+
+    /// A slot for a new key: free, or over, or made free.
+    fn room(&mut self, now: Time, key: &Key<A>) -> Option<usize> {
+        let choices = self.choices(key);
+        let free = choices.iter().find_map(|&choice| self.free(now, choice));
+        free.or_else(|| {
+            (0..=MOVES_DEEP).find_map(|deep| {
+                let mut choices = choices.iter();
+                choices.find_map(|&choice| self.make_room(now, choice, deep))
+            })
+        })
+    }
+
+    /// A slot of the bucket around `choice` that nobody needs, the nearest one.
+    fn free(&self, now: Time, choice: usize) -> Option<usize> {
+        bucket(choice).find(|&slot| {
+            let words = self.slot(slot);
+            load(words, A::PAIR_WORDS) == 0 || over(load(words, Slot::<A>::STATE), now)
+        })
+    }
+
+    /// Moves an entry out of the bucket around `choice` into its other bucket, where room is made
+    /// for it in the same way, so many times `deep`.
+    fn make_room(&mut self, now: Time, choice: usize, deep: usize) -> Option<usize> {
+        for slot in bucket(choice) {
+            let key = self.key(slot)?;
+            let [a, b] = self.choices(&key);
+            let there = if a / BUCKET_SLOTS == slot / BUCKET_SLOTS {
+                b
+            } else {
+                a
+            };
+            if there / BUCKET_SLOTS == slot / BUCKET_SLOTS {
+                continue;
+            }
+            let to = match deep {
+                0 => self.free(now, there),
+                deep => self.make_room(now, there, deep - 1),
+            };
+            if let Some(to) = to {
+                self.shift(slot, to);
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// Copies an entry to another slot, then empties its own.
+    fn shift(&mut self, from: usize, to: usize) {
+        let words: super::action::SlotWords = {
+            let slot = self.slot(from);
+            core::array::from_fn(|at| slot.get(at).map_or(0, |_| load(slot, at)))
+        };
+        let until = Time::from_nanos(words[Slot::<A>::STATE] & !STATE_SEQUENCE);
+        self.write(to, until, |slot| {
+            for (at, &word) in words[..A::SLOT_WORDS].iter().enumerate() {
+                if at != Slot::<A>::STATE {
+                    store(slot, at, word);
+                }
+            }
+        });
+        self.empty(from);
+        self.moved += 1;
+    }
+
+    fn fill(&mut self, now: Time, slot: usize, key: &Key<A>, entry: &Entry<A>) {
+        let (addresses, tag) = key.words();
+        self.write(slot, entry.until, |words| {
+            for (at, &word) in addresses[..A::PAIR_WORDS].iter().enumerate() {
+                store(words, at, word);
+            }
+            store(words, A::PAIR_WORDS, tag);
+            write_action(words, &entry.action);
+            store(words, Slot::<A>::BYTES, 0);
+            store(words, Slot::<A>::SEEN, tick(now) << 32);
+        });
+    }
+
+    fn rewrite(&mut self, slot: usize, entry: &Entry<A>) {
+        self.write(slot, entry.until, |words| {
+            write_action(words, &entry.action);
+        });
+    }
+
+    fn empty(&mut self, slot: usize) {
+        self.write(slot, Time::ZERO, |words| {
+            for at in 0..=A::PAIR_WORDS {
+                store(words, at, 0);
+            }
+        });
+    }
+
+    /// Changes a slot under its sequence, and keeps count of those taken.
+    fn write(&mut self, slot: usize, until: Time, write: impl FnOnce(&[AtomicU64])) {
+        let words = self.slot(slot);
+        let was = load(words, A::PAIR_WORDS) != 0;
+        let state = &words[Slot::<A>::STATE];
+        let before = load(words, Slot::<A>::STATE) & STATE_SEQUENCE;
+        // An end of zero: whoever does not look at the sequence finds it over.
+        let busy = state_word(Time::ZERO, before | 1);
+        let done = state_word(until, (before | 1) + 1);
+        change(state, busy, done, || write(words));
+        let is = load(words, A::PAIR_WORDS) != 0;
+        self.used = self.used + usize::from(is) - usize::from(was);
+    }
+
+    fn crowded(&self, now: Time, key: &Key<A>) -> Full<A> {
+        let candidates = self.choices(key).into_iter().flat_map(bucket);
+        let (idle, idlest) = candidates
+            .filter_map(|slot| {
+                let since = idle(load(self.slot(slot), Slot::<A>::SEEN), now);
+                Some((since, self.key(slot)?))
+            })
+            .max()
+            .expect("no slot was free, so all have keys");
+        Full { idlest, idle }
+    }
+}
+
+/// What a reader finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found<A> {
+    /// No entry.
+    Nothing,
+    /// An entry that is being changed at this moment.
+    Busy,
+    /// The entry and the slot it lies in.
+    Entry(usize, Entry<A>),
+}
+
+/// A reader's look-up. Whatever the writer does meanwhile, an entry is given whole.
+pub fn look_up<A: Address>(memory: &[AtomicU64], seed: &Seed, key: &Key<A>) -> Found<A> {
+    let (addresses, tag) = key.words();
+    let addresses = &addresses[..A::PAIR_WORDS];
+    let choices = choices(seed.hash(addresses, tag), memory.len() / A::SLOT_WORDS);
+    for slot in choices.into_iter().flat_map(bucket) {
+        let words = &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
+        if !matches(words, addresses, tag) {
+            continue;
+        }
+        let read = memory::read(&words[Slot::<A>::STATE], STATE_SEQUENCE, || {
+            matches(words, addresses, tag).then(|| action(words))
+        });
+        return match read {
+            None => Found::Busy,
+            Some((_, None)) => Found::Nothing,
+            Some((state, Some(action))) => {
+                let until = Time::from_nanos(state & !STATE_SEQUENCE);
+                Found::Entry(slot, Entry { action, until })
+            }
+        };
+    }
+    Found::Nothing
+}
+
+/// The program's note that a packet passed: not atomic as a whole, since a flow's packets come
+/// by one queue as a rule, and an exact count of the others is not worth a locked instruction.
+pub fn note<A: Address>(memory: &[AtomicU64], slot: usize, now: Time, bytes: usize) {
+    let words = &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
+    let total = load(words, Slot::<A>::BYTES).wrapping_add(bytes as u64);
+    store(words, Slot::<A>::BYTES, total);
+    let packets = (load(words, Slot::<A>::SEEN) as u32).wrapping_add(1);
+    store(words, Slot::<A>::SEEN, u64::from(packets) | tick(now) << 32);
+}
+
+/// Where things lie in a slot: [`layout`](super::layout).
+struct Slot<A>(PhantomData<A>);
+
+impl<A: Address> Slot<A> {
+    const STATE: usize = A::PAIR_WORDS + 1;
+    const ACTION: usize = A::PAIR_WORDS + 2;
+    const ENDS: usize = A::PAIR_WORDS + 4;
+    const BYTES: usize = A::SLOT_WORDS - 2;
+    const SEEN: usize = A::SLOT_WORDS - 1;
+}
+
+fn matches(words: &[AtomicU64], addresses: &[u64], tag: u64) -> bool {
+    load(words, addresses.len()) == tag
+        && addresses
+            .iter()
+            .enumerate()
+            .all(|(at, &word)| load(words, at) == word)
+}
+
+fn action<A: Address>(words: &[AtomicU64]) -> Action<A> {
+    let at = |at| load(words, at);
+    let mut ends = [0; 4];
+    for (n, word) in ends[..A::PAIR_WORDS].iter_mut().enumerate() {
+        *word = at(Slot::<A>::ENDS + n);
+    }
+    Action::from_words([at(Slot::<A>::ACTION), at(Slot::<A>::ACTION + 1)], ends)
+}
+
+fn write_action<A: Address>(words: &[AtomicU64], action: &Action<A>) {
+    let (head, ends) = action.words();
+    store(words, Slot::<A>::ACTION, head[0]);
+    store(words, Slot::<A>::ACTION + 1, head[1]);
+    for (n, &word) in ends[..A::PAIR_WORDS].iter().enumerate() {
+        store(words, Slot::<A>::ENDS + n, word);
+    }
+}
+
+/// The slots that a hash likes best, in two buckets (now and then it is one).
+fn choices(hash: u64, slots: usize) -> [usize; 2] {
+    let mask = slots - 1;
+    [hash as u32 as usize & mask, (hash >> 32) as usize & mask]
+}
+
+/// The slots of the bucket around `choice`, that one first.
+fn bucket(choice: usize) -> impl Iterator<Item = usize> {
+    (0..BUCKET_SLOTS).map(move |n| choice ^ n)
+}
+
+/// Whether an entry with this state cannot be used any more.
+fn over(state: u64, now: Time) -> bool {
+    now.as_nanos() >= state & !STATE_SEQUENCE
+}
+
+fn tick(now: Time) -> u64 {
+    now.as_nanos() >> SEEN_SHIFT & 0xffff_ffff
+}
+
+/// Since when the entry with this `seen` word has had no packet. The program's clock is coarse
+/// and may be a little behind or ahead.
+fn idle(seen: u64, now: Time) -> Duration {
+    let ticks = (tick(now) as u32).wrapping_sub((seen >> 32) as u32);
+    let ticks = if ticks > u32::MAX / 2 { 0 } else { ticks };
+    Duration::from_nanos(u64::from(ticks) << SEEN_SHIFT)
+}
