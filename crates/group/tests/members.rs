@@ -4,7 +4,7 @@ mod common;
 
 use common::{Node, World};
 use stateplane_base::{ReplicaId, Time};
-use stateplane_group::{Alarm, Answer, Change, GroupConfig, Mark, Message, Peer, Role};
+use stateplane_group::{Alarm, Answer, Change, GroupConfig, Mark, Message, Mutation, Peer, Role};
 use stateplane_wire::group::{Body, Hint};
 
 fn count(reply: &[u8]) -> u64 {
@@ -34,7 +34,11 @@ fn remove(out: u8) -> Change {
 
 /// A formed group of `n` with spare seats and some history.
 fn ready(n: u8, spares: u8) -> World {
-    let mut w = World::ready_with(GroupConfig::new(n).with_spares(spares));
+    with_history(GroupConfig::new(n).with_spares(spares))
+}
+
+fn with_history(config: GroupConfig) -> World {
+    let mut w = World::ready_with(config);
     for i in 0..5u8 {
         w.call(&[i]).unwrap();
     }
@@ -275,10 +279,9 @@ fn a_newcomer_that_falls_silent_is_given_up() {
 }
 
 /// What a leader said before it admitted a newcomer comes late, when the newcomer's vote is
-/// what the rest of the group depends on.
-#[test]
-fn who_voted_before_it_was_in_a_view_is_not_dismissed_by_an_older_one() {
-    let mut w = ready(3, 1);
+/// what the rest of the group depends on. The group, who leads it and who leaves.
+fn a_newcomer_hears_an_old_dismissal(config: GroupConfig) -> (World, u8, u8) {
+    let mut w = with_history(config);
     let leader = w.leader().expect("a leader");
     let out = (leader + 1) % 3;
     let before = w.replica(leader).inspect();
@@ -295,6 +298,13 @@ fn who_voted_before_it_was_in_a_view_is_not_dismissed_by_an_older_one() {
     };
     let newcomer = w.replicas[3].as_mut().expect("alive");
     newcomer.on_message(w.now, Peer::Replica(ReplicaId(leader)), hint);
+    (w, leader, out)
+}
+
+#[test]
+fn who_voted_before_it_was_in_a_view_is_not_dismissed_by_an_older_one() {
+    let config = || GroupConfig::new(3).with_spares(1);
+    let (mut w, leader, out) = a_newcomer_hears_an_old_dismissal(config());
     assert_eq!(w.replica(3).inspect().role, Role::Voting);
     w.kill(leader);
     w.lose = Box::new(|_, _, _| false);
@@ -302,4 +312,44 @@ fn who_voted_before_it_was_in_a_view_is_not_dismissed_by_an_older_one() {
     let rest: Vec<u8> = members.iter().copied().filter(|s| *s != leader).collect();
     w.run_until(2000, |w| entered(w, &rest, &members));
     assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(6));
+    if let Some(broken) = config().breaking(Mutation::StaleDismissal) {
+        let (w, ..) = a_newcomer_hears_an_old_dismissal(broken);
+        assert_eq!(
+            w.replica(3).inspect().role,
+            Role::Booting,
+            "the rule is needed"
+        );
+    }
+}
+
+/// An operation is answered that one follower misses. A newcomer replaces the other, without
+/// the first, and the leader dies: what the group knows then is what the newcomer took over.
+/// How many operations it knows.
+fn what_a_newcomer_took_over(config: GroupConfig) -> u64 {
+    let mut w = with_history(config);
+    let leader = w.leader().expect("a leader");
+    let (out, late) = ((leader + 1) % 3, (leader + 2) % 3);
+    w.lose = Box::new(move |_, to, _| to == Node::Replica(late));
+    assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(6));
+    let members: Vec<u8> = (0..4).filter(|seat| *seat != out).collect();
+    ask(&mut w, leader, replace(out, 3));
+    w.run_until(100, |w| w.replica(3).inspect().role == Role::Follower);
+    // From now on it learns nothing more of what was before.
+    w.lose = Box::new(move |_, to, body| {
+        let old = matches!(body, Body::Entries(_) | Body::SnapshotChunk(_));
+        to == Node::Replica(late) || to == Node::Replica(3) && old
+    });
+    w.run_until(100, |w| entered(w, &[leader, 3], &members));
+    w.kill(leader);
+    w.lose = Box::new(|_, _, _| false);
+    count(&w.call(b"y").expect("a majority is alive")) - 1
+}
+
+#[test]
+fn a_newcomer_has_the_state_before_it_counts() {
+    let config = || GroupConfig::new(3).with_spares(1);
+    assert_eq!(what_a_newcomer_took_over(config()), 6);
+    if let Some(broken) = config().breaking(Mutation::NewcomerWithoutState) {
+        assert!(what_a_newcomer_took_over(broken) < 6, "the rule is needed");
+    }
 }

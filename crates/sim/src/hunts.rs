@@ -59,6 +59,17 @@ const LOST_VALUE: &[&str] = &[
     "promise",
 ];
 const ONCE: &[&str] = &["twice", "two answers", "wrong"];
+/// Ways to notice that a member knows less than it is taken to know.
+const NO_STATE: &[&str] = &[
+    "lost",
+    "wrong",
+    "slot",
+    "canon",
+    "promise",
+    "two answers",
+    "time",
+    "liveness",
+];
 /// Ways to notice that a replica did not find on its disk what it had said.
 const MEMORY: &[&str] = &[
     "promise",
@@ -110,6 +121,7 @@ pub const HUNTS: &[Hunt] = &[
     hunt(Mutation::ChangeAtOnce, Profile::Reconfigure, 8_000),
     hunt(Mutation::FormerMembersIgnored, Profile::Reconfigure, 6_000),
     hunt(Mutation::JointViewAnswers, Profile::Reconfigure, 16_000),
+    hunt(Mutation::NewcomerWithoutState, Profile::Reconfigure, 6_000).noticed(NO_STATE),
     hunt(Mutation::NoRollback, Profile::Gaps, 800),
     hunt(Mutation::MergeAnyView, Profile::FailoverStorm, 1_500),
     hunt(Mutation::OldStartView, Profile::Stray, 400),
@@ -134,18 +146,11 @@ pub const HUNTS: &[Hunt] = &[
 ];
 
 /// Breaches that nothing notices within thousands of seeds, and why.
-pub const SURVIVORS: &[(Mutation, &str)] = &[
-    (
-        Mutation::NewcomerWithoutState,
-        "to lose an answered operation it takes a member that missed the whole change, and the \
-         loss of all that did not before the newcomer has caught up, as any laggard does",
-    ),
-    (
-        Mutation::StaleDismissal,
-        "a dismissal must be on its way from before the newcomer was admitted until it has \
+pub const SURVIVORS: &[(Mutation, &str)] = &[(
+    Mutation::StaleDismissal,
+    "a dismissal must be on its way from before the newcomer was admitted until it has \
          voted; a directed test of the group's members fails without the rule",
-    ),
-];
+)];
 
 /// Whether this build can break rules at all.
 pub fn able() -> bool {

@@ -58,8 +58,13 @@ impl<A: Application> Replica<A> {
         self.start_view_change(now, members.next_view(view));
     }
 
-    /// [`Mutation::NewcomerWithoutState`](crate::Mutation): a new member enters its first
-    /// view with an empty log.
+    /// It has no log, and no snapshot in place of one.
+    pub(super) fn knows_nothing(&self) -> bool {
+        self.log.len() <= self.config.origin.slot
+    }
+
+    /// [`Mutation::NewcomerWithoutState`](crate::Mutation): a new member enters views with an
+    /// empty log.
     pub(super) fn enter_blindly(&mut self, now: Time, formation: Formation, m: &StartView) {
         self.reset();
         self.leave_boot();

@@ -243,6 +243,10 @@ impl<A: Application> Replica<A> {
                 return;
             }
         }
+        #[cfg(feature = "mutations")]
+        if self.config.broken(Mutation::NewcomerWithoutState) && self.knows_nothing() {
+            return self.enter_blindly(now, self.formation, &m);
+        }
         self.leave_normal(m.view);
         let timing = &self.config.timing;
         self.timers.patience = Some(now + timing.silence * 2);
