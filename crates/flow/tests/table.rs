@@ -1,0 +1,379 @@
+//! The flow table against a plain map, and under readers on other threads.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use stateplane_base::Time;
+use stateplane_flow::PortId;
+use stateplane_flow::fast::{
+    Action, Address, Entry, Found, Guard, Hop, Key, Kind, Seed, Table, Vlans, look_up, note,
+};
+
+const SEED: Seed = Seed::new([
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7344,
+    0xa409_3822_299f_31d0,
+    0x082e_fa98_ec4e_6c89,
+]);
+
+type Words = Arc<[AtomicU64]>;
+
+fn memory<A: Address>(slots: usize) -> Words {
+    (0..slots * A::SLOT_WORDS)
+        .map(|_| AtomicU64::new(0))
+        .collect()
+}
+
+fn table<A: Address>(slots: usize) -> Table<Words, A> {
+    Table::new(memory::<A>(slots), SEED).unwrap()
+}
+
+fn key<A: Address>(number: u32, to_addr: impl Fn(u32) -> A) -> Key<A> {
+    Key {
+        kind: Kind::Udp,
+        port: PortId::INSIDE,
+        source: to_addr(0x0a00_0000 + number / 4),
+        source_port: 1024 + (number % 4) as u16,
+        destination: A::ANY,
+        destination_port: 0,
+        vlans: Vlans::default(),
+    }
+}
+
+fn key4(number: u32) -> Key<Ipv4Addr> {
+    key(number, Ipv4Addr::from)
+}
+
+/// All parts of the entry follow from one number, so that a mixture of two shows.
+fn entry<A: Address>(number: u32, until: Time, to_addr: impl Fn(u32) -> A) -> Entry<A> {
+    let low = number as u16;
+    Entry {
+        action: Action {
+            source: Some(to_addr(number)),
+            source_port: Some(low),
+            destination: Some(to_addr(!number)),
+            destination_port: Some(!low),
+            ttl: (number % 16) as u8,
+            hop: Hop::Index(low % 0xff00),
+            tunnel: number as u8,
+            guard: Guard {
+                lease: low,
+                epoch: number,
+            },
+            tcp_events: !number as u8,
+        },
+        until,
+    }
+}
+
+fn entry4(number: u32, until: Time) -> Entry<Ipv4Addr> {
+    entry(number, until, Ipv4Addr::from)
+}
+
+/// Entries end up to 2^16 ns early: round as the table does.
+fn at(step: u64) -> Time {
+    Time::from_nanos(step << 24)
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Insert(u32, u32, u64),
+    Update(u32, u32, u64),
+    Prolong(u32, u64),
+    Remove(u32),
+    Packet(u32, usize),
+    Sweep(usize),
+    Pass(u64),
+    Clear,
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let keys = 0..60u32;
+    let ends = 1..40u64;
+    prop_oneof![
+        12 => (keys.clone(), any::<u32>(), ends.clone()).prop_map(|(k, e, s)| Op::Insert(k, e, s)),
+        2 => (keys.clone(), any::<u32>(), ends.clone()).prop_map(|(k, e, s)| Op::Update(k, e, s)),
+        2 => (keys.clone(), ends).prop_map(|(k, s)| Op::Prolong(k, s)),
+        3 => keys.clone().prop_map(Op::Remove),
+        4 => (keys, 0..2000usize).prop_map(|(k, n)| Op::Packet(k, n)),
+        1 => (0..40usize).prop_map(Op::Sweep),
+        3 => (0..4u64).prop_map(Op::Pass),
+        1 => Just(Op::Clear),
+    ]
+}
+
+/// What must be known of an entry, beside the entry.
+#[derive(Clone, Copy)]
+struct Known<A> {
+    entry: Entry<A>,
+    packets: u32,
+    bytes: u64,
+    last: Time,
+}
+
+/// A table of 32 slots and the map it must be.
+struct Pair<A: Address, F> {
+    table: Table<Words, A>,
+    map: HashMap<Key<A>, Known<A>>,
+    now: u64,
+    to_addr: F,
+}
+
+impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
+    fn new(to_addr: F) -> Self {
+        Pair {
+            table: table(32),
+            map: HashMap::new(),
+            now: 1,
+            to_addr,
+        }
+    }
+
+    fn key(&self, number: u32) -> Key<A> {
+        key(number, self.to_addr)
+    }
+
+    fn entry(&self, number: u32, span: u64) -> Entry<A> {
+        entry(number, at(self.now + span), self.to_addr)
+    }
+
+    fn run(&mut self, op: Op) {
+        let now = at(self.now);
+        match op {
+            Op::Insert(k, number, span) => self.insert(k, number, span),
+            Op::Update(k, number, span) => {
+                let (key, entry) = (self.key(k), self.entry(number, span));
+                let known = self.map.get_mut(&key).map(|known| known.entry = entry);
+                assert_eq!(self.table.update(&key, &entry), known.is_some());
+            }
+            Op::Prolong(k, span) => {
+                let (key, until) = (self.key(k), at(self.now + span));
+                let known = self
+                    .map
+                    .get_mut(&key)
+                    .map(|known| known.entry.until = until);
+                assert_eq!(self.table.prolong(&key, until), known.is_some());
+            }
+            Op::Remove(k) => {
+                let key = self.key(k);
+                assert_eq!(self.table.remove(&key), self.map.remove(&key).is_some());
+            }
+            Op::Packet(k, bytes) => {
+                let key = self.key(k);
+                if let Found::Entry(slot, _) = look_up(self.table.memory(), &SEED, &key) {
+                    note::<A>(self.table.memory(), slot, now, bytes);
+                    let known = self.map.get_mut(&key).expect("an entry that was inserted");
+                    known.packets += 1;
+                    known.bytes += bytes as u64;
+                    known.last = now;
+                }
+            }
+            Op::Sweep(slots) => {
+                let before = self.table.len();
+                let freed = self.table.sweep(now, slots);
+                assert_eq!(before - self.table.len(), freed);
+                self.forget_ended();
+                let ended = self.map.values().any(|known| known.entry.until <= now);
+                assert!(slots < 32 || !ended, "a whole round leaves nothing");
+            }
+            Op::Pass(steps) => self.now += steps,
+            Op::Clear => {
+                self.table.clear();
+                self.map.clear();
+            }
+        }
+        self.check();
+    }
+
+    fn insert(&mut self, k: u32, number: u32, span: u64) {
+        let (key, entry, now) = (self.key(k), self.entry(number, span), at(self.now));
+        match self.table.insert(now, &key, &entry) {
+            Ok(()) => {
+                let known = self.map.entry(key).or_insert(Known {
+                    entry,
+                    packets: 0,
+                    bytes: 0,
+                    last: now,
+                });
+                known.entry = entry;
+                self.forget_ended();
+            }
+            Err(full) => {
+                assert!(
+                    !self.map.contains_key(&key),
+                    "what is there can be replaced"
+                );
+                let until = self.map[&full.idlest].entry.until;
+                assert!(until > now, "an ended one is in nobody's way");
+            }
+        }
+    }
+
+    /// The table may have taken slots whose time was over, and no others.
+    fn forget_ended(&mut self) {
+        self.map.retain(|key, known| {
+            let there = self.table.get(key).is_some();
+            assert!(
+                there || known.entry.until <= at(self.now),
+                "a live entry is gone"
+            );
+            there
+        });
+    }
+
+    fn check(&self) {
+        assert_eq!(self.table.len(), self.map.len());
+        for k in 0..60 {
+            let key = self.key(k);
+            let known = self.map.get(&key);
+            let entry = known.map(|known| known.entry);
+            assert_eq!(self.table.get(&key), entry);
+            match look_up(self.table.memory(), &SEED, &key) {
+                Found::Entry(_, found) => assert_eq!(Some(found), entry),
+                found => assert_eq!((found, entry), (Found::Nothing, None)),
+            }
+            let seen = self.table.seen(&key, at(self.now));
+            let noted = seen.map(|seen| (seen.packets, seen.bytes, seen.idle));
+            let idle = |known: &Known<A>| at(self.now).since(known.last);
+            let wanted = known.map(|known| (known.packets, known.bytes, idle(known)));
+            assert_eq!(noted, wanted);
+        }
+    }
+}
+
+fn compare<A: Address>(ops: Vec<Op>, to_addr: impl Fn(u32) -> A + Copy) {
+    let mut pair = Pair::new(to_addr);
+    for op in ops {
+        pair.run(op);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_table_is_a_map_that_can_be_full(ops in prop::collection::vec(ops(), 1..200)) {
+        compare(ops.clone(), Ipv4Addr::from);
+        compare(ops, |n| Ipv6Addr::from(u128::from(n) << 64 | u128::from(n)));
+    }
+}
+
+#[test]
+fn the_sizes_that_do_not_fit_are_refused() {
+    for words in [0, 8, 32, 65, 72, 96] {
+        let memory: Words = (0..words).map(|_| AtomicU64::new(0)).collect();
+        assert!(Table::<_, Ipv4Addr>::new(memory, SEED).is_err(), "{words}");
+    }
+}
+
+#[test]
+fn a_table_fills_to_its_nine_tenths_before_it_refuses() {
+    const SLOTS: usize = 1 << 14;
+    let mut table = table::<Ipv4Addr>(SLOTS);
+    let mut inserted = 0;
+    let refused = loop {
+        let entry = entry4(inserted, at(1000));
+        match table.insert(at(1), &key4(inserted), &entry) {
+            Ok(()) => inserted += 1,
+            Err(full) => break full,
+        }
+    };
+    let load = f64::from(inserted) / SLOTS as f64;
+    println!(
+        "first refusal at a load of {load:.3}, {:?}",
+        table.pressure()
+    );
+    assert!(load > 0.9, "{load}");
+    assert_eq!(table.len(), inserted as usize);
+    assert!((0..inserted).all(|n| table.get(&key4(n)) == Some(entry4(n, at(1000)))));
+    // Who gives up the one that was offered gets in.
+    assert!(table.remove(&refused.idlest));
+    assert_eq!(
+        table.insert(at(1), &key4(inserted), &entry4(1, at(1000))),
+        Ok(())
+    );
+    // Or waits until others are over.
+    assert_eq!(
+        table.insert(at(1000), &key4(inserted + 1), &entry4(1, at(2000))),
+        Ok(())
+    );
+}
+
+#[test]
+fn the_idlest_of_those_in_the_way_is_offered() {
+    let mut table = table::<Ipv4Addr>(8);
+    for n in 0..8 {
+        table
+            .insert(at(1), &key4(n), &entry4(n, at(1000)))
+            .expect("two buckets of four");
+    }
+    for n in (0..8).filter(|&n| n != 5) {
+        let Found::Entry(slot, _) = look_up(table.memory(), &SEED, &key4(n)) else {
+            panic!("{n} is there");
+        };
+        note::<Ipv4Addr>(table.memory(), slot, at(50), 60);
+    }
+    let full = table
+        .insert(at(60), &key4(9), &entry4(9, at(1000)))
+        .unwrap_err();
+    assert_eq!(full.idlest, key4(5));
+    assert_eq!(full.idle, Duration::from_nanos(59 << 24));
+}
+
+/// Readers look while the writer inserts, rewrites, moves and removes: what they get is whole.
+#[test]
+fn readers_never_get_a_mixture() {
+    let mut table = table::<Ipv6Addr>(64);
+    let memory = Arc::clone(table.memory());
+    let over = AtomicBool::new(false);
+    let to_addr = |n: u32| Ipv6Addr::from(u128::from(n) << 64 | u128::from(!n));
+    let mut hits = 0u64;
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut hits = 0u64;
+                    while !over.load(Ordering::Relaxed) {
+                        for k in 0..80 {
+                            if let Found::Entry(slot, found) =
+                                look_up(&memory, &SEED, &key(k, to_addr))
+                            {
+                                let number = found.action.guard.epoch;
+                                // The number tells of the key it was written for.
+                                assert_eq!(number % 80, k);
+                                assert_eq!(found, entry(number, found.until, to_addr));
+                                note::<Ipv6Addr>(&memory, slot, at(1), 1);
+                                hits += 1;
+                            }
+                        }
+                    }
+                    hits
+                })
+            })
+            .collect();
+        let mut random = 1u32;
+        for _ in 0..300_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let k = (random >> 8) % 80;
+            let number = (random >> 15) / 80 * 80 + k;
+            let key = key(k, to_addr);
+            if random & 1 == 0 {
+                table.remove(&key);
+            } else {
+                let _ = table.insert(at(1), &key, &entry(number, at(1000), to_addr));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        hits += readers
+            .into_iter()
+            .map(|r| r.join().expect("no mixture"))
+            .sum::<u64>();
+    });
+    println!("{hits} hits, {:?}", table.pressure());
+    assert!(
+        hits > 0 && table.pressure().moved > 0,
+        "something was tried"
+    );
+}
