@@ -235,6 +235,12 @@ impl Seed {
         h = (h ^ h >> 32).wrapping_mul(self.multiply[1]);
         h ^ h >> 32
     }
+
+    /// The hash of a key.
+    pub(super) fn hash_of<A: Address>(&self, key: &Key<A>) -> u64 {
+        let (addresses, tag) = key.words();
+        self.hash(&addresses[..A::PAIR_WORDS], tag)
+    }
 }
 
 #[cfg(test)]

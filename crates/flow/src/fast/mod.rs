@@ -6,25 +6,33 @@
 //! * [`layout`]: the bytes that both sides share; [`Key`], [`Action`], [`Entry`] encode into them
 //! * [`Table`]: the flow tables; [`look_up`], [`note`]: a reader's side
 //! * [`Hops`], [`Routes`], [`Leases`], [`Tunnels`], [`Settings`]: what entries refer to
-//! * [`Verdict`], [`Punt`]: what becomes of a frame
+//! * [`packet`]: what a frame is; [`interpret`]: what becomes of it: a [`Verdict`]
+//! * [`compose`]: a chain of functions as one action
 
 mod action;
+mod chain;
 mod hops;
+mod interpret;
 mod key;
 pub mod layout;
 mod memory;
+pub mod packet;
+mod rewrite;
 mod routes;
 mod settings;
 mod table;
 mod tunnels;
 mod verdict;
+mod view;
 
 pub use action::{Action, Entry, Guard, Hop, TCP_EVENTS};
+pub use chain::{Apart, compose};
 pub use hops::{Hops, Leases, NextHop};
+pub use interpret::{Tables, interpret};
 pub use key::{Address, Key, Kind, Seed, Vlans};
 pub use memory::{BeyondEnd, Memory, WrongSize};
 pub use routes::Routes;
 pub use settings::{KeyMask, PortSettings, Reserve, Reserved, Settings, TooMany};
 pub use table::{Found, Full, Pressure, Seen, Table, look_up, note};
 pub use tunnels::{BadTunnel, Tunnel, Tunnels};
-pub use verdict::{COUNTER_BYTES, COUNTER_HITS, COUNTERS, Punt, Verdict};
+pub use verdict::{COUNTER_BYTES, COUNTER_HITS, COUNTERS, Counters, Punt, Verdict};

@@ -208,11 +208,7 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// The two slots that a key would like best.
     fn choices(&self, key: &Key<A>) -> [usize; 2] {
-        let (addresses, tag) = key.words();
-        choices(
-            self.seed.hash(&addresses[..A::PAIR_WORDS], tag),
-            self.capacity(),
-        )
+        choices(self.seed.hash_of(key), self.capacity())
     }
 
     fn key(&self, slot: usize) -> Option<Key<A>> {

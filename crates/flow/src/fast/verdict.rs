@@ -79,3 +79,26 @@ pub enum Verdict {
     /// It is as it was: not the function's business.
     Kernel,
 }
+
+/// How often what became of frames, as the program counts it on each processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters(pub [u64; COUNTERS]);
+
+impl Counters {
+    /// Counts a frame of so many bytes; the kernel's frames are not counted here.
+    pub fn note(&mut self, verdict: &Verdict, bytes: usize) {
+        match verdict {
+            Verdict::Redirect { .. } => {
+                self.0[COUNTER_HITS] += 1;
+                self.0[COUNTER_BYTES] += bytes as u64;
+            }
+            Verdict::Function(punt) => self.0[punt.counter()] += 1,
+            Verdict::Kernel => {}
+        }
+    }
+
+    /// Packets that were left to the function for this reason.
+    pub const fn punts(&self, punt: Punt) -> u64 {
+        self.0[punt.counter()]
+    }
+}
