@@ -51,4 +51,11 @@ force_inline __u32 be32(const __u8 *at)
 	return (__u32)at[0] << 24 | (__u32)at[1] << 16 | (__u32)at[2] << 8 | at[3];
 }
 
+/* Words of a frame as they lie there, in network order. Headers are aligned to 4 bytes
+ * wherever it matters: drivers of such machines put two bytes in front of a frame. */
+typedef __u16 __attribute__((may_alias)) word16;
+typedef __u32 __attribute__((may_alias)) word32;
+#define WORD16(at) (*(word16 *)(at))
+#define WORD32(at) (*(word32 *)(at))
+
 #endif

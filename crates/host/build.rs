@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 5] = ["bench", "pass", "punt", "sequencer", "steering"];
+const PROGRAMS: [&str; 6] = ["bench", "limits", "pass", "punt", "sequencer", "steering"];
 
 /// Where Debian keeps the versioned compilers if there is no plain one.
 const COMPILERS: [&str; 5] = ["clang", "clang-19", "clang-16", "clang-15", "clang-14"];

@@ -2,6 +2,7 @@
 //! here.
 //!
 //! * [`bench`]: the two ends of the packet benchmarks
+//! * [`limits`]: what forwarding in XDP can reach at most, for the benchmarks
 //! * [`punt`]: hands a network function's packets to its AF_XDP sockets
 //! * [`requests`]: the two ends of the sequencer's benchmark
 //! * [`sequencer`]: stamps requests and multicasts them to all replicas
@@ -14,6 +15,7 @@
 
 pub mod bench;
 mod generator;
+pub mod limits;
 pub mod punt;
 pub mod requests;
 pub mod sequencer;
