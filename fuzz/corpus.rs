@@ -161,6 +161,7 @@ fn frames(corpus: &Corpus) {
         capture
             .extend_from_slice(&[&[1, 0, 0, 0, 2, 0, 0, 0], &length[..], &length, frame].concat());
     }
+    fast_frames(corpus, &kinds);
     corpus.seed("nat", "all", &steps);
     corpus.seed("pcap", "frames", &capture);
     corpus.seed("pcap", "cut", &capture[..capture.len() - 7]);
@@ -173,6 +174,39 @@ fn frames(corpus: &Corpus) {
     for mode in 0..3 {
         let input = [&[mode], made.as_slice()].concat();
         corpus.seed("nat", &format!("made-{mode}"), &input);
+    }
+}
+
+/// Frames for the fast path behind what is to happen to them, and some of IPv6.
+fn fast_frames(corpus: &Corpus, kinds: &[(&str, Vec<u8>)]) {
+    // Rewrites, mask of the key, flags of the port, time to live and events, what is written.
+    let nat = [0b0000_0011, 0b1111, 1, 0x71, 203, 0, 113, 9];
+    let routed = [0b0001_1100, 0b0011, 1, 1, 10, 0, 0, 7];
+    let tunnelled = [0b0010_1111, 0b1100, 1, 2, 192, 0, 2, 1];
+    let off = [0, 0b1111, 4, 0, 0, 0, 0, 0];
+    let mut ipv6 = vec![
+        2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 60, 64,
+    ];
+    ipv6.extend_from_slice(&[0xfd; 16]);
+    ipv6.extend_from_slice(&[0x20; 16]);
+    ipv6.extend_from_slice(&[
+        17, 0, 1, 4, 0, 0, 0, 0, 0x9c, 0x40, 0, 80, 0, 12, 0x12, 0x34,
+    ]);
+    ipv6.extend_from_slice(b"ping");
+    let ipv6 = ("ipv6", ipv6);
+    for (name, frame) in kinds.iter().chain([&ipv6]) {
+        for (choice, head) in [
+            ("nat", nat),
+            ("routed", routed),
+            ("tunnelled", tunnelled),
+            ("off", off),
+        ] {
+            corpus.seed(
+                "fastpath",
+                &format!("{name}-{choice}"),
+                &[&head, frame.as_slice()].concat(),
+            );
+        }
     }
 }
 

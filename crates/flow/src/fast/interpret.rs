@@ -122,11 +122,11 @@ impl Arrival<'_> {
         let hop = self.way(routes, &seed, &packet, &action)?;
         let tunnel = self.tunnel(action.tunnel)?;
         let header = tunnel.as_ref().map_or(0, |tunnel| tunnel.header().len());
-        if header > self.headroom {
-            return Err(Aside::Function(Punt::Tunnel));
-        }
         if header + (packet.end - packet.l3) > usize::from(hop.mtu) {
             return Err(Aside::Function(Punt::Mtu));
+        }
+        if header > self.headroom {
+            return Err(Aside::Function(Punt::Tunnel));
         }
         rewrite(&mut buffer[self.headroom..], &packet, &action);
         let start = tunnel.map_or(self.headroom, |tunnel| {
