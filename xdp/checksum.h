@@ -28,6 +28,14 @@ force_inline __u16 folded(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/* A sum of 32-bit words, fewer than 2^32. */
+force_inline __u16 folded64(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return folded((sum & 0xffff) + (sum >> 16));
+}
+
 /* The checksum of what had the checksum `sum` and changed by `change`. */
 force_inline __u16 settled(__u16 sum, __u32 change)
 {

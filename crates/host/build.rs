@@ -5,7 +5,15 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 6] = ["bench", "limits", "pass", "punt", "sequencer", "steering"];
+const PROGRAMS: [&str; 7] = [
+    "bench",
+    "fastpath",
+    "limits",
+    "pass",
+    "punt",
+    "sequencer",
+    "steering",
+];
 
 /// Where Debian keeps the versioned compilers if there is no plain one.
 const COMPILERS: [&str; 5] = ["clang", "clang-19", "clang-16", "clang-15", "clang-14"];
@@ -56,6 +64,11 @@ fn compile(clang: &str, source: &Path, object: &Path) -> Result<(), String> {
     command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
     // Atomic additions that return what they found (Linux 5.12).
     command.arg("-mcpu=v3");
+    // Elsewhere readers of shared memory have to ask for the order of their loads.
+    let machine = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
+    if ["x86", "x86_64"].contains(&machine.as_str()) {
+        command.arg("-DLOADS_IN_ORDER");
+    }
     // The kernel's <asm/types.h> lies in a folder named after the machine, which clang
     // does not search for this target.
     let include = format!("/usr/include/{}", multiarch());

@@ -2,6 +2,7 @@
 //! here.
 //!
 //! * [`bench`]: the two ends of the packet benchmarks
+//! * [`fastpath`]: forwards the packets of decided flows, and does [`punt`]'s work
 //! * [`limits`]: what forwarding in XDP can reach at most, for the benchmarks
 //! * [`punt`]: hands a network function's packets to its AF_XDP sockets
 //! * [`requests`]: the two ends of the sequencer's benchmark
@@ -14,8 +15,10 @@
 //! first, then generic mode (in the stack, slower); [`Attachment::mode`] says which.
 
 pub mod bench;
+pub mod fastpath;
 mod generator;
 pub mod limits;
+mod prefix;
 pub mod punt;
 pub mod requests;
 pub mod sequencer;
