@@ -35,6 +35,25 @@ pub fn set_process_nice(nice: i32) -> io::Result<()> {
     Ok(setpriority_process(Some(getpid()), nice)?)
 }
 
+/// Puts the calling thread before all that are not real-time threads (SCHED_FIFO, the
+/// lowest level), or back among them. Needs `CAP_SYS_NICE`. Not inherited.
+pub fn set_realtime(wanted: bool) -> io::Result<()> {
+    let (policy, level) = if wanted {
+        (libc::SCHED_FIFO, 1)
+    } else {
+        (libc::SCHED_OTHER, 0)
+    };
+    // SAFETY: plain numbers, of which zero is a value.
+    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    parameters.sched_priority = level;
+    let policy = policy | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 is the calling thread; the parameters are read during the call.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +83,17 @@ mod tests {
         .join()
         .unwrap();
         assert_eq!(nice(Some(gettid())), before);
+    }
+
+    #[test]
+    fn a_thread_goes_before_all_others_and_back() {
+        // SAFETY: asks for the calling thread's policy.
+        let policy = || unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+        match set_realtime(true) {
+            Ok(()) => assert_eq!(policy(), libc::SCHED_FIFO),
+            Err(error) => println!("not tested: no real-time threads here: {error}"),
+        }
+        set_realtime(false).unwrap();
+        assert_eq!(policy(), libc::SCHED_OTHER);
     }
 }

@@ -8,11 +8,9 @@
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     bits: Vec<u64>,
-    list: Vec<u32>,
-    /// The list holds no more than this; beyond it only the bits count.
-    limit: usize,
-    /// The bits alone tell; the list is not complete.
-    dense: bool,
+    list: Box<[u32]>,
+    /// How many lines are listed. A list that is full is not complete: the bits tell.
+    listed: usize,
     lines: usize,
 }
 
@@ -26,49 +24,48 @@ impl Log {
         let limit = (lines / LIST_SHARE).max(LIST_LEAST);
         Self {
             bits: vec![0; lines.div_ceil(64)],
-            list: Vec::with_capacity(limit),
-            limit,
-            dense: false,
+            list: vec![0; limit].into(),
+            listed: 0,
             lines,
         }
     }
 
     #[inline]
     pub(crate) fn is_clean(&self) -> bool {
-        self.list.is_empty() && !self.dense
+        self.listed == 0
     }
 
+    /// The dirty lines, in the order in which they became so; none: only the bits tell.
     #[inline]
-    pub(crate) fn has(&self, line: usize) -> bool {
-        self.bits[line / 64] >> (line % 64) & 1 != 0
+    pub(crate) fn list(&self) -> Option<&[u32]> {
+        let complete = self.listed < self.list.len();
+        complete.then(|| &self.list[..self.listed])
     }
 
-    /// Marks one line.
-    #[inline]
-    pub(crate) fn mark(&mut self, line: usize) {
+    /// Marks one line; whether it was clean.
+    ///
+    /// Without a branch on that: where stores go at random no processor foresees it, and a
+    /// guess gone wrong costs ten times what is done here in vain.
+    #[inline(always)]
+    pub(crate) fn mark(&mut self, line: usize) -> bool {
         let word = &mut self.bits[line / 64];
         let bit = 1 << (line % 64);
-        // Most stores hit a line that is dirty already.
-        if *word & bit == 0 {
-            *word |= bit;
-            self.append(line);
+        let fresh = *word & bit == 0;
+        *word |= bit;
+        if let Some(next) = self.list.get_mut(self.listed) {
+            *next = line as u32;
+            self.listed += usize::from(fresh);
         }
-    }
-
-    #[inline]
-    fn append(&mut self, line: usize) {
-        if self.list.len() < self.limit {
-            self.list.push(line as u32);
-        } else {
-            self.dense = true;
-        }
+        fresh
     }
 
     /// Marks the lines `first..end`.
     #[inline]
     pub(crate) fn mark_range(&mut self, first: usize, end: usize) {
         if end - first <= LIST_LEAST {
-            (first..end).for_each(|line| self.mark(line));
+            for line in first..end {
+                self.mark(line);
+            }
         } else {
             self.mark_run(first, end);
         }
@@ -77,7 +74,7 @@ impl Log {
     #[cold]
     fn mark_run(&mut self, first: usize, end: usize) {
         assert!(end <= self.lines);
-        self.dense = true;
+        self.listed = self.list.len();
         for word in first / 64..end.div_ceil(64) {
             self.bits[word] |= mask(word, first, end);
         }
@@ -88,29 +85,30 @@ impl Log {
     }
 
     pub(crate) fn clear(&mut self) {
-        if self.dense {
+        if self.listed == self.list.len() {
             self.bits.fill(0);
         } else {
-            for line in &self.list {
+            for line in &self.list[..self.listed] {
                 self.bits[*line as usize / 64] = 0;
             }
         }
-        self.list.clear();
-        self.dense = false;
+        self.listed = 0;
     }
 
     /// How many lines are dirty.
     pub(crate) fn count(&self) -> usize {
-        if self.dense {
-            self.bits.iter().map(|w| w.count_ones() as usize).sum()
-        } else {
-            self.list.len()
-        }
+        let counted = || self.bits.iter().map(|w| w.count_ones() as usize).sum();
+        self.list().map_or_else(counted, <[u32]>::len)
     }
 
     /// The dirty lines as runs (first, end), in order if there are many.
-    pub(crate) fn runs(&self, each: impl FnMut(usize, usize)) {
-        union_runs(std::slice::from_ref(self), each);
+    pub(crate) fn runs(&self, mut each: impl FnMut(usize, usize)) {
+        match self.list() {
+            Some(list) => list
+                .iter()
+                .for_each(|line| each(*line as usize, *line as usize + 1)),
+            None => union_runs(|| std::iter::once(self), each),
+        }
     }
 }
 
@@ -121,26 +119,15 @@ fn mask(word: usize, first: usize, end: usize) -> u64 {
     (u64::MAX >> (64 - (to - from))) << from
 }
 
-/// The lines dirty in any of `logs`, each once.
-pub(crate) fn union_runs(logs: &[Log], mut each: impl FnMut(usize, usize)) {
-    if logs.iter().any(|log| log.dense) {
-        return dense_runs(logs, each);
-    }
-    for (number, log) in logs.iter().enumerate() {
-        for line in &log.list {
-            let line = *line as usize;
-            if !logs[..number].iter().any(|newer| newer.has(line)) {
-                each(line, line + 1);
-            }
-        }
-    }
-}
-
-fn dense_runs(logs: &[Log], mut each: impl FnMut(usize, usize)) {
-    let words = logs.first().map_or(0, |log| log.bits.len());
+/// The lines dirty in any of `logs`, in order, as runs (first, end).
+pub(crate) fn union_runs<'a, Logs: Iterator<Item = &'a Log>>(
+    logs: impl Fn() -> Logs,
+    mut each: impl FnMut(usize, usize),
+) {
+    let words = logs().next().map_or(0, |log| log.bits.len());
     let mut run: Option<(usize, usize)> = None;
     for index in 0..words {
-        let mut word = logs.iter().fold(0, |word, log| word | log.bits[index]);
+        let mut word = logs().fold(0, |word, log| word | log.bits[index]);
         while word != 0 {
             let first = word.trailing_zeros() as usize;
             let len = (!(word >> first)).trailing_zeros() as usize;
@@ -169,9 +156,15 @@ mod tests {
 
     const LINES: usize = 1000;
 
-    fn lines(logs: &[Log]) -> Vec<usize> {
+    fn lines(logs: &[&Log]) -> Vec<usize> {
         let mut all = Vec::new();
-        union_runs(logs, |first, end| all.extend(first..end));
+        union_runs(|| logs.iter().copied(), |first, end| all.extend(first..end));
+        all
+    }
+
+    fn own_lines(log: &Log) -> Vec<usize> {
+        let mut all = Vec::new();
+        log.runs(|first, end| all.extend(first..end));
         all.sort_unstable();
         all
     }
@@ -196,17 +189,21 @@ mod tests {
             }
             prop_assert_eq!(log.is_clean(), set.is_empty());
             prop_assert_eq!(log.count(), set.len());
-            prop_assert_eq!(lines(std::slice::from_ref(&log)), set.iter().copied().collect::<Vec<_>>());
+            let expected: Vec<usize> = set.iter().copied().collect();
+            prop_assert_eq!(&lines(&[&log]), &expected);
+            prop_assert_eq!(&own_lines(&log), &expected);
 
             let mut other = Log::new(LINES);
-            others.iter().for_each(|line| other.mark(*line));
+            for line in &others {
+                other.mark(*line);
+            }
             let mut both = set.clone();
             both.extend(others);
             let both: Vec<usize> = both.into_iter().collect();
-            prop_assert_eq!(&lines(&[log.clone(), other.clone()]), &both);
-            prop_assert_eq!(&lines(&[other.clone(), log.clone()]), &both);
+            prop_assert_eq!(&lines(&[&log, &other]), &both);
+            prop_assert_eq!(&lines(&[&other, &log]), &both);
             log.clear();
-            prop_assert!(log.is_clean() && (0..LINES).all(|line| !log.has(line)));
+            prop_assert!(log.is_clean() && own_lines(&log).is_empty());
         }
     }
 }

@@ -85,6 +85,7 @@ impl Object {
         // Memory that is not there is an error now, not a signal at some later store.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64)?;
         let map = Mapping::new(fd.as_fd(), len, true)?;
+        map.gather();
         rustix::fs::fcntl_add_seals(&fd, SEALS | SealFlags::SEAL)?;
         let object = Self {
             map,
@@ -194,6 +195,13 @@ impl Object {
         self.map.load(self.plan.image_at(image) + at, into);
     }
 
+    /// Part of an image will be loaded soon.
+    #[inline]
+    pub(crate) fn expect_load(&self, image: usize, at: usize) {
+        let image_at = self.plan.image_at(image.min(self.plan.images - 1));
+        self.map.expect_load(image_at.wrapping_add(at));
+    }
+
     /// Copies lines of the working image into an image.
     #[inline]
     pub(crate) fn store_image(&self, image: usize, line: usize, from: &[Line]) {
@@ -201,6 +209,26 @@ impl Object {
         self.map.store(at, from);
     }
 
+    /// Copies the listed lines of the working image into an image.
+    pub(crate) fn store_listed(&self, image: usize, from: &[Line], list: &[u32]) {
+        self.map.store_listed(self.plan.image_at(image), from, list);
+    }
+
+    /// A line of this image, and of the one after it, will be written soon.
+    #[inline]
+    pub(crate) fn expect_line(&self, image: usize, line: usize) {
+        let after = if image + 1 == self.plan.images {
+            0
+        } else {
+            image + 1
+        };
+        let at = |image| self.plan.image_at(image) + line * crate::memory::LINE;
+        self.map.expect_store(at(image));
+        // With two images readers are at this one now.
+        self.map.expect_load(at(after));
+    }
+
+    #[inline]
     pub(crate) fn plan(&self) -> Plan {
         self.plan
     }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::dirty::{Log, union_runs};
 use crate::fence::{Fence, Fenced};
 use crate::layout::Word;
-use crate::memory::{LINE, Line};
+use crate::memory::{LINE, Private};
 use crate::object::Object;
 use crate::pace::Pace;
 use crate::protocol::{self, Control};
@@ -18,6 +18,9 @@ use crate::spec::Spec;
 
 /// A former writer may be amid a few publishes when it is fenced, not amid so many.
 const SUCCEED_ATTEMPTS: u32 = 1000;
+/// Images of this size stay in the processor's caches. Of larger ones a publish would wait
+/// for memory, line by line, if nothing were done about it when the lines change.
+const CACHED: usize = 1 << 20;
 /// How long the distance between the machine's clock and the day's is believed.
 const DAY_CHECK_NS: u64 = 1_000_000_000;
 
@@ -25,11 +28,17 @@ const DAY_CHECK_NS: u64 = 1_000_000_000;
 /// in it, and the published images. See [`crate::Writer`].
 #[derive(Debug)]
 pub struct Publisher {
-    working: Working,
+    /// The image that the writer works on; nobody else sees it.
+    working: Private,
     object: Object,
-    /// What changed since the last publish, since the one before, and so on: the image
-    /// that is written next lacks all of it.
-    logs: Vec<Log>,
+    /// What changed since the last publish.
+    log: Log,
+    /// What the last publish changed, the one before, and so on: the image that is written
+    /// next lacks all of it.
+    past: Vec<Log>,
+    /// Whether lines of the images are fetched as soon as it is known that they will be
+    /// written.
+    fetch: bool,
     version: u64,
     next_image: usize,
     pace: Pace,
@@ -38,26 +47,20 @@ pub struct Publisher {
     fence: Option<Fence>,
 }
 
-/// The image that the writer works on; nobody else sees it.
-struct Working(Vec<Line>);
-
-impl std::fmt::Debug for Working {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} lines", self.0.len())
-    }
-}
-
 impl Publisher {
     /// A region of zeros, nothing published yet.
     pub(crate) fn create(name: &str, spec: &Spec, epoch: u64) -> io::Result<Self> {
         let object = Object::create(name, spec, epoch)?;
         let plan = object.plan();
-        let mut logs = vec![Log::new(plan.lines()); plan.images];
-        logs[0].mark_all();
+        let mut log = Log::new(plan.lines());
+        let past = vec![log.clone(); plan.images - 1];
+        log.mark_all();
         Ok(Self {
-            working: Working(vec![Line::ZERO; plan.lines()]),
+            working: Private::new(plan.lines())?,
             object,
-            logs,
+            log,
+            past,
+            fetch: plan.len > CACHED,
             version: 0,
             next_image: 0,
             pace: Pace::new(spec.interval),
@@ -73,7 +76,7 @@ impl Publisher {
         if old.control().is_none() {
             return Ok(new);
         }
-        let into = &mut new.working.0.as_mut_bytes()[..spec.len];
+        let into = &mut new.working.as_mut_bytes()[..spec.len];
         // Its writer is fenced or gone: whatever it may still publish is not in force.
         let read = protocol::read(old, SUCCEED_ATTEMPTS, |image| {
             old.load_image(image, 0, into)
@@ -110,26 +113,32 @@ impl Publisher {
     /// The working image's bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.working.0.as_bytes()[..self.object.plan().len]
+        &self.working.as_bytes()[..self.object.plan().len]
     }
 
     /// Bytes of the working image, to be changed: their lines count as changed.
-    #[inline]
+    ///
+    /// Always inlined: in a loop the log's pointers then stay in registers.
+    #[inline(always)]
     pub(crate) fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
-        let end = at.checked_add(len).expect("a length within the region");
-        assert!(
-            end <= self.object.plan().len,
-            "bytes {at}..{end} lie outside of the region"
-        );
-        if len > 0 {
-            let (first, last) = (at / LINE, (end - 1) / LINE);
-            if first == last {
-                self.logs[0].mark(first);
-            } else {
-                self.logs[0].mark_range(first, last + 1);
+        let region = self.object.plan().len;
+        assert!(at <= region && len <= region - at, "outside of the region");
+        let (first, skip) = (at / LINE, at % LINE);
+        if len > 0 && skip + len <= LINE {
+            if self.log.mark(first) && self.fetch {
+                self.object.expect_line(self.next_image, first);
             }
+        } else {
+            self.mark_lines(at, len);
         }
-        &mut self.working.0.as_mut_bytes()[at..end]
+        &mut self.working.as_mut_bytes()[at..at + len]
+    }
+
+    #[inline(never)]
+    fn mark_lines(&mut self, at: usize, len: usize) {
+        if len > 0 {
+            self.log.mark_range(at / LINE, (at + len - 1) / LINE + 1);
+        }
     }
 
     /// The call for every turn of the writer's loop: publishes what changed, if an
@@ -146,7 +155,7 @@ impl Publisher {
         let Some(now) = self.pace.due() else {
             return Ok(None);
         };
-        if self.logs[0].is_clean() {
+        if self.log.is_clean() {
             self.object.set(Word::Checked, now);
             return Ok(None);
         }
@@ -160,7 +169,7 @@ impl Publisher {
     /// As for [`Publisher::check_in`]; the version may be lost.
     pub fn publish(&mut self) -> Result<u64, Fenced> {
         let now = clock::now();
-        if self.logs[0].is_clean() {
+        if self.log.is_clean() {
             self.object.set(Word::Checked, now);
             return Ok(self.version);
         }
@@ -220,11 +229,9 @@ impl Publisher {
             version,
             image: self.next_image,
         };
-        let (object, working) = (&self.object, &self.working.0);
+        let object = &self.object;
         protocol::begin(object, next);
-        union_runs(&self.logs, |first, end| {
-            object.store_image(next.image, first, &working[first..end]);
-        });
+        self.copy_changes(next.image);
         let tell = |word: Word, value| object.set_unordered(word, value);
         tell(Word::Published(next.image), now);
         tell(Word::Day(next.image), day);
@@ -233,13 +240,30 @@ impl Publisher {
         next
     }
 
+    /// Copies into an image what it lacks.
+    fn copy_changes(&self, image: usize) {
+        let (object, working) = (&self.object, &self.working);
+        let logs = || std::iter::once(&self.log).chain(&self.past);
+        if logs().all(|log| log.list().is_some()) {
+            // A line in several lists is copied again: that costs less than looking for it.
+            for list in logs().filter_map(Log::list) {
+                object.store_listed(image, working, list);
+            }
+        } else {
+            union_runs(logs, |first, end| {
+                object.store_image(image, first, &working[first..end]);
+            });
+        }
+    }
+
     /// Puts the prepared image in force.
     pub(crate) fn commit(&mut self, next: Control) {
         protocol::flip(&self.object, next);
         self.version = next.version;
         self.next_image = (next.image + 1) % self.object.plan().images;
-        self.logs.rotate_right(1);
-        self.logs[0].clear();
+        self.past.rotate_right(1);
+        std::mem::swap(&mut self.log, &mut self.past[0]);
+        self.log.clear();
     }
 
     fn day_distance(&mut self, now: u64) -> u64 {
@@ -257,13 +281,13 @@ impl Publisher {
         let Some(last) = self.object.control() else {
             return;
         };
-        let (object, working) = (&self.object, &mut self.working.0);
-        self.logs[0].runs(|first, end| {
+        let (object, working) = (&self.object, &mut self.working);
+        self.log.runs(|first, end| {
             let len = object.plan().len;
             let (at, end) = (first * LINE, (end * LINE).min(len));
             object.load_image(last.image, at, &mut working.as_mut_bytes()[at..end]);
         });
-        self.logs[0].clear();
+        self.log.clear();
     }
 
     /// Publishes at most every `interval` from now on.
@@ -283,13 +307,13 @@ impl Publisher {
 
     /// Lines that changed since the last publish.
     pub fn dirty_lines(&self) -> usize {
-        self.logs[0].count()
+        self.log.count()
     }
 
     /// Calls `each` with the byte ranges (start, end) that the last publish changed.
     pub fn last_changes(&self, mut each: impl FnMut(usize, usize)) {
         let len = self.object.plan().len;
-        self.logs[1].runs(|first, end| each(first * LINE, (end * LINE).min(len)));
+        self.past[0].runs(|first, end| each(first * LINE, (end * LINE).min(len)));
     }
 
     pub(crate) fn object(&self) -> &Object {

@@ -314,6 +314,13 @@ impl View<'_> {
         }
         inside
     }
+
+    /// Has the line at byte `at` fetched: of several that are far apart, name all before
+    /// the first is loaded, and their way from memory is waited for once.
+    #[inline]
+    pub fn expect(&self, at: usize) {
+        self.object.expect_load(self.image, at);
+    }
 }
 
 /// A copy of a whole region at one version.

@@ -74,8 +74,10 @@ impl Spec {
         self
     }
 
-    /// Takes memory in pages of 2 MiB: for regions of that size and more. The machine must
-    /// have some reserved (`vm.nr_hugepages`), else creating the region is an error.
+    /// Takes memory from the pages of 2 MiB that the machine has reserved
+    /// (`vm.nr_hugepages`); without enough of them creating the region is an error. Not
+    /// needed for speed: regions of that size and more get huge pages anyhow, if the
+    /// kernel can gather some, and small ones if it cannot.
     pub fn huge_pages(mut self, wanted: bool) -> Self {
         self.huge_pages = wanted;
         self

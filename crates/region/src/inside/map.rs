@@ -24,6 +24,8 @@ const WORD: usize = size_of::<u64>();
 const LEN: usize = 0;
 const LONGEST: usize = WORD;
 const SEED: [usize; 2] = [2 * WORD, 3 * WORD];
+/// Keys looked for at once: about as many lines as a core can have under way.
+const BURST: usize = 32;
 /// Marks a slot as taken.
 const TAKEN: u64 = 1 << 63;
 
@@ -101,18 +103,22 @@ impl<K: Content, V: Content> Map<K, V> {
         LINE + self.slots * Self::SLOT
     }
 
+    #[inline]
     fn slot_at(&self, slot: usize) -> usize {
         self.at + LINE + slot * Self::SLOT
     }
 
+    #[inline]
     fn word(&self, source: &(impl Source + ?Sized), word: usize) -> u64 {
         value(source, self.at + word).unwrap_or(0)
     }
 
+    #[inline]
     fn tag(&self, source: &(impl Source + ?Sized), slot: usize) -> u64 {
         value(source, self.slot_at(slot)).unwrap_or(0)
     }
 
+    #[inline]
     fn hash(&self, source: &(impl Source + ?Sized), key: &K) -> u64 {
         let [first, second] = SEED.map(|word| self.word(source, word));
         SipHasher13::new_with_keys(first, second).hash(key.as_bytes()) | TAKEN
@@ -140,7 +146,35 @@ impl<K: Content, V: Content> Map<K, V> {
         }
     }
 
+    /// The values of several keys, by their place among the keys. Memory is waited for
+    /// once for a burst of them instead of once for each, if the map is larger than the
+    /// caches.
+    #[inline]
+    pub fn get_each(
+        &self,
+        source: &(impl Source + ?Sized),
+        keys: &[K],
+        mut each: impl FnMut(usize, Option<V>),
+    ) {
+        let longest = usize::try_from(self.word(source, LONGEST)).unwrap_or(usize::MAX);
+        for (burst, keys) in keys.chunks(BURST).enumerate() {
+            let mut hashes = [0; BURST];
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.hash(source, key);
+                source.expect(self.slot_at(*hash as usize & (self.slots - 1)));
+            }
+            for (index, (hash, key)) in hashes.iter().zip(keys).enumerate() {
+                let found = match self.find(source, *hash, key, longest) {
+                    Some(Found::There(slot)) => value(source, self.slot_at(slot) + Self::VALUE_AT),
+                    _ => None,
+                };
+                each(burst * BURST + index, found);
+            }
+        }
+    }
+
     /// Looks at no more than `furthest` slots beyond the first.
+    #[inline]
     fn find(
         &self,
         source: &(impl Source + ?Sized),
@@ -301,6 +335,11 @@ mod tests {
                     let key = [key, 1, 2];
                     prop_assert_eq!(map.get(writer.bytes(), &key), model.get(&key).copied());
                 }
+                let keys: Vec<[u8; 3]> = (0..80).map(|key| [key, 1, 2]).collect();
+                let mut each = Vec::new();
+                map.get_each(writer.bytes(), &keys, |index, value| each.push((index, value)));
+                let expected = keys.iter().map(|key| model.get(key).copied());
+                prop_assert_eq!(each, expected.enumerate().collect::<Vec<_>>());
             }
             let mut all = BTreeMap::new();
             map.for_each(writer.bytes(), |key, value| {
@@ -315,6 +354,9 @@ mod tests {
         fn any_bytes_are_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..2000), key: [u8; 3]) {
             let map = Flows::new(0, 100);
             let _ = map.get(&bytes[..], &key);
+            let mut answers = 0;
+            map.get_each(&bytes[..], &[key; 40], |_, _| answers += 1);
+            prop_assert_eq!(answers, 40);
             prop_assert!(map.len(&bytes[..]) <= 100);
             let mut count = 0;
             map.for_each(&bytes[..], |_, _| count += 1);

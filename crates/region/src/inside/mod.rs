@@ -20,6 +20,12 @@ use crate::spec::Content;
 pub trait Source {
     /// Copies the bytes at `at` out; false, and nothing is done, if there are none.
     fn load(&self, at: usize, into: &mut [u8]) -> bool;
+
+    /// The line at `at` will be loaded soon: a hint, that waits for nothing.
+    #[inline]
+    fn expect(&self, at: usize) {
+        let _ = at;
+    }
 }
 
 impl Source for [u8] {
@@ -35,6 +41,11 @@ impl Source for View<'_> {
     #[inline]
     fn load(&self, at: usize, into: &mut [u8]) -> bool {
         View::load(self, at, into)
+    }
+
+    #[inline]
+    fn expect(&self, at: usize) {
+        View::expect(self, at);
     }
 }
 

@@ -6,42 +6,126 @@
 //! compiler takes as they are: racing accesses are then the processor's matter, which
 //! moves each aligned word whole.
 
-/// Copies lines from the second to the first address.
-///
-/// # Safety
-/// Both ranges are mapped, the first is writable, and they do not overlap. No alignment.
-pub(super) type Lines = unsafe fn(*mut u8, *const u8, usize);
+/// How lines are copied. For all: what is read and what is written is mapped, writable
+/// where it is written, and does not overlap. No alignment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ways {
+    /// So many lines in a row, from the second to the first address.
+    pub(super) run: unsafe fn(*mut u8, *const u8, usize),
+    /// The lines of these numbers.
+    pub(super) listed: unsafe fn(*mut u8, *const u8, &[u32]),
+}
 
 /// The widest copy this processor has; none: word by word.
-pub(super) fn fastest() -> Option<Lines> {
-    all().into_iter().next().flatten()
+pub(super) fn fastest() -> Option<Ways> {
+    all().into_iter().next()
 }
 
 /// All this processor has, the widest first.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-pub(super) fn all() -> Vec<Option<Lines>> {
-    let mut all: Vec<Option<Lines>> = Vec::new();
+pub(super) fn all() -> Vec<Ways> {
+    let mut all = Vec::new();
     if std::arch::is_x86_feature_detected!("avx512f") {
-        all.push(Some(x86::avx512));
+        all.push(Ways {
+            run: x86::avx512,
+            listed: x86::avx512_listed,
+        });
     }
     if std::arch::is_x86_feature_detected!("avx") {
-        all.push(Some(x86::avx));
+        all.push(Ways {
+            run: x86::avx,
+            listed: x86::each::<{ x86::AVX }>,
+        });
     }
-    all.push(Some(x86::sse));
+    all.push(Ways {
+        run: x86::sse,
+        listed: x86::each::<{ x86::SSE }>,
+    });
     all
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-pub(super) fn all() -> Vec<Option<Lines>> {
+pub(super) fn all() -> Vec<Ways> {
     Vec::new()
+}
+
+/// Has a line fetched for a store.
+#[inline]
+pub(super) fn expect_store(line: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint: whatever the address, nothing changes; no-operation where unknown.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
+}
+
+/// Has a line fetched for a load.
+#[inline]
+pub(super) fn expect_load(line: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prefetcht1 [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86 {
     use core::arch::asm;
 
+    /// How many lines ahead a scattered copy has the next ones fetched: about as many as
+    /// a core can have under way.
+    const AHEAD: usize = 16;
+    pub(super) const AVX: u8 = 1;
+    pub(super) const SSE: u8 = 0;
+
     /// # Safety
-    /// As [`super::Lines`], on a processor that has AVX-512F.
+    /// As [`super::Ways`], on a processor that has AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512_listed(to: *mut u8, from: *const u8, list: &[u32]) {
+        for (index, line) in list.iter().enumerate() {
+            if let Some(ahead) = list.get(index + AHEAD) {
+                super::expect_store(to.wrapping_add(*ahead as usize * 64));
+            }
+            // SAFETY: as promised by the caller; only declared registers and memory change.
+            unsafe {
+                let at = *line as usize * 64;
+                asm!(
+                    "vmovdqu64 zmm16, [{from}]",
+                    "vmovdqu64 [{to}], zmm16",
+                    from = in(reg) from.add(at),
+                    to = in(reg) to.add(at),
+                    out("zmm16") _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`super::Ways`], on a processor that has what is named.
+    pub(super) unsafe fn each<const WAY: u8>(to: *mut u8, from: *const u8, list: &[u32]) {
+        for (index, line) in list.iter().enumerate() {
+            if let Some(ahead) = list.get(index + AHEAD) {
+                super::expect_store(to.wrapping_add(*ahead as usize * 64));
+            }
+            // SAFETY: as promised by the caller.
+            unsafe {
+                let at = *line as usize * 64;
+                match WAY {
+                    AVX => avx(to.add(at), from.add(at), 1),
+                    _ => sse(to.add(at), from.add(at), 1),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`super::Ways`], on a processor that has AVX-512F.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn avx512(to: *mut u8, from: *const u8, lines: usize) {
         // Registers 16 and above: their use costs later SSE code nothing.
@@ -85,7 +169,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As [`super::Lines`], on a processor that has AVX.
+    /// As [`super::Ways`], on a processor that has AVX.
     #[target_feature(enable = "avx")]
     pub(super) unsafe fn avx(to: *mut u8, from: *const u8, lines: usize) {
         // SAFETY: as promised by the caller; only declared registers and memory change.
@@ -118,7 +202,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As [`super::Lines`]; every x86-64 has SSE2.
+    /// As [`super::Ways`]; every x86-64 has SSE2.
     pub(super) unsafe fn sse(to: *mut u8, from: *const u8, lines: usize) {
         // SAFETY: as promised by the caller; only declared registers and memory change.
         unsafe {

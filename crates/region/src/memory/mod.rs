@@ -6,22 +6,27 @@
 //! ([`copy`]). Whether what was copied is of one version is for [`crate::protocol`].
 
 mod copy;
+mod pages;
 mod ticks;
 
-use core::ffi::c_void;
-use core::ptr::{self, NonNull};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::ProtFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use pages::Pages;
+pub(crate) use pages::Private;
 pub(crate) use ticks::ticks;
 
 /// Bytes of a line: what a processor moves at once, and the grain of the log of changes.
 pub const LINE: usize = 64;
 const WORD: usize = size_of::<u64>();
+/// The kernel maps whole pages: so much of any mapping is there.
+const LEAST: usize = 4096;
+/// Up to so many bytes a loop of words is faster than a call.
+const SMALL: usize = 256;
 
 /// One line of private memory.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -35,10 +40,9 @@ impl Line {
 /// Shared memory, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
+    pages: Pages,
     writable: bool,
-    copy: Option<copy::Lines>,
+    copy: Option<copy::Ways>,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and every access goes
@@ -56,17 +60,16 @@ impl Mapping {
         } else {
             ProtFlags::READ
         };
-        // Page faults belong to the start, not to the first publish or read.
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
-        // SAFETY: a null hint without MAP_FIXED replaces no existing mapping.
-        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, flags, fd, 0)? };
-        let start = NonNull::new(start.cast::<u8>()).expect("mmap never maps page 0 by itself");
         Ok(Self {
-            start,
-            len,
+            pages: Pages::map(Some(fd), len, access)?,
             writable,
             copy: copy::fastest(),
         })
+    }
+
+    /// Has the object's memory in huge pages from now on, if the kernel can.
+    pub(crate) fn gather(&self) {
+        self.pages.gather();
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -74,16 +77,28 @@ impl Mapping {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.pages.len()
     }
 
     /// The word at byte `at`.
     #[inline]
     fn word(&self, at: usize) -> &AtomicU64 {
-        assert!(at.is_multiple_of(WORD) && at + WORD <= self.len);
+        // What is asked first is known when this is compiled, but for words of images.
+        assert!(at <= LEAST - WORD || at <= self.pages.len() - WORD);
+        assert!(at.is_multiple_of(WORD));
         // SAFETY: inside the mapping, aligned (mappings begin at a page), mapped as long
         // as `self`, and accessed as nothing but an atomic or by `copy`.
-        unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(self.pages.start().add(at).cast()) }
+    }
+
+    /// So many words from byte `at` on.
+    #[inline]
+    fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        let end = count.checked_mul(WORD).and_then(|len| len.checked_add(at));
+        assert!(end.is_some_and(|end| end <= self.pages.len()));
+        assert!(at.is_multiple_of(WORD));
+        // SAFETY: as in `word`, for each of them.
+        unsafe { core::slice::from_raw_parts(self.pages.start().add(at).cast(), count) }
     }
 
     #[inline]
@@ -97,13 +112,28 @@ impl Mapping {
         self.word(at).store(value, order);
     }
 
+    /// Has the line at `at` fetched, to be written soon. Waits for nothing.
+    #[inline]
+    pub(crate) fn expect_store(&self, at: usize) {
+        copy::expect_store(self.pages.start().wrapping_add(at));
+    }
+
+    /// Has the line at `at` fetched, but not taken from those who read it.
+    #[inline]
+    pub(crate) fn expect_load(&self, at: usize) {
+        copy::expect_load(self.pages.start().wrapping_add(at));
+    }
+
+    fn assert_room(&self, at: usize, from: &[Line]) {
+        let end = at.checked_add(size_of_val(from));
+        let fits = end.is_some_and(|end| end <= self.pages.len());
+        assert!(self.writable && fits && at.is_multiple_of(LINE));
+    }
+
     /// Copies lines to `at`. Unordered, like relaxed stores.
     #[inline]
     pub(crate) fn store(&self, at: usize, from: &[Line]) {
-        let fits = at
-            .checked_add(size_of_val(from))
-            .is_some_and(|end| end <= self.len);
-        assert!(self.writable && fits && at.is_multiple_of(LINE));
+        self.assert_room(at, from);
         let Some(copy) = self.copy else {
             for (word, offset) in from.as_bytes().chunks_exact(WORD).zip((at..).step_by(WORD)) {
                 let word = u64::from_ne_bytes(word.try_into().expect("a chunk is a word"));
@@ -114,18 +144,51 @@ impl Mapping {
         // SAFETY: the source is borrowed; the target lies inside the mapping, which is
         // writable; they cannot overlap, since nothing borrows from a mapping.
         unsafe {
-            let to = self.start.as_ptr().add(at);
-            copy(to, from.as_ptr().cast(), from.len());
+            let to = self.pages.start().add(at);
+            (copy.run)(to, from.as_ptr().cast(), from.len());
+        }
+    }
+
+    /// Copies the lines named in `list` from `from` to where they would lie if all of it
+    /// were copied to `at`. Unordered, like relaxed stores.
+    pub(crate) fn store_listed(&self, at: usize, from: &[Line], list: &[u32]) {
+        self.assert_room(at, from);
+        assert!(list.iter().all(|line| (*line as usize) < from.len()));
+        let Some(copy) = self.copy else {
+            for line in list {
+                let line = *line as usize;
+                self.store(at + line * LINE, &from[line..=line]);
+            }
+            return;
+        };
+        // SAFETY: as in `store`, for each of the lines, none of which is beyond the last.
+        unsafe {
+            let to = self.pages.start().add(at);
+            (copy.listed)(to, from.as_ptr().cast(), list);
         }
     }
 
     /// Copies bytes from `at`. Unordered, like relaxed loads; may be torn.
     #[inline]
     pub(crate) fn load(&self, at: usize, into: &mut [u8]) {
-        let fits = at
-            .checked_add(into.len())
-            .is_some_and(|end| end <= self.len);
-        assert!(fits);
+        if into.len() > SMALL || !at.is_multiple_of(WORD) {
+            return self.load_long(at, into);
+        }
+        let (words, rest) = into.as_chunks_mut::<WORD>();
+        let from = self.words(at, words.len());
+        let end = at + from.len() * WORD;
+        for (word, from) in words.iter_mut().zip(from) {
+            *word = from.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        if !rest.is_empty() {
+            self.load_part(end, rest);
+        }
+    }
+
+    #[inline(never)]
+    fn load_long(&self, at: usize, into: &mut [u8]) {
+        let end = at.checked_add(into.len());
+        assert!(end.is_some_and(|end| end <= self.pages.len()));
         let head = into.len().min(at.wrapping_neg() % WORD);
         let (first, rest) = into.split_at_mut(head);
         self.load_part(at, first);
@@ -139,8 +202,8 @@ impl Mapping {
             // SAFETY: the source lies inside the mapping, the target is borrowed, and
             // nothing borrows from a mapping.
             unsafe {
-                let from = self.start.as_ptr().add(at + head);
-                copy(bulk.as_mut_ptr(), from, lines);
+                let from = self.pages.start().add(at + head);
+                (copy.run)(bulk.as_mut_ptr(), from, lines);
             }
         }
         let from = at + head + bulk.len();
@@ -161,18 +224,16 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: this is the range mmap answered, and nothing borrowed from `self`
-        // outlives it. A failure could only leave memory mapped.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+
+    fn read(mapping: &Mapping, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        mapping.load(0, &mut bytes);
+        bytes
+    }
 
     /// Every way to copy moves the right bytes, at every offset and length.
     #[test]
@@ -181,9 +242,7 @@ mod tests {
         let fd = rustix::fs::memfd_create("region-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&fd, LEN as u64).unwrap();
         let mut mapping = Mapping::new(fd.as_fd(), LEN, true).unwrap();
-        let mut ways = copy::all();
-        ways.push(None);
-        for way in ways {
+        for way in copy::all().into_iter().map(Some).chain([None]) {
             mapping.copy = way;
             let mut source = vec![Line::ZERO; LEN / LINE];
             for (byte, number) in source.as_mut_bytes().iter_mut().zip(0u32..) {
@@ -193,6 +252,19 @@ mod tests {
             for lines in 1usize..=9 {
                 let at = lines * (lines - 1) / 2;
                 mapping.store(at * LINE, &source[at..at + lines]);
+            }
+            let listed = [40, 2, 127, 40, 99];
+            let before = read(&mapping, LEN);
+            mapping.store_listed(0, &source, &listed);
+            let after = read(&mapping, LEN);
+            for line in 0..LEN / LINE {
+                let bytes = line * LINE..(line + 1) * LINE;
+                let from = if listed.contains(&(line as u32)) {
+                    source.as_bytes()
+                } else {
+                    &before
+                };
+                assert_eq!(after[bytes.clone()], from[bytes], "line {line}");
             }
             for start in 0..130 {
                 for len in (0..20).chain([63, 64, 65, 127, 128, 256, 300, 1024]) {

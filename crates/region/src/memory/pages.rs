@@ -1,0 +1,165 @@
+//! Address space: where memory is mapped, so that huge pages can serve it.
+//!
+//! Of a region of many megabytes in pages of 4 KiB almost every line that is touched at
+//! random costs a page walk, which in a virtual machine is more than the line itself. The
+//! kernel can gather memory into huge pages (`MADV_COLLAPSE`, Linux 6.1) without any having
+//! been reserved, also that of a `memfd` and whatever `shmem_enabled` says, if it lies at
+//! an address that is a multiple of their size. Where it cannot, small pages serve as well.
+
+use core::ffi::c_void;
+use core::ops::{Deref, DerefMut};
+use core::ptr::{self, NonNull};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use super::{LINE, Line};
+
+pub(super) const HUGE: usize = 2 << 20;
+
+/// A mapping, unmapped on drop.
+#[derive(Debug)]
+pub(super) struct Pages {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Pages {
+    /// Maps the first `len` bytes of `fd`, or memory of this process's own.
+    pub(super) fn map(
+        fd: Option<BorrowedFd<'_>>,
+        len: usize,
+        access: ProtFlags,
+    ) -> io::Result<Self> {
+        let at = if len < HUGE {
+            ptr::null_mut()
+        } else {
+            huge_page_place(len)?
+        };
+        // Page faults belong to the start, not to the first publish or read.
+        let flags = MapFlags::POPULATE;
+        // SAFETY: without MAP_FIXED a hint replaces no existing mapping.
+        let start = unsafe {
+            match fd {
+                Some(fd) => rustix::mm::mmap(at, len, access, flags | MapFlags::SHARED, fd, 0)?,
+                None => rustix::mm::mmap_anonymous(at, len, access, flags | MapFlags::PRIVATE)?,
+            }
+        };
+        let start = NonNull::new(start.cast()).expect("mmap never maps page 0 by itself");
+        Ok(Self { start, len })
+    }
+
+    #[inline]
+    pub(super) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Asks for huge pages where they fit. Being refused them costs speed, nothing else.
+    pub(super) fn gather(&self) {
+        if self.len >= HUGE {
+            // SAFETY: the range is ours; its contents stay, whatever the kernel does.
+            unsafe { libc::madvise(self.start().cast(), self.len, libc::MADV_COLLAPSE) };
+        }
+    }
+}
+
+/// An address where `len` bytes had room just now, a multiple of the huge page's size. If
+/// another thread takes it before us, the kernel chooses, and the pages are small.
+fn huge_page_place(len: usize) -> io::Result<*mut c_void> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    let room = len + HUGE;
+    // SAFETY: as in `map`; nobody learns of this memory before it is given back.
+    unsafe {
+        let start = rustix::mm::mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), flags)?;
+        rustix::mm::munmap(start, room)?;
+        Ok(start.map_addr(|at| at.next_multiple_of(HUGE)))
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: this is the range mmap answered, and nothing borrowed from `self`
+        // outlives it. A failure could only leave memory mapped.
+        let _ = unsafe { rustix::mm::munmap(self.start().cast(), self.len) };
+    }
+}
+
+/// Lines of memory that no other process sees, zero at first.
+#[derive(Debug)]
+pub(crate) struct Private {
+    pages: Pages,
+    lines: usize,
+}
+
+// SAFETY: the pages are this value's alone, as those of a `Vec` would be.
+unsafe impl Send for Private {}
+// SAFETY: as above.
+unsafe impl Sync for Private {}
+
+impl Private {
+    pub(crate) fn new(lines: usize) -> io::Result<Self> {
+        let pages = Pages::map(None, lines * LINE, ProtFlags::READ | ProtFlags::WRITE)?;
+        pages.gather();
+        Ok(Self { pages, lines })
+    }
+}
+
+impl Deref for Private {
+    type Target = [Line];
+    #[inline]
+    fn deref(&self) -> &[Line] {
+        // SAFETY: so many lines are mapped as long as `self`, begin at a page, hold zeros
+        // or what was written through `deref_mut`, and are borrowed through `self` only.
+        unsafe { core::slice::from_raw_parts(self.pages.start().cast(), self.lines) }
+    }
+}
+
+impl DerefMut for Private {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `deref`; writable, and borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(self.pages.start().cast(), self.lines) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn private_lines_are_zero_and_keep_what_is_written() {
+        for lines in [1, 70, 3 * HUGE / LINE + 5] {
+            let mut private = Private::new(lines).unwrap();
+            assert_eq!(private.len(), lines);
+            assert!(private.iter().all(|line| line.0 == [0; 8]));
+            private[lines - 1].0[7] = 9;
+            assert_eq!(private[lines - 1].0, [0, 0, 0, 0, 0, 0, 0, 9]);
+        }
+    }
+
+    /// Large mappings lie where huge pages can serve them, and hold the same bytes
+    /// whether the kernel had any or not.
+    #[test]
+    fn gathering_changes_nothing_but_the_pages() {
+        let fd = rustix::fs::memfd_create("region-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let len = 2 * HUGE + 4096;
+        rustix::fs::ftruncate(&fd, len as u64).unwrap();
+        let all = ProtFlags::READ | ProtFlags::WRITE;
+        let writer = Pages::map(Some(fd.as_fd()), len, all).unwrap();
+        let reader = Pages::map(Some(fd.as_fd()), len, ProtFlags::READ).unwrap();
+        // SAFETY: within the mappings.
+        let (put, get) = unsafe { (writer.start().add(len - 1), reader.start().add(len - 1)) };
+        // SAFETY: as above; nobody else touches them.
+        unsafe { put.write_volatile(7) };
+        writer.gather();
+        // SAFETY: as above.
+        assert_eq!(unsafe { get.read_volatile() }, 7);
+    }
+}

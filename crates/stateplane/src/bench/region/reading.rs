@@ -1,0 +1,170 @@
+//! What readers pay: copies under a writer, look-ups in place.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use stateplane_host::priority;
+use stateplane_region::{Map, Reader, Spec, Writer};
+
+use super::{Plan, Row, each, move_over, next, times};
+
+/// How often the writer that readers are measured under publishes.
+const PERIOD: Duration = Duration::from_micros(10);
+/// Reads timed as one: a clock costs more than a read.
+const READS: usize = 256;
+/// Entries of the map.
+const ENTRIES: u64 = 1_000_000;
+/// Keys looked for together: a burst of packets.
+const KEYS: usize = 32;
+/// With real time the machine is kept from everybody else for no longer than this.
+const BURST: Duration = Duration::from_millis(50);
+
+/// What the processor needs for a copy at all.
+pub(super) fn copies(plan: &Plan, rows: &mut Vec<Row>) {
+    let (from, mut to) = ([1u8; 4096], [0u8; 4096]);
+    for (len, name) in [(64, "memcpy 64 B"), (4096, "memcpy 4 KiB")] {
+        let all = times(plan.rounds, || {
+            each(READS, || {
+                for _ in 0..READS {
+                    black_box(&mut to[..len]).copy_from_slice(black_box(&from[..len]));
+                }
+            })
+        });
+        rows.push(Row::of(name, all));
+    }
+}
+
+/// Reads of N bytes under a writer that changes all of them every 10 us. The share of its
+/// publishes that were on time.
+pub(super) fn under_writer<const N: usize>(
+    plan: &Plan,
+    name: &str,
+    rows: &mut Vec<Row>,
+) -> Result<f64> {
+    let mut writer = Writer::<[u8]>::create(&Spec::bytes(N).interval(PERIOD))?;
+    writer.publish()?;
+    let reader = Reader::<[u8]>::open(writer.fd().try_clone_to_owned()?, "")?;
+    let (mut reads, mut ages) = (Vec::new(), Vec::new());
+    let (mut published, mut periods) = (0, 0);
+    let bursts = plan.span.div_duration_f64(BURST).ceil() as usize;
+    for _ in 0..bursts.max(1) {
+        let (count, of) = burst::<N>(plan, &mut writer, &reader, &mut reads, &mut ages)?;
+        published += count;
+        periods += of;
+        // Let others have what real time took from them.
+        std::thread::sleep(if plan.realtime { BURST } else { Duration::ZERO });
+    }
+    rows.push(Row::of(format!("read {name}"), reads));
+    rows.push(Row::of(format!("age of {name}"), ages));
+    let on_time = published as f64 / periods as f64;
+    Ok((on_time * 10_000.0).round() / 10_000.0)
+}
+
+/// One burst: how many versions there were, and how many there should have been.
+fn burst<const N: usize>(
+    plan: &Plan,
+    writer: &mut Writer<[u8]>,
+    reader: &Reader<[u8]>,
+    reads: &mut Vec<f64>,
+    ages: &mut Vec<f64>,
+) -> Result<(u64, u64)> {
+    let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| -> Result<(u64, u64)> {
+            move_over(plan)?;
+            writer.check_in()?;
+            ready.store(true, Ordering::Release);
+            let (start, mut count) = (Instant::now(), 0u64);
+            while !stop.load(Ordering::Relaxed) {
+                writer.edit_all().fill(count as u8);
+                count += u64::from(writer.check_in()?.is_some());
+            }
+            let periods = start.elapsed().as_nanos() / PERIOD.as_nanos();
+            Ok((count, u64::try_from(periods)?))
+        });
+        let result = priority::set_realtime(plan.realtime).context("--realtime");
+        while !ready.load(Ordering::Acquire) && !writing.is_finished() {
+            std::thread::yield_now();
+        }
+        let result = result.and_then(|()| read_for::<N>(reader, plan.span.min(BURST), reads, ages));
+        stop.store(true, Ordering::Relaxed);
+        let ended = priority::set_realtime(false);
+        let counts = writing.join().expect("the writer does not panic")?;
+        result?;
+        ended?;
+        Ok(counts)
+    })
+}
+
+fn read_for<const N: usize>(
+    reader: &Reader<[u8]>,
+    span: Duration,
+    reads: &mut Vec<f64>,
+    ages: &mut Vec<f64>,
+) -> Result<()> {
+    let mut buffer = [0u8; N];
+    let start = Instant::now();
+    while start.elapsed() < span {
+        let begun = Instant::now();
+        for _ in 0..READS {
+            let read = reader.read_with(|view| view.load(0, &mut buffer));
+            black_box(read)?;
+        }
+        reads.push(begun.elapsed().as_nanos() as f64 / READS as f64);
+        let ((), edition) = reader.read_with(|view| {
+            view.load(0, &mut buffer);
+        })?;
+        ages.push(edition.age().as_nanos() as f64);
+        anyhow::ensure!(
+            buffer.iter().all(|byte| *byte == buffer[0]),
+            "a torn snapshot"
+        );
+    }
+    Ok(())
+}
+
+/// Look-ups in a map of a million entries that another process might write: one after the
+/// other, each of which waits for memory, and in bursts.
+pub(super) fn lookups(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
+    let map = Map::<u64, u64>::new(0, ENTRIES as usize);
+    let mut writer = Writer::<[u8]>::create(&Spec::bytes(map.bytes()))?;
+    for key in 0..ENTRIES {
+        map.insert(&mut writer, &key, &(key ^ 1))?;
+    }
+    writer.publish()?;
+    let reader = Reader::<[u8]>::open(writer.fd().try_clone_to_owned()?, "")?;
+    let mut state = 1;
+    let mut found = 0;
+    let single = times(plan.rounds, || {
+        each(READS, || {
+            for _ in 0..READS {
+                let key = next(&mut state) as u64 % ENTRIES;
+                let value = reader.read_with(|view| map.get(view, &key));
+                found += usize::from(value.is_ok_and(|(value, _)| value == Some(key ^ 1)));
+            }
+        })
+    });
+    let burst = times(plan.rounds, || {
+        each(READS, || {
+            for _ in 0..READS / KEYS {
+                let mut keys = [0; KEYS];
+                keys.fill_with(|| next(&mut state) as u64 % ENTRIES);
+                let right = reader.read_with(|view| {
+                    let mut right = 0;
+                    map.get_each(view, &keys, |index, value| {
+                        right += usize::from(value == Some(keys[index] ^ 1));
+                    });
+                    right
+                });
+                found += right.map_or(0, |(right, _)| right);
+            }
+        })
+    });
+    let wrong = 2 * plan.rounds * READS - found;
+    anyhow::ensure!(wrong == 0, "{wrong} look-ups found something else");
+    rows.push(Row::of("look-up, 1 M entries in place", single));
+    rows.push(Row::of("look-up, 1 M entries in place, in bursts", burst));
+    Ok(())
+}
