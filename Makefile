@@ -12,11 +12,11 @@ FUZZ ?= 600
 # Seeds of `make sim-long`.
 SIM_LONG ?= 3000000
 
-.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench kills deny clean
+.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench kills versions miri deny clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench kills deny clean"
+	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench kills versions miri deny clean"
 
 setup:
 	@scripts/setup
@@ -66,11 +66,24 @@ bench: build
 	target/release/stateplane bench nat
 	target/release/stateplane bench replication
 	target/release/stateplane bench sequencer
-	target/release/stateplane bench region
+	-$(CARGO) build --release --manifest-path peers/iceoryx2/Cargo.toml --target-dir target/peers
+	target/release/stateplane bench region \
+		$$(ls target/peers/release/stateplane-peer-iceoryx2 2>/dev/null | sed 's/^/--iceoryx2 /')
 
 # A region's writer is killed 10,000 times at random points (minutes).
 kills:
 	$(CARGO) test --release -p stateplane-region --test kill -- --ignored --nocapture ten_thousand
+
+# A million versions of copied regions under loss, reordering and duplication (minutes).
+versions:
+	$(CARGO) test --release -p stateplane-region --lib -- --ignored --nocapture million_versions
+
+# What Miri can run of the regions: it knows no memfd and no mapping, so the log of changes,
+# structures, merging, messages and copies between machines. Needs a nightly toolchain:
+# rustup toolchain install nightly --component miri,rust-src
+miri:
+	PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p stateplane-region --lib -- \
+		dirty name merge sync::message broker::message
 
 deny:
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked

@@ -37,8 +37,8 @@ pub(crate) struct RegionArgs {
     /// Regions of the measurement of many; a hundred readers read them all
     #[arg(long, default_value_t = 1_000)]
     regions: usize,
-    /// Run before everything else on the machine (SCHED_FIFO), in short bursts: shows what
-    /// a processor of one's own gives, where others work
+    /// Readers under a writer run before everything else on the machine (SCHED_FIFO), in
+    /// bursts of 50 ms: shows what a processor of one's own gives, where others work
     #[arg(long)]
     realtime: bool,
     /// The program that measures iceoryx2; `make bench` builds it
@@ -211,13 +211,12 @@ fn next(state: &mut u64) -> usize {
     (*state >> 33) as usize
 }
 
-/// Lets the calling thread run on the other processor, and before all else if that was
-/// asked for.
+/// Lets the calling thread run on the other processor.
 fn move_over(plan: &Plan) -> Result<()> {
-    if let Some(cpu) = plan.other {
-        priority::pin_to(cpu)?;
+    match plan.other {
+        Some(cpu) => priority::pin_to(cpu).context("cannot choose a processor"),
+        None => Ok(()),
     }
-    priority::set_realtime(plan.realtime).context("--realtime")
 }
 
 fn add_ratios(rows: &[Row], ratios: &mut BTreeMap<&'static str, f64>) {

@@ -52,7 +52,9 @@ pub(super) fn regions<const N: usize>(plan: &Plan, name: &str, rows: &mut Vec<Ro
     Ok(())
 }
 
-fn side<const N: usize>() -> Result<(Writer<[u8]>, Reader<[u8]>)> {
+type Side = (Writer<[u8]>, Reader<[u8]>);
+
+fn side<const N: usize>() -> Result<Side> {
     let mut writer = Writer::<[u8]>::create(&Spec::bytes(N))?;
     writer.publish()?;
     let reader = Reader::open(writer.fd().try_clone_to_owned()?, "")?;

@@ -74,6 +74,7 @@ fn burst<const N: usize>(
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| -> Result<(u64, u64)> {
             move_over(plan)?;
+            priority::set_realtime(plan.realtime).context("--realtime")?;
             writer.check_in()?;
             ready.store(true, Ordering::Release);
             let (start, mut count) = (Instant::now(), 0u64);
@@ -84,11 +85,13 @@ fn burst<const N: usize>(
             let periods = start.elapsed().as_nanos() / PERIOD.as_nanos();
             Ok((count, u64::try_from(periods)?))
         });
-        let result = priority::set_realtime(plan.realtime).context("--realtime");
+        // Only then before everybody else: the writer begins on this processor.
         while !ready.load(Ordering::Acquire) && !writing.is_finished() {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(50));
         }
-        let result = result.and_then(|()| read_for::<N>(reader, plan.span.min(BURST), reads, ages));
+        let result = priority::set_realtime(plan.realtime)
+            .context("--realtime")
+            .and_then(|()| read_for::<N>(reader, plan.span.min(BURST), reads, ages));
         stop.store(true, Ordering::Relaxed);
         let ended = priority::set_realtime(false);
         let counts = writing.join().expect("the writer does not panic")?;

@@ -1,0 +1,170 @@
+//! The reader in Python against a live writer: by name, by path, and whoever writes next.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use std::os::fd::AsRawFd;
+
+use stateplane_region::{Broker, Host, Limits, Name, Spec, Writer};
+
+const WORDS: usize = 512;
+const NAME: &str = "/test/python/writer/numbers";
+
+/// Takes snapshots until it has seen 200 versions, of which at least 3 of the next writer,
+/// and says what it saw. A word of a version is the version's number.
+const SCRIPT: &str = r#"
+import os, sys
+from stateplane_region import Region, RegionError, regions
+
+directory, name, path = sys.argv[1:]
+assert regions(directory, "/test") == [name], regions(directory, "/test")
+assert regions(directory, "/other") == []
+for wrong in [lambda: Region.attach(directory, "/test/none"),
+              lambda: Region.attach(directory, name, schema="another"),
+              lambda: Region.open_path("/proc/self/exe")]:
+    try:
+        wrong()
+    except RegionError:
+        continue
+    raise AssertionError("it should have been refused")
+
+def whole(snapshot):
+    words = snapshot.array("Q")
+    assert len(words) == len(set(words)) * 512, f"torn: {set(words)}"
+    return words[0]
+
+with Region.open_path(path, schema="numbers") as region:
+    assert len(region) == 4096 and region.name == name
+    for _ in range(20000):
+        whole(region.snapshot())
+
+region = Region.attach(directory, name, schema="numbers")
+first, last, versions, later = region.epoch, 0, 0, 0
+for snapshot in region.watch(interval=0.0002, timeout=20):
+    number = whole(snapshot)
+    assert number >= last and snapshot.unpack_from("=Q", 4088) == (number,)
+    assert snapshot.age() >= 0
+    last, versions, later = number, versions + 1, later + (snapshot.epoch > first)
+    if versions == 100:
+        print("next", flush=True)
+    if versions >= 200 and later >= 3:
+        break
+else:
+    raise AssertionError(f"no more after {versions} versions")
+region.close()
+print("done", last, flush=True)
+"#;
+
+fn bindings() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bindings/python")
+}
+
+fn is_there() -> bool {
+    let mut python = Command::new("python3");
+    let asked = python.args(["-c", "import socket; socket.recv_fds"]);
+    let there = asked.stderr(Stdio::null()).status();
+    there.is_ok_and(|status| status.success())
+}
+
+fn script() -> Command {
+    let mut python = Command::new("python3");
+    // Nothing is to be left in the sources.
+    python.args(["-B", "-c", SCRIPT]);
+    python.env("PYTHONPATH", bindings());
+    python.stdout(Stdio::piped()).stderr(Stdio::piped());
+    python
+}
+
+/// Ends with the test.
+struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_script_reads_whole_versions_of_every_writer() {
+    if !is_there() {
+        println!("skipped: there is no python3 of version 3.9 or later");
+        return;
+    }
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: the reader in Python is for x86-64");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Broker::open(dir.path(), Limits::default()).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                broker.turn(Duration::from_millis(2)).unwrap();
+            }
+        });
+        let ended = std::panic::catch_unwind(|| write_for(dir.path()));
+        stop.store(true, Ordering::Release);
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+fn write_for(dir: &Path) {
+    let name: Name = NAME.parse().unwrap();
+    let spec = Spec::array::<u64>(WORDS).schema("numbers");
+    let host = Host::connect(dir).unwrap();
+    let mut writer: Writer<[u64]> = host.create(&name, &spec).unwrap();
+    let mut number = 0;
+    let mut publish = |writer: &mut Writer<[u64]>| {
+        number += 1;
+        writer.edit_all().fill(number);
+        writer.publish().unwrap();
+        std::thread::sleep(Duration::from_micros(100));
+    };
+    publish(&mut writer);
+    let path = format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        writer.fd().as_raw_fd()
+    );
+    let mut reading = Script(
+        script()
+            .args([dir.as_os_str(), NAME.as_ref(), path.as_ref()])
+            .spawn()
+            .unwrap(),
+    );
+    let (said, says) = std::sync::mpsc::channel();
+    let mut output = reading.0.stdout.take().unwrap();
+    let listening = std::thread::spawn(move || {
+        use std::io::Read;
+        let (mut text, mut byte) = (String::new(), [0]);
+        while let Ok(1) = output.read(&mut byte) {
+            text.push(char::from(byte[0]));
+            if byte[0] == b'\n' {
+                let _ = said.send(std::mem::take(&mut text));
+            }
+        }
+    });
+    let mut heard = Vec::new();
+    while reading.0.try_wait().unwrap().is_none() {
+        publish(&mut writer);
+        for line in says.try_iter() {
+            if line == "next\n" {
+                // Another process could: the old writer's memory stays, but nobody reads it.
+                writer = host.take_over(&name, &spec).unwrap();
+            }
+            heard.push(line);
+        }
+    }
+    listening.join().unwrap();
+    heard.extend(says.try_iter());
+    let mut errors = String::new();
+    let mut pipe = reading.0.stderr.take().unwrap();
+    std::io::Read::read_to_string(&mut pipe, &mut errors).unwrap();
+    assert!(reading.0.wait().unwrap().success(), "{errors}");
+    assert_eq!(heard[0], "next\n", "{heard:?}");
+    assert!(heard[1].starts_with("done "), "{heard:?}");
+}
