@@ -172,3 +172,30 @@ fn a_reader_must_not_run_ahead_of_the_control_word() {
         read_image(model, found, |image| model.words(image)).map(|words| (words, found))
     });
 }
+
+/// A reader that takes what it copied without another look at the stamp.
+#[test]
+#[should_panic(expected = "torn")]
+fn a_reader_must_look_at_the_stamp_again() {
+    let write = |model: &Model| (2..=3).for_each(|version| model.publish(version));
+    explore_with(write, |model| {
+        let control = Control::load(model)?;
+        let same = model.load(Cell::Stamp(control.image), Acquire) == 2 * control.version;
+        same.then(|| (model.words(control.image), control))
+    });
+}
+
+/// A reader that looks, but whose copy may come after.
+#[test]
+#[should_panic(expected = "torn")]
+fn without_their_own_fence_readers_tear() {
+    let write = |model: &Model| (2..=3).for_each(|version| model.publish(version));
+    explore_with(write, |model| {
+        let control = Control::load(model)?;
+        let stamp = |order| model.load(Cell::Stamp(control.image), order);
+        let before = stamp(Acquire);
+        let words = model.words(control.image);
+        let same = before == 2 * control.version && stamp(Relaxed) == before;
+        same.then_some((words, control))
+    });
+}

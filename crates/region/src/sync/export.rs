@@ -9,6 +9,7 @@ use stateplane_base::Time;
 use super::message::{
     Mark, Message, PIECE_HEAD, Piece, RUN_HEAD, RUN_MAX, Report, decode, encode_announce, run_head,
 };
+use super::mutation::{Mutation, broken};
 use super::{At, Malformed, Timing};
 use crate::memory::LINE;
 
@@ -171,7 +172,8 @@ impl Export {
 
     /// From where a receiver that has this can be led on; 0: from nothing.
     fn base(&self, has: At) -> u64 {
-        let known = has.epoch == self.at.epoch && has.version <= self.at.version;
+        let writer = has.epoch == self.at.epoch || broken(Mutation::EpochsAreOne);
+        let known = writer && has.version <= self.at.version;
         if known { has.version } else { 0 }
     }
 
@@ -192,6 +194,8 @@ impl Export {
         let needed = |line: usize| {
             if base == 0 {
                 !zero(line)
+            } else if broken(Mutation::NewestChangesOnly) {
+                self.changed[line] == self.at.version
             } else {
                 self.changed[line] > base
             }

@@ -3,6 +3,7 @@
 use stateplane_base::Time;
 
 use super::message::{GAPS_MAX, Mark, Message, Piece, RUN_HEAD, Report, decode, runs};
+use super::mutation::{Mutation, broken};
 use super::{At, Malformed, Timing};
 use crate::fence::Fenced;
 use crate::memory::LINE;
@@ -113,6 +114,9 @@ impl Import {
     }
 
     fn on_announce(&mut self, now: Time, at: At) {
+        if broken(Mutation::AnnouncesUnheard) {
+            return;
+        }
         let collects = self.collects.as_ref().is_some_and(|c| c.at == at);
         // What is collected may only be late; all else is worth an answer at once: that
         // nothing came, or that everything did and the report was lost.
@@ -137,7 +141,7 @@ impl Import {
             return Err(Malformed("of another region"));
         }
         runs(piece.runs, lines, |_, _| ())?;
-        if piece.at <= self.has {
+        if piece.at <= self.has && !broken(Mutation::BackIsOn) {
             self.hasten(now + self.timing.patience / 2); // the report was lost
             return Ok(None);
         }
@@ -150,7 +154,7 @@ impl Import {
         let Some(place) = collected.pieces.get_mut(piece.index as usize) else {
             return Err(Malformed("another number of pieces"));
         };
-        if place.is_none() {
+        if place.is_none() || broken(Mutation::DuplicatesCount) {
             *place = Some(piece.runs.into());
             collected.missing -= 1;
             collected.bytes += piece.runs.len();
@@ -160,10 +164,10 @@ impl Import {
             self.collects = None;
             return Err(Malformed("more than the region holds"));
         }
-        if collected.missing == 0 {
+        let end = piece.index + 1 == piece.count;
+        if collected.missing == 0 || end && broken(Mutation::LastPieceIsAll) {
             return Ok(self.complete(now));
         }
-        let end = piece.index + 1 == piece.count;
         self.due = now
             + if end {
                 self.timing.patience / 4
@@ -184,8 +188,9 @@ impl Import {
                 return false;
             }
         }
-        let known = piece.at.epoch == self.has.epoch && piece.base <= self.has.version;
-        if piece.base != 0 && !known {
+        let writer = piece.at.epoch == self.has.epoch || broken(Mutation::EpochsAreOne);
+        let known = writer && piece.base <= self.has.version;
+        if piece.base != 0 && !known && !broken(Mutation::AnyBase) {
             // It leads on from where this is not: the sender does not know that.
             self.hasten(now);
             return false;
@@ -211,7 +216,7 @@ impl Import {
         Some(Step {
             at: collected.at,
             day_ns: collected.day_ns,
-            from_nothing: collected.base == 0,
+            from_nothing: collected.base == 0 && !broken(Mutation::NothingIsKept),
             pieces: collected.pieces.into_iter().flatten().collect(),
             len: self.len,
         })
@@ -228,7 +233,7 @@ impl Import {
             collects = Some((collected.base, collected.at.version));
             let missing = (0u32..).zip(&collected.pieces).filter(|(_, p)| p.is_none());
             for (index, _) in missing {
-                let full = gaps.len() == GAPS_MAX;
+                let full = gaps.len() == GAPS_MAX || broken(Mutation::GapsUnnamed);
                 match gaps.last_mut() {
                     Some((first, count)) if *first + *count == index => *count += 1,
                     _ if full => break,

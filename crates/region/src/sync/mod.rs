@@ -24,6 +24,7 @@
 mod export;
 mod import;
 mod message;
+mod mutation;
 mod seal;
 
 use std::time::Duration;
