@@ -10,6 +10,7 @@ const LAYERS: &[&str] = &[
     "wire",
     "state",
     "group",
+    "lease",
     "flow",
     "functions",
     "region",
@@ -19,7 +20,15 @@ const LAYERS: &[&str] = &[
     "model",
     "stateplane",
 ];
-const SANS_IO: &[&str] = &["base", "wire", "state", "group", "flow", "functions"];
+const SANS_IO: &[&str] = &[
+    "base",
+    "wire",
+    "state",
+    "group",
+    "lease",
+    "flow",
+    "functions",
+];
 const LINES_MAX: usize = 600;
 
 fn crates_dir() -> PathBuf {
