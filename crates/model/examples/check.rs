@@ -1,6 +1,6 @@
 //! `check [narrow|wide|hunts|NAME [SECONDS [MILLIONS]]]`: runs the checker within the bounds
 //! of this kind or name, each for so long and up to so many million states.
-use stateplane_model::{Bounds, Effort, check, configs};
+use stateplane_model::{Bounds, Effort, check, configs, lease};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,6 +36,24 @@ fn main() -> ExitCode {
                 ..bounds
             };
             let outcome = check(mutation.name(), &bounds, effort);
+            println!("{outcome}");
+            sound &= outcome.broken.is_some();
+        }
+    }
+    for (kind, set) in [("narrow", lease::narrow()), ("wide", lease::wide())] {
+        for (name, bounds) in set.iter().filter(|(name, _)| fits(kind, name)) {
+            let outcome = lease::check(name, bounds, effort);
+            println!("{outcome}");
+            sound &= outcome.broken.is_none();
+        }
+    }
+    for (mutation, bounds) in lease::hunts() {
+        if fits("hunts", mutation.name()) {
+            let bounds = lease::Bounds {
+                mutation: Some(mutation),
+                ..bounds
+            };
+            let outcome = lease::check(mutation.name(), &bounds, effort);
             println!("{outcome}");
             sound &= outcome.broken.is_some();
         }

@@ -1,4 +1,4 @@
-//! The store group's cores under an exhaustive model checker (stateright).
+//! The cores of the store group and of leases under an exhaustive model checker (stateright).
 //!
 //! The same code as everywhere else; the checker decides which message is delivered and
 //! which timer fires next, and tries every order within [`Bounds`]. Time stands still: a
@@ -12,10 +12,12 @@
 //! * `state`: nodes and messages in flight; `model`: what may happen next
 //! * [`bounds`]: how much may happen; [`configs`]: the bounds that are checked
 //! * [`report`]: runs one of them
+//! * [`lease`]: the same for leases: holders and the store's rules, with clocks that pass
 mod app;
 pub mod bounds;
 pub mod configs;
 pub mod history;
+pub mod lease;
 mod model;
 pub mod report;
 mod state;

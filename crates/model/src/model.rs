@@ -2,6 +2,7 @@
 use crate::app::Ledger;
 use crate::bounds::{Bounds, Order};
 use crate::history::{History, INVARIANTS, Value, Vote};
+use crate::report::World;
 use crate::state::{Budget, Core, Envelope, Hashed, State};
 use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
@@ -526,9 +527,14 @@ impl Model for Group {
     }
 }
 
-impl Group {
-    /// One step of a trace for people.
-    pub(crate) fn tell(&self, state: &State, action: &Action) -> String {
+impl World for Group {
+    const INVARIANTS: &'static [&'static str] = INVARIANTS;
+
+    fn broken(state: &State) -> Option<(&'static str, String)> {
+        state.history.value.broken.clone()
+    }
+
+    fn tell(&self, state: &State, action: &Action) -> String {
         let name = |node: u8| match node {
             _ if node < self.sequencer() => format!("r{node}"),
             _ if node == self.sequencer() => "seq".to_owned(),

@@ -1,10 +1,10 @@
 //! Runs the checker and says what it found.
 use crate::bounds::Bounds;
-use crate::history::INVARIANTS;
 use crate::model::Group;
 use stateright::{Checker, HasDiscoveries, Model};
 use std::cell::Cell;
 use std::fmt;
+use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -64,12 +64,34 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Tries every course within the bounds.
+/// What a checked world tells of itself.
+pub(crate) trait World:
+    Model<State: Hash + Clone + PartialEq + Send + Sync + 'static, Action: Clone + PartialEq>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    /// The names of what must always hold.
+    const INVARIANTS: &'static [&'static str];
+
+    /// The broken invariant, and how.
+    fn broken(state: &Self::State) -> Option<(&'static str, String)>;
+
+    /// One step of a trace for people.
+    fn tell(&self, state: &Self::State, action: &Self::Action) -> String;
+}
+
+/// Tries every course of a store group within the bounds.
 pub fn check(name: &str, bounds: &Bounds, effort: Effort) -> Outcome {
+    explore(name, &Group::new(bounds.clone()), effort)
+}
+
+/// Tries every course of a world.
+pub(crate) fn explore<W: World>(name: &str, world: &W, effort: Effort) -> Outcome {
     hush();
-    let group = Group::new(bounds.clone());
     let started = Instant::now();
-    let checker = group
+    let checker = world
         .clone()
         .checker()
         .threads(effort.threads)
@@ -80,24 +102,24 @@ pub fn check(name: &str, bounds: &Bounds, effort: Effort) -> Outcome {
         .join();
     let time = started.elapsed();
     let discoveries = checker.discoveries();
-    let shortest = INVARIANTS
+    let shortest = W::INVARIANTS
         .iter()
         .filter_map(|name| discoveries.get(name))
         .min_by_key(|path| (*path).clone().into_actions().len());
     let broken = shortest.map(|path| {
-        let how = path.last_state().history.value.broken.clone();
+        let how = W::broken(path.last_state());
         let (invariant, how) = how.expect("the path ends where an invariant breaks");
         let steps = path.clone().into_vec();
         let trace = steps
             .iter()
-            .filter_map(|(state, action)| Some(group.tell(state, action.as_ref()?)))
+            .filter_map(|(state, action)| Some(world.tell(state, action.as_ref()?)))
             .collect();
         (format!("{invariant}: {how}"), trace)
     });
     let mut reached: Vec<&'static str> = discoveries
         .keys()
         .copied()
-        .filter(|name| !INVARIANTS.contains(name))
+        .filter(|name| !W::INVARIANTS.contains(name))
         .collect();
     reached.sort_unstable();
     CHECKING.set(false);
