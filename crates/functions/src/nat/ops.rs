@@ -28,6 +28,7 @@ use core::net::Ipv4Addr;
 
 use stateplane_base::LogTime;
 use stateplane_flow::{Endpoint, Protocol};
+pub use stateplane_lease::{InstanceId, Owner};
 pub use stateplane_state::op::{Operation, ReplyError};
 use stateplane_state::{ProcedureId, Refusal};
 use zerocopy::byteorder::network_endian::{U16, U64};
@@ -62,27 +63,6 @@ pub const LOOKUP: ProcedureId = ProcedureId::of("nat.lookup", 1);
 pub const REFRESH: ProcedureId = ProcedureId::of("nat.refresh", 1);
 /// `nat.list@1`
 pub const LIST: ProcedureId = ProcedureId::of("nat.list", 1);
-
-/// An instance's identity in the store: a hash of its configured name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct InstanceId(pub u64);
-
-impl InstanceId {
-    /// The identity of the instance with this name (64-bit FNV-1a).
-    pub fn of(name: &str) -> Self {
-        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, step))
-    }
-}
-
-/// One registration of one instance. The epoch fences what a former life still has in flight.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Owner {
-    /// Which instance.
-    pub instance: InstanceId,
-    /// Its registration; later ones are larger.
-    pub epoch: u64,
-}
 
 /// What kind of traffic keeps a mapping alive, and so for how long.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use stateplane_base::Incarnation;
 use stateplane_flow::steering::mix;
+use stateplane_lease::{HolderConfig, Life};
 use stateplane_wire::eth::Mac;
 
 use crate::nat::ops::{BLOCK_PORTS, InstanceId};
@@ -114,6 +115,8 @@ pub struct NatConfig {
     pub cache_lease: Duration,
     /// Most mappings tracked here. Others work, but are asked for once a cache lease.
     pub mappings_max: usize,
+    /// How the lease over our blocks is kept.
+    pub lease: HolderConfig,
     /// Seed of the choice of ports.
     pub seed: u64,
 }
@@ -141,8 +144,17 @@ impl NatConfig {
             arp_mac: None,
             cache_lease: CACHE_LEASE,
             mappings_max: 1 << 19,
+            lease: HolderConfig::default(),
             seed,
         })
+    }
+
+    /// Who we are, and in which life.
+    pub(super) fn life(&self) -> Life {
+        Life {
+            instance: self.instance,
+            incarnation: self.incarnation,
+        }
     }
 
     /// The blocks that lie wholly in the range of ports.

@@ -245,10 +245,8 @@ async fn bind(
                 Some(NatRefusal::NotBlockOwner) => {
                     state.borrow_mut().ports.remove(address, block_of(port));
                 }
-                Some(NatRefusal::Fenced) => upkeep::fenced(state, cx),
-                Some(NatRefusal::LeaseEnded) => {
-                    state.borrow_mut().lease_until = Time::ZERO;
-                }
+                Some(NatRefusal::Fenced) => upkeep::fenced(state, cx, owner),
+                Some(NatRefusal::LeaseEnded) => upkeep::ended(state, cx, owner),
                 Some(NatRefusal::Quota) => return Err(Reason::Quota),
                 _ => return Err(Reason::NoPort),
             },

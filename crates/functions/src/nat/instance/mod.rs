@@ -40,13 +40,14 @@ use fastrand::Rng;
 use stateplane_base::{Reason, Time};
 use stateplane_flow::steering;
 use stateplane_flow::{Endpoint, FlowKey, PortId};
+use stateplane_lease::Holder;
+use stateplane_lease::holder::HolderView;
 use stateplane_wire::arp::Arp;
 use stateplane_wire::eth::Mac;
 use stateplane_wire::packet::{Headers, Transport};
 
 use crate::context::Context;
 use crate::function::{Class, Deciding, NetworkFunction, Token};
-use crate::nat::ops::Owner;
 use config::NatConfig;
 use ports::Ports;
 use records::Records;
@@ -79,12 +80,8 @@ struct State {
     home: Option<(steering::Table, u8)>,
     ports: Ports,
     records: Records,
-    /// Our registration, once there is one.
-    owner: Option<Owner>,
-    /// Until when our blocks are ours, on our own clock.
-    lease_until: Time,
-    /// When to register or renew; `Time::MAX` while one of them is under way.
-    contact_at: Time,
+    /// The lease over all our blocks.
+    lease: Holder,
     /// Addresses for which a block is being taken.
     taking: BTreeSet<Ipv4Addr>,
     /// Addresses whose blocks are all taken, and until when not to ask again.
@@ -123,15 +120,14 @@ impl Nat44 {
     pub fn new(config: NatConfig) -> Self {
         let mut rng = Rng::with_seed(config.seed);
         let hash_key = [rng.u64(..), rng.u64(..)];
+        let lease_seed = rng.u64(..);
         let state = State {
             records: Records::new(config.mappings_max, hash_key),
             config: config.clone(),
             rng,
             home: None,
             ports: Ports::default(),
-            owner: None,
-            lease_until: Time::ZERO,
-            contact_at: Time::ZERO,
+            lease: Holder::new(config.lease, config.life(), lease_seed),
             taking: BTreeSet::new(),
             exhausted: BTreeMap::new(),
             problem: None,
@@ -144,6 +140,11 @@ impl Nat44 {
         }
     }
 
+    /// The lease over our blocks, for people.
+    pub fn lease(&self, now: Time) -> Option<HolderView> {
+        self.state.borrow().lease.inspect(now).pop()
+    }
+
     /// Tells how the switch steers and which instance of its table we are. From now on
     /// blocks whose answers come back to us are preferred.
     pub fn set_home(&mut self, table: steering::Table, me: u8) {
@@ -154,7 +155,7 @@ impl Nat44 {
     pub fn status(&self) -> NatStatus {
         let state = self.state.borrow();
         NatStatus {
-            registered: state.owner.is_some(),
+            registered: state.owner().is_some(),
             blocks: state.ports.len(),
             mappings: state.records.len(),
             problem: state.problem,
@@ -165,7 +166,7 @@ impl Nat44 {
 
 impl NetworkFunction for Nat44 {
     fn start(&mut self, cx: &Context) {
-        upkeep::contact(&self.state, cx);
+        upkeep::start(&self.state, cx);
     }
 
     fn classify(&mut self, _now: Time, port: PortId, headers: &Headers) -> Class {
@@ -210,14 +211,13 @@ impl NetworkFunction for Nat44 {
             .records
             .next_due()
             .unwrap_or(Time::MAX)
-            .min(state.contact_at);
+            .min(state.lease.next_timer().unwrap_or(Time::MAX));
         (due < Time::MAX).then_some(due)
     }
 
     fn on_timer(&mut self, now: Time, cx: &Context) {
-        if self.state.borrow().contact_at <= now {
-            upkeep::contact(&self.state, cx);
-        }
+        self.state.borrow_mut().lease.on_timer(now);
+        upkeep::keep(&self.state, cx);
         upkeep::refresh(&self.state, cx);
     }
 

@@ -9,6 +9,9 @@ use core::time::Duration;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{Protocol, steering};
+use stateplane_lease::holder::{Effect, Loss, Reply, Request, RequestId};
+use stateplane_lease::ops::{Holding, Lent};
+use stateplane_lease::{Partition, Refused};
 
 use super::config::NatConfig;
 use super::decide::{back_flow, mapped, out_flow};
@@ -22,10 +25,8 @@ use crate::nat::ops::{
     Lease, Lookup, NatRefusal, Owner, Refresh, RefreshItem, Register, Release, Renew, TakeBlock,
 };
 
-/// Pause after a failed registration or renewal.
+/// A lease that is over is renewed at once, but not more often than this.
 const RETRY: Duration = Duration::from_millis(250);
-/// Pause after a refusal that people may have to undo.
-const RETRY_REFUSED: Duration = Duration::from_secs(5);
 /// How long not to ask again for blocks of an address that has none left.
 const EXHAUSTED: Duration = Duration::from_secs(1);
 /// The same if the store did not answer.
@@ -33,99 +34,160 @@ const UNANSWERED: Duration = Duration::from_millis(20);
 
 type Shared = Rc<RefCell<State>>;
 
+/// All our blocks have one lease. To the store it is the life's that registered, so the holder
+/// needs no more than a name for it.
+const BLOCKS: Partition = Partition(0);
+
+/// Registers.
+pub(super) fn start(state: &Shared, cx: &Context) {
+    state.borrow_mut().lease.acquire(cx.now(), BLOCKS);
+    keep(state, cx);
+}
+
 /// Gives all blocks back; from now on nothing is proposed any more.
 pub(super) fn stop(state: &Shared, cx: &Context) {
     let mut shared = state.borrow_mut();
     shared.stopped = true;
-    shared.contact_at = Time::MAX;
-    shared.ports.clear();
-    let Some(owner) = shared.owner.take() else {
-        return;
-    };
-    let task = cx.clone();
-    cx.spawn(async move {
-        // If this is lost, the lease runs out.
-        let _ = task.call(&Release { owner }).await;
-    });
+    shared.lease.give_up(cx.now(), BLOCKS);
+    drop(shared);
+    keep(state, cx);
 }
 
-/// Registers, or renews the lease; one at a time.
-pub(super) fn contact(state: &Shared, cx: &Context) {
-    state.borrow_mut().contact_at = Time::MAX;
-    if state.borrow().stopped {
-        return;
-    }
-    let (state, task) = (Rc::clone(state), cx.clone());
-    cx.spawn(async move {
-        let owner = state.borrow().owner;
-        let sent = task.now();
-        let granted = match owner {
-            Some(owner) => task.call(&Renew { owner }).await,
-            None => {
-                let NatConfig {
-                    instance,
-                    incarnation,
-                    fingerprint,
-                    ..
-                } = state.borrow().config;
-                task.call(&Register {
-                    instance,
-                    incarnation,
-                    fingerprint,
-                })
-                .await
-            }
+/// Does what the lease's holder wants.
+pub(super) fn keep(state: &Shared, cx: &Context) {
+    loop {
+        let Some(effect) = state.borrow_mut().lease.poll_effect() else {
+            return;
         };
-        let now = task.now();
-        let mut shared = state.borrow_mut();
-        match granted {
-            _ if shared.stopped => {}
-            Ok(lease) => shared.granted(sent, &lease),
-            Err(error) => shared.refused(now, error),
+        match effect {
+            Effect::Ask { id, request } => {
+                cx.spawn(ask_store(Rc::clone(state), cx.clone(), id, request));
+            }
+            Effect::Lost { why, .. } => state.borrow_mut().lost(why),
+            // Mappings are immutable, so the fast path needs no owner; writes go to procedures of
+            // the NAT's own.
+            Effect::Granted { .. }
+            | Effect::Publish { .. }
+            | Effect::Release(_)
+            | Effect::Discard(_) => {}
         }
-        drop(shared);
-        task.signal(event::REGISTRATION);
-    });
+    }
+}
+
+async fn ask_store(state: Shared, cx: Context, id: RequestId, request: Request) {
+    let (reply, error) = match request {
+        Request::Acquire(_) => {
+            let NatConfig {
+                instance,
+                incarnation,
+                fingerprint,
+                ..
+            } = state.borrow().config;
+            let register = Register {
+                instance,
+                incarnation,
+                fingerprint,
+            };
+            one(cx.call(&register).await)
+        }
+        Request::Renew(holdings) => {
+            let owner = state.borrow().owner_of(holdings.first());
+            let (reply, error) = one(cx.call(&Renew { owner }).await);
+            match reply {
+                Reply::One(answer) => (Reply::Each(Vec::from([answer])), error),
+                other => (other, error),
+            }
+        }
+        Request::Release(holding) => {
+            let owner = state.borrow().owner_of(Some(&holding));
+            // If this is lost, the lease runs out.
+            match cx.call(&Release { owner }).await {
+                Err(StateError::Unavailable) if state.borrow().stopped => return,
+                Err(StateError::Unavailable | StateError::Malformed) => (Reply::Nothing, None),
+                Ok(()) | Err(StateError::Refused(_)) => (Reply::Released, None),
+            }
+        }
+        // The NAT's writes are operations of its own.
+        Request::Write { .. } => (Reply::Nothing, None),
+    };
+    let now = cx.now();
+    let mut shared = state.borrow_mut();
+    shared.heard(error);
+    shared.lease.on_reply(now, id, reply);
+    drop(shared);
+    keep(&state, &cx);
+    cx.signal(event::REGISTRATION);
+}
+
+/// What the store's word on our lease means to its holder.
+fn one(granted: Result<Lease, StateError>) -> (Reply, Option<StateError>) {
+    match granted {
+        Ok(lease) => (Reply::One(Ok(lent(&lease))), None),
+        Err(error) => {
+            let refusal = match error {
+                StateError::Refused(refusal) => NatRefusal::from_refusal(refusal),
+                _ => None,
+            };
+            let ours_no_more = [NatRefusal::ConfigMismatch, NatRefusal::Fenced];
+            let reply = match refusal.filter(|refusal| ours_no_more.contains(refusal)) {
+                Some(_) => Reply::One(Err(Refused::Fenced)),
+                None => Reply::Nothing,
+            };
+            (reply, Some(error))
+        }
+    }
+}
+
+fn lent(lease: &Lease) -> Lent {
+    Lent {
+        epoch: lease.epoch,
+        sequence: 0,
+        span: lease.ends.since(lease.now),
+        asked_back: false,
+    }
 }
 
 impl State {
-    /// A lease counts from when it was asked for.
-    fn granted(&mut self, sent: Time, lease: &Lease) {
-        let span = lease.ends.since(lease.now);
-        self.owner = Some(Owner {
-            instance: self.config.instance,
-            epoch: lease.epoch,
-        });
-        self.lease_until = self.lease_until.max(sent + span);
-        self.contact_at = self.lease_until - span / 2;
-        self.problem = None;
-        self.unanswered = false;
+    /// Our registration, once there is one.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        let instance = self.config.instance;
+        let epoch = self.lease.epoch(BLOCKS)?;
+        Some(Owner { instance, epoch })
     }
 
-    fn refused(&mut self, now: Time, error: StateError) {
-        let refusal = match error {
-            StateError::Refused(refusal) => NatRefusal::from_refusal(refusal),
-            _ => None,
-        };
-        self.contact_at = now + RETRY;
-        self.unanswered = error == StateError::Unavailable;
-        match refusal {
-            Some(NatRefusal::ConfigMismatch) => {
-                self.problem = Some(Problem::ConfigMismatch);
-                self.contact_at = now + RETRY_REFUSED;
-            }
-            Some(NatRefusal::Fenced) => self.forget_owner(now),
-            _ => {}
+    fn owner_of(&self, holding: Option<&Holding>) -> Owner {
+        Owner {
+            instance: self.config.instance,
+            epoch: holding.map_or(0, |holding| holding.1),
         }
     }
 
-    fn forget_owner(&mut self, now: Time) {
-        self.owner = None;
-        self.lease_until = Time::ZERO;
-        self.ports.clear();
-        // Another process of our name, or a store that lost everything: do not fight.
-        self.problem = Some(Problem::Replaced);
-        self.contact_at = now + RETRY_REFUSED;
+    /// Takes note of what came of a registration or renewal.
+    fn heard(&mut self, error: Option<StateError>) {
+        self.unanswered = error == Some(StateError::Unavailable);
+        match error {
+            None => self.problem = None,
+            Some(StateError::Refused(refusal))
+                if NatRefusal::from_refusal(refusal) == Some(NatRefusal::ConfigMismatch) =>
+            {
+                self.problem = Some(Problem::ConfigMismatch);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Our blocks may not be used any more.
+    fn lost(&mut self, why: Loss) {
+        match why {
+            // It may come back, and then they are ours still, unless others took them.
+            Loss::Lapsed => {}
+            Loss::Fenced => {
+                // Another process of our name, or a store that lost everything: do not fight.
+                self.problem = Some(Problem::Replaced);
+                self.ports.clear();
+            }
+            Loss::AskedBack | Loss::GivenUp | Loss::Spent => self.ports.clear(),
+        }
     }
 
     /// Blocks to take, those that steer home first, in random order.
@@ -144,13 +206,21 @@ fn steers_home(home: Option<&(steering::Table, u8)>, address: Ipv4Addr, index: u
     home.is_none_or(|(table, me)| table.owner_of_block(address.to_bits(), u16::from(index)) == *me)
 }
 
-/// A later life of this instance took over; or so the store says.
-pub(super) fn fenced(state: &Shared, cx: &Context) {
+/// A later life of this instance took over; or so the store says. Several decisions may hear of
+/// it; the holder lets it count once.
+pub(super) fn fenced(state: &Shared, cx: &Context, owner: Owner) {
     let mut shared = state.borrow_mut();
-    // Several decisions may hear of it; the first one does the work.
-    if shared.owner.is_some() {
-        shared.forget_owner(cx.now());
-    }
+    shared.lease.fenced(cx.now(), BLOCKS, owner.epoch);
+    drop(shared);
+    keep(state, cx);
+}
+
+/// Our lease has ended, says the store.
+pub(super) fn ended(state: &Shared, cx: &Context, owner: Owner) {
+    let mut shared = state.borrow_mut();
+    shared.lease.ended(cx.now(), BLOCKS, owner.epoch);
+    drop(shared);
+    keep(state, cx);
 }
 
 /// Waits until we are registered and hold a lease.
@@ -158,23 +228,18 @@ pub(super) async fn registered(state: &Shared, cx: &Context) -> Result<Owner, Re
     loop {
         {
             let mut shared = state.borrow_mut();
-            match shared.owner {
-                Some(owner) if shared.lease_until > cx.now() => return Ok(owner),
+            match shared.owner() {
+                Some(owner) if shared.lease.usable(cx.now(), BLOCKS).is_some() => {
+                    return Ok(owner);
+                }
                 _ if shared.stopped || shared.problem == Some(Problem::ConfigMismatch) => {
                     return Err(Reason::StoreUnavailable);
                 }
                 // Renew now instead of later; unless that is under way or was tried just now.
-                Some(_)
-                    if shared.contact_at != Time::MAX && shared.contact_at > cx.now() + RETRY =>
-                {
-                    shared.contact_at = cx.now();
-                }
-                _ => {}
+                _ => shared.lease.hurry(cx.now(), RETRY),
             }
         }
-        if state.borrow().contact_at <= cx.now() {
-            contact(state, cx);
-        }
+        keep(state, cx);
         cx.wait(event::REGISTRATION).await;
     }
 }
@@ -219,7 +284,7 @@ fn take_block(state: &Shared, cx: &Context, address: Ipv4Addr) -> bool {
     }
     shared.exhausted.remove(&address);
     let candidates = shared.candidates(address);
-    let Some(owner) = shared.owner.filter(|_| !candidates.is_empty()) else {
+    let Some(owner) = shared.owner().filter(|_| !candidates.is_empty()) else {
         return false;
     };
     shared.taking.insert(address);
@@ -237,10 +302,10 @@ fn take_block(state: &Shared, cx: &Context, address: Ipv4Addr) -> bool {
         let mut shared = state.borrow_mut();
         shared.taking.remove(&address);
         match taken {
-            Ok(block) if shared.owner == Some(owner) => {
+            Ok(block) if shared.owner() == Some(owner) => {
                 shared.ports.add(address, block.index);
-                let span = block.lease.ends.since(block.lease.now);
-                shared.lease_until = shared.lease_until.max(sent + span);
+                let lent = lent(&block.lease);
+                shared.lease.prolonged(now, BLOCKS, sent, &lent);
             }
             Ok(_) => {} // of a registration that is over
             Err(error) => {
@@ -251,14 +316,15 @@ fn take_block(state: &Shared, cx: &Context, address: Ipv4Addr) -> bool {
                 shared.exhausted.insert(address, now + pause);
                 if let StateError::Refused(refusal) = error
                     && NatRefusal::from_refusal(refusal) == Some(NatRefusal::Fenced)
-                    && shared.owner == Some(owner)
+                    && shared.owner() == Some(owner)
                 {
                     shared.exhausted.remove(&address);
-                    shared.refused(now, error);
+                    shared.lease.fenced(now, BLOCKS, owner.epoch);
                 }
             }
         }
         drop(shared);
+        keep(&state, &task);
         task.signal(event::block(address));
     });
     true
