@@ -39,6 +39,8 @@ pub struct WorkerSetup {
     pub interfaces: config::Function,
     /// What to translate.
     pub nat: config::Nat,
+    /// How its lease is kept.
+    pub lease: config::Lease,
     /// Bounds of parking.
     pub park: config::Park,
     /// The store.
@@ -72,10 +74,25 @@ pub struct FunctionStatus {
     pub parked: u64,
     /// Operations sent to the store and not yet answered.
     pub store_pending: u64,
+    /// The leases it holds or wants.
+    pub leases: Vec<LeaseView>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Everything else that is counted, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// One lease as `show leases` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeaseView {
+    /// What it covers.
+    pub covers: String,
+    /// `asking`, `waiting`, `held`, `lapsed` or `leaving`.
+    pub state: String,
+    /// The grant's number: later ones are larger, and fence earlier ones.
+    pub epoch: Option<u64>,
+    /// How long it may still be used, on the instance's own clock.
+    pub left_ms: u64,
 }
 
 /// One interface of a function.

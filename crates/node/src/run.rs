@@ -186,6 +186,7 @@ impl Starter<'_> {
             home: self.home(),
             interfaces: function.clone(),
             nat: nat.clone(),
+            lease: self.config.lease,
             park: self.config.park,
             state,
             heartbeat: self.heartbeat(identity)?,

@@ -1,12 +1,13 @@
 //! The store every replica (and every embedded client) starts with: the
-//! builtin procedures and those of the configured functions.
+//! builtin procedures, leases, and the procedures of the configured functions.
 
 use std::time::Duration;
 
 use stateplane_functions::nat::procedures::{self, NatStateConfig, QUARANTINE};
+use stateplane_lease::Terms;
 use stateplane_state::{Limits, Registry, Store};
 
-use crate::config::{Commit, Config, Nat, State};
+use crate::config::{Commit, Config, Lease, Nat, State};
 use crate::failure::Failure;
 use crate::sequencer::random;
 
@@ -17,8 +18,10 @@ const KEPT_WITH: usize = 256;
 /// only the placement in its hash tables, which nobody sees, is this node's own.
 pub fn new(config: &Config) -> Result<Store, Failure> {
     let mut registry = Registry::builtin();
+    stateplane_lease::procedures::register(&mut registry, Terms::new(config.lease.length))
+        .map_err(|error| Failure::Usage(format!("[lease]: {error}")))?;
     if let Some(nat) = &config.nat {
-        procedures::register(&mut registry, &nat_config(nat))
+        procedures::register(&mut registry, &nat_config(nat, &config.lease))
             .map_err(|error| Failure::Usage(format!("[nat]: {error}")))?;
     }
     Ok(Store::with_seed(
@@ -44,7 +47,7 @@ pub fn limits(config: &Config) -> Limits {
 
 /// What the NAT's procedures depend on: the same on every replica and instance
 /// that read the same file.
-pub fn nat_config(nat: &Nat) -> NatStateConfig {
+pub fn nat_config(nat: &Nat, lease: &Lease) -> NatStateConfig {
     let ranges = nat
         .outside_addresses
         .iter()
@@ -53,6 +56,7 @@ pub fn nat_config(nat: &Nat) -> NatStateConfig {
         ports: nat.ports.clone(),
         timeouts: nat.timeouts,
         limit_per_subscriber: nat.limit_per_subscriber,
+        block_lease: lease.length,
         // With strict commits no port is seen outside before the store has it,
         // so a dead owner's block holds no secrets.
         orphan_quarantine: match nat.commit {

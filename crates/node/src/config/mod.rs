@@ -16,6 +16,7 @@ use serde::Serialize;
 
 mod check;
 mod io;
+mod lease;
 pub mod problem;
 mod read;
 mod resp;
@@ -29,6 +30,7 @@ mod values;
 pub use stateplane_functions::nat::procedures::Timeouts;
 pub use stateplane_group::Protocol;
 
+pub use lease::Lease;
 pub use problem::{Plain, Problem, ProblemView, Problems};
 pub use sequencer::Stamping;
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub detect: Detect,
     /// How eagerly datagrams between nodes are taken.
     pub io: Io,
+    /// How long instances may use what they own.
+    pub lease: Lease,
     /// Every node, by name.
     pub nodes: BTreeMap<String, Node>,
     /// Present when any node is a function.

@@ -10,8 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
-    Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Nat, Node, Park, Pin, Problem,
-    Problems, Role, Stamping, State, Switch, Timeouts, check, io, resp, sequencer, state, values,
+    Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Lease, Nat, Node, Park, Pin,
+    Problem, Problems, Role, Stamping, State, Switch, Timeouts, check, io, lease, resp, sequencer,
+    state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -21,6 +22,7 @@ pub(super) struct Draft {
     pub(super) state: Option<State>,
     pub(super) detect: Detect,
     pub(super) io: Io,
+    pub(super) lease: Lease,
     /// Names of all nodes the file declares, also those that are wrong inside.
     pub(super) declared: Vec<String>,
     pub(super) nodes: BTreeMap<String, Node>,
@@ -41,7 +43,9 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
     }
     let root = Section::root(&document);
     root.only(
-        &["cluster", "state", "detect", "io", "node", "nat", "park"],
+        &[
+            "cluster", "state", "detect", "io", "lease", "node", "nat", "park",
+        ],
         &mut out,
     );
     let mut draft = Draft {
@@ -49,6 +53,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         state: state::read(&root, &mut out),
         detect: detect(&root, &mut out),
         io: io::io(&root, &mut out),
+        lease: lease::read(&root, &mut out),
         declared: Vec::new(),
         nodes: BTreeMap::new(),
         nat: root
@@ -65,6 +70,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         state: draft.state.expect(whole),
         detect: draft.detect,
         io: draft.io,
+        lease: draft.lease,
         nodes: draft.nodes,
         nat: draft.nat,
         park: draft.park,

@@ -507,3 +507,30 @@ fn senders_are_told_apart_or_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn leases_are_read_and_what_is_wrong_is_named() {
+    let with = |lines: &str| parse(&format!("{GOOD}\n[lease]\n{lines}\n"));
+    let (config, _) = parse(GOOD).expect("the file is right");
+    assert_eq!(config.lease, Lease::default());
+    let (config, warnings) = with("length = \"3s\"\ndrift-ppm = 200").expect("it is right");
+    assert!(warnings.is_empty());
+    assert_eq!(config.lease.length, Duration::from_secs(3));
+    let usable = config.lease.holder().usable(config.lease.length);
+    assert!(usable < config.lease.length && usable > Duration::from_millis(2_950));
+    let (config, warnings) = with("on-expiry = \"open\"").expect("it is allowed");
+    assert_eq!(config.lease.on_expiry, stateplane_lease::OnExpiry::Open);
+    assert!(Plain(&warnings).to_string().contains("lease.on-expiry"));
+    let line = GOOD.lines().count() + 3;
+    for (wrong, words) in [
+        ("length = \"10ms\"", "a duration from 1s to 7d"),
+        ("length = 10", "expected a duration"),
+        ("drift-ppm = 200000", "lease.drift-ppm"),
+        ("on-expiry = \"close\"", "did you mean \"closed\"?"),
+        ("lenght = \"10s\"", "did you mean `length`?"),
+    ] {
+        let said = with(wrong).expect_err(wrong).to_string();
+        assert!(said.contains(words), "{said}");
+        assert!(said.contains(&format!("edge.toml:{line}:")), "{said}");
+    }
+}

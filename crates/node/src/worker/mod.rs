@@ -100,6 +100,7 @@ impl Worker {
 
         let config = nat::instance_config(
             &setup.nat,
+            &setup.lease,
             InstanceId::of(&setup.node),
             setup.incarnation,
             outside.mac(),

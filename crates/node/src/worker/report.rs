@@ -10,10 +10,11 @@ use stateplane_functions::{Counters, Session};
 use stateplane_host::bpf::punt::NfProgram;
 use stateplane_host::port::Port;
 use stateplane_host::xsk::XskPort;
+use stateplane_lease::holder::HolderView;
 
 use super::hops::KernelHops;
 use super::packets::PacketLoop;
-use crate::function::{FunctionStatus, InterfaceStatus, Question, SessionView};
+use crate::function::{FunctionStatus, InterfaceStatus, LeaseView, Question, SessionView};
 use crate::status::Publisher;
 
 type Packets = PacketLoop<Nat44, XskPort, KernelHops>;
@@ -62,11 +63,11 @@ impl Reporter {
             let _ = answer.send(sessions(now, packets, limit));
         }
         if self.status.due(now) {
-            self.publish(packets, programs, draining);
+            self.publish(now, packets, programs, draining);
         }
     }
 
-    fn publish(&mut self, packets: &Packets, programs: &[NfProgram; 2], draining: bool) {
+    fn publish(&mut self, now: Time, packets: &Packets, programs: &[NfProgram; 2], draining: bool) {
         for ((_, status), port) in self.interfaces.iter_mut().zip(&packets.ports) {
             let stats = port.stats();
             (status.received, status.sent) = (stats.received, stats.sent);
@@ -80,6 +81,8 @@ impl Reporter {
         add_host_counters(&mut named, packets, programs);
         let interfaces = self.interfaces.iter().cloned().collect();
         let nat = packets.runtime.function().status();
+        let leases = packets.runtime.function().lease(now).into_iter();
+        let leases = leases.map(|lease| lease_view(&lease, nat.blocks)).collect();
         self.status.update(|status| {
             *status = FunctionStatus {
                 attached: true,
@@ -90,10 +93,20 @@ impl Reporter {
                 flows: packets.runtime.flows() as u64,
                 parked: counters.park_now,
                 store_pending: packets.state.pending() as u64,
+                leases,
                 drops,
                 counters: named,
             };
         });
+    }
+}
+
+fn lease_view(lease: &HolderView, blocks: usize) -> LeaseView {
+    LeaseView {
+        covers: format!("{blocks} port blocks"),
+        state: lease.state.to_owned(),
+        epoch: lease.epoch,
+        left_ms: u64::try_from(lease.left.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -70,8 +70,9 @@ impl Bench {
         };
         let pool = FramePool::new(pool).expect("memory for frames");
         let (name, life) = (InstanceId::of("gw"), Incarnation(1));
-        let function = nat::instance_config(nat_part, name, life, near_outside.mac(), 7)
-            .expect("a usable pool");
+        let function =
+            nat::instance_config(nat_part, &config.lease, name, life, near_outside.mac(), 7)
+                .expect("a usable pool");
         let port = |last| PortConfig {
             address: Ipv4Addr::new(192, 0, 2, last),
             mtu: 1500,

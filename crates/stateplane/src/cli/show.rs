@@ -43,6 +43,8 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 1_000)]
         limit: usize,
     },
+    /// What the instances own, under which epoch and for how long
+    Leases(Common),
     /// The replicas of the store: views, logs, tables
     Store(Common),
 }
@@ -63,6 +65,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
     let (common, path) = match &args.what {
         What::Nodes(common) => (common, "/v1/status".to_owned()),
         What::Sessions { common, limit } => (common, format!("/v1/sessions?limit={limit}")),
+        What::Leases(common) => (common, "/v1/leases".to_owned()),
         What::Store(common) => (common, "/v1/store".to_owned()),
     };
     let targets = match admin::targets(&common.place) {
@@ -88,6 +91,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
         let table = match &args.what {
             What::Nodes(_) => nodes(&answers),
             What::Sessions { .. } => sessions(&answers),
+            What::Leases(_) => leases(&answers),
             What::Store(_) => store(&answers),
         };
         say!("{}", table.to_string().trim_end());
@@ -292,6 +296,24 @@ fn sessions(answers: &Answers) -> String {
     )
 }
 
+fn leases(answers: &Answers) -> String {
+    let mut rows = Vec::new();
+    for (name, answer) in good(answers) {
+        let list = answer["leases"].as_array().map(Vec::as_slice);
+        rows.extend(list.unwrap_or_default().iter().map(|lease| {
+            let left = lease["left_ms"].as_u64().unwrap_or(0) as f64 / 1e3;
+            vec![
+                name.clone(),
+                text(&lease["covers"]),
+                text(&lease["state"]),
+                text(&lease["epoch"]),
+                format!("{left:.1}s"),
+            ]
+        }));
+    }
+    table(&["NODE", "COVERS", "STATE", "EPOCH", "LEFT"], rows)
+}
+
 fn store(answers: &Answers) -> String {
     let mut rows = Vec::new();
     let mut tables = Vec::new();
@@ -355,6 +377,22 @@ mod tests {
             "{shown}"
         );
         assert_eq!(shown.matches("kv").count(), 1);
+    }
+
+    #[test]
+    fn leases_say_who_holds_what_and_for_how_long() {
+        let lease =
+            json!({ "covers": "2 port blocks", "state": "held", "epoch": 7, "left_ms": 9_250 });
+        let answers = Answers::from([
+            ("gw1".to_owned(), Ok(json!({ "leases": [lease] }))),
+            ("gw2".to_owned(), Ok(json!({ "leases": [] }))),
+        ]);
+        let shown = leases(&answers);
+        let line = shown.lines().nth(1).expect("one lease");
+        for word in ["gw1", "2 port blocks", "held", " 7 ", "9.2s"] {
+            assert!(line.contains(word), "{word} in {shown}");
+        }
+        assert_eq!(shown.lines().count(), 2);
     }
 
     #[test]
