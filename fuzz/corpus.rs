@@ -52,8 +52,22 @@ fn main() {
     group(&corpus);
     frames(&corpus);
     store(&corpus);
+    leases(&corpus);
     files(&corpus);
     texts(&corpus);
+}
+
+/// A holder's course, and the arguments of each operation.
+fn leases(corpus: &Corpus) {
+    // Acquire, be answered, write twice, be answered, wait, renew, be answered, give up.
+    let course = [1, 7, 3, 3, 7, 7, 5, 6, 7, 4, 2, 7].map(|opcode| [opcode, 50]);
+    corpus.seed("lease", "course", course.as_flattened());
+    let zeroes = [0; 56];
+    for (n, len) in [24_u8, 24, 24, 36, 16, 10].into_iter().enumerate() {
+        let opcode = 8 * u8::try_from(n).expect("few");
+        let step = [&[opcode, len], &zeroes[..usize::from(len)]].concat();
+        corpus.seed("lease", &format!("operation-{n}"), &step);
+    }
 }
 
 /// What replicas, sequencers and clients say in simulated worlds, and what replicas write.
