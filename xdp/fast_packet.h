@@ -135,8 +135,26 @@ force_inline int has_partial_checksum(const struct packet *packet, __u64 sum, __
 	return WORD16(packet->l4 + TCP_SUM) == folded64(sum);
 }
 
+/* The sum of the options of the IPv4 header at `at`, which has `length` bytes with them. A function
+ * of its own, verified once and not for each way to get here. */
+__attribute__((noinline)) __u32 options_sum(struct xdp_md *ctx, __u32 at, __u32 length)
+{
+	__u32 words[10] = {};
+	__u64 sum = 0;
+
+	length -= IPV4_BYTES;
+	if (length < 4 || length > sizeof(words))
+		return 0;
+	if (bpf_xdp_load_bytes(ctx, at + IPV4_BYTES, words, length))
+		return 0;
+#pragma unroll
+	for (int n = 0; n < 10; n++)
+		sum += words[n];
+	return folded64(sum);
+}
+
 /* The sum of an IPv4 header. */
-force_inline __u16 ipv4_sum(const struct packet *packet, __u32 length)
+force_inline __u16 ipv4_sum(struct xdp_md *ctx, const struct packet *packet, __u32 length)
 {
 	const __u8 *ip = packet->l3;
 	__u64 words = 0;
@@ -144,16 +162,12 @@ force_inline __u16 ipv4_sum(const struct packet *packet, __u32 length)
 #pragma unroll
 	for (int at = 0; at < IPV4_BYTES; at += 4)
 		words += WORD32(ip + at);
-	/* Options, fifteen words with the header at most. */
-#pragma unroll
-	for (__u32 at = IPV4_BYTES; at < 60; at += 4) {
-		if (at < length && ip + at + 4 <= packet->end)
-			words += WORD32(ip + at);
-	}
+	if (length > IPV4_BYTES)
+		words += options_sum(ctx, packet->l3_at, length);
 	return folded64(words);
 }
 
-force_inline int read_ipv4(struct packet *packet, __u8 port_flags)
+force_inline int read_ipv4(struct xdp_md *ctx, struct packet *packet, __u8 port_flags)
 {
 	const __u8 *ip = packet->l3;
 
@@ -170,7 +184,7 @@ force_inline int read_ipv4(struct packet *packet, __u8 port_flags)
 	if (ip[0] >> 4 != 4 || header < IPV4_BYTES || packet->length < header ||
 	    packet->length > packet->end - ip)
 		return FAST_PUNT_MALFORMED;
-	if (ipv4_sum(packet, header) != 0xffff)
+	if (ipv4_sum(ctx, packet, header) != 0xffff)
 		return FAST_PUNT_HEADER_CHECKSUM;
 	/* More fragments follow, or came before. */
 	if (be16(ip + 6) & 0x3fff)
@@ -193,39 +207,59 @@ force_inline int read_ipv4(struct packet *packet, __u8 port_flags)
 	return has_partial_checksum(packet, addresses, room) ? FAST_PUNT_PARTIAL_CHECKSUM : 0;
 }
 
-/* Passes over extension headers that a router may pass over (RFC 8200 section 4). `at` is
- * where they begin and in the end where the transport does, from the IPv6 header on. */
-force_inline int pass_extensions(const struct packet *packet, __u32 *at, __u8 *next)
+/* Where the transport begins behind extension headers, or why it cannot be told. */
+struct passed {
+	__u32 at; /* from the IPv6 header on */
+	__u8 next;
+	__s8 verdict;
+};
+
+force_inline int is_transport(__u8 next)
 {
-	for (int passed = 0; passed <= EXTENSIONS_MAX; passed++) {
-		__u8 kind = *next;
-		if (kind == PROTO_TCP || kind == PROTO_UDP || kind == PROTO_ICMPV6)
-			return 0;
-		if (kind == PROTO_FRAGMENT)
-			return FAST_PUNT_FRAGMENT;
-		if (kind == PROTO_AUTHENTICATION)
-			return FAST_PUNT_EXTENSION;
-		if (kind == PROTO_HOP_BY_HOP && passed > 0)
-			return FAST_PUNT_MALFORMED;
-		if (kind != PROTO_HOP_BY_HOP && kind != PROTO_ROUTING &&
-		    kind != PROTO_DESTINATION_OPTIONS)
-			return KERNEL;
-		const __u8 *header = packet->l3 + (*at & 0x3fff);
-		if (*at + 8 > packet->length || header + 8 > packet->end)
-			return FAST_PUNT_MALFORMED;
-		/* With segments left the destination is not the last one, and the checksum is
-		 * over that one. */
-		if (passed == EXTENSIONS_MAX || (kind == PROTO_ROUTING && header[3]))
-			return FAST_PUNT_EXTENSION;
-		*next = header[0];
-		*at += (header[1] + 1) * 8;
-		if (*at > packet->length)
-			return FAST_PUNT_MALFORMED;
-	}
-	return FAST_PUNT_EXTENSION;
+	return next == PROTO_TCP || next == PROTO_UDP || next == PROTO_ICMPV6;
 }
 
-force_inline int read_ipv6(struct packet *packet, __u8 port_flags)
+/* Passes over extension headers that a router may pass over (RFC 8200 section 4), of a packet
+ * of `length` bytes at `l3_at`. A function of its own, verified once. */
+__attribute__((noinline)) int pass_extensions(struct xdp_md *ctx, __u32 l3_at, __u32 length,
+					      struct passed *passed)
+{
+	if (!passed)
+		return 0;
+	passed->verdict = FAST_PUNT_EXTENSION;
+	for (int number = 0; number <= EXTENSIONS_MAX; number++) {
+		__u8 header[8], kind = passed->next;
+		if (is_transport(kind)) {
+			passed->verdict = 0;
+			return 0;
+		}
+		passed->verdict = FAST_PUNT_MALFORMED;
+		if (kind == PROTO_FRAGMENT)
+			passed->verdict = FAST_PUNT_FRAGMENT;
+		else if (kind == PROTO_AUTHENTICATION)
+			passed->verdict = FAST_PUNT_EXTENSION;
+		else if (kind != PROTO_HOP_BY_HOP && kind != PROTO_ROUTING &&
+			 kind != PROTO_DESTINATION_OPTIONS)
+			passed->verdict = KERNEL;
+		if (passed->verdict != FAST_PUNT_MALFORMED ||
+		    (kind == PROTO_HOP_BY_HOP && number > 0) || passed->at + 8 > length ||
+		    bpf_xdp_load_bytes(ctx, l3_at + passed->at, header, sizeof(header)))
+			return 0;
+		/* With segments left the destination is not the last one, and the checksum is
+		 * over that one. */
+		if (number == EXTENSIONS_MAX || (kind == PROTO_ROUTING && header[3])) {
+			passed->verdict = FAST_PUNT_EXTENSION;
+			return 0;
+		}
+		passed->next = header[0];
+		passed->at += (header[1] + 1) * 8;
+		if (passed->at > length)
+			return 0;
+	}
+	return 0;
+}
+
+force_inline int read_ipv6(struct xdp_md *ctx, struct packet *packet, __u8 port_flags)
 {
 	const __u8 *ip = packet->l3;
 
@@ -236,19 +270,21 @@ force_inline int read_ipv6(struct packet *packet, __u8 port_flags)
 	packet->length = IPV6_BYTES + be16(ip + 4);
 	if (packet->length > packet->end - ip || ip[0] >> 4 != 6)
 		return FAST_PUNT_MALFORMED;
-	__u32 at = IPV6_BYTES;
-	__u8 next = ip[6];
-	int verdict = pass_extensions(packet, &at, &next);
-	if (verdict)
-		return verdict;
+	struct passed passed = { .at = IPV6_BYTES, .next = ip[6] };
+	if (!is_transport(passed.next)) {
+		pass_extensions(ctx, packet->l3_at, packet->length, &passed);
+		if (passed.verdict)
+			return passed.verdict;
+	}
+	int verdict;
 	packet->ttl = ip[7];
 	packet->tcp_flags = 0;
-	packet->l4_at = at & 0x3fff;
+	packet->l4_at = passed.at & 0x3fff;
 	packet->l4 = packet->l3 + packet->l4_at;
-	__u32 room = packet->length - at;
-	if (next == PROTO_TCP)
+	__u32 room = packet->length - passed.at;
+	if (passed.next == PROTO_TCP)
 		verdict = read_tcp(packet, room);
-	else if (next == PROTO_UDP)
+	else if (passed.next == PROTO_UDP)
 		verdict = read_udp(packet, room);
 	else
 		verdict = read_echo(packet, room, 128, 129);

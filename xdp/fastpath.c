@@ -315,7 +315,7 @@ force_inline int forward4(struct xdp_md *ctx, struct arrival *arrival, struct pa
 {
 	struct action action;
 	__u32 hop = 0;
-	int verdict = read_ipv4(packet, arrival->port->flags);
+	int verdict = read_ipv4(ctx, packet, arrival->port->flags);
 
 	if (verdict == KERNEL)
 		return KERNEL;
@@ -332,7 +332,7 @@ force_inline int forward6(struct xdp_md *ctx, struct arrival *arrival, struct pa
 {
 	struct action action;
 	__u32 hop = 0;
-	int verdict = read_ipv6(packet, arrival->port->flags);
+	int verdict = read_ipv6(ctx, packet, arrival->port->flags);
 
 	if (verdict == KERNEL)
 		return KERNEL;
@@ -405,8 +405,11 @@ force_inline int serve(struct xdp_md *ctx, __u32 number)
 		return send(&arrival);
 	if (verdict == KERNEL)
 		return to_kernel(&arrival);
-	if (verdict < FAST_COUNTERS)
-		arrival.counters->of[verdict] += 1;
+	/* The compiler knows that it is one; the verifier wants to see it. */
+	__u32 reason = verdict;
+	asm volatile("" : "+r"(reason));
+	if (reason < FAST_COUNTERS)
+		arrival.counters->of[reason] += 1;
 	return to_function(ctx, &arrival, COUNT_FUNCTION);
 }
 
