@@ -322,6 +322,22 @@ fn the_idlest_of_those_in_the_way_is_offered() {
     assert_eq!(full.idle, Duration::from_nanos(59 << 24));
 }
 
+#[test]
+fn a_flood_of_new_flows_is_refused_without_a_search_each_time() {
+    let mut table = table::<Ipv4Addr>(1 << 10);
+    let full = (0..).find(|&n| table.insert(at(1), &key4(n), &entry4(n, at(9))).is_err());
+    let full = full.expect("it is bounded");
+    let moved = table.pressure().moved;
+    let refused = (full..full + 200).filter(|&n| {
+        let refused = table.insert(at(1), &key4(n), &entry4(n, at(9))).is_err();
+        // Who finds a free slot gets in all the same.
+        assert_eq!(table.get(&key4(n)).is_none(), refused);
+        refused
+    });
+    assert!(refused.count() > 50);
+    assert_eq!(table.pressure().moved, moved, "nobody was moved in vain");
+}
+
 /// Readers look while the writer inserts, rewrites, moves and removes: what they get is whole.
 #[test]
 fn readers_never_get_a_mixture() {

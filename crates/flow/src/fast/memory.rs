@@ -5,6 +5,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+#[cfg(test)]
+mod model;
+
 /// Words shared with readers.
 pub trait Memory: core::ops::Deref<Target = [AtomicU64]> {}
 impl<M: core::ops::Deref<Target = [AtomicU64]>> Memory for M {}
@@ -49,11 +52,35 @@ pub(super) fn sized(
     Err(WrongSize { what, words, wants })
 }
 
+/// A state word, and the fences around what it guards.
+pub(super) trait State {
+    /// Its value.
+    fn load(&self, order: Ordering) -> u64;
+    /// Changes it.
+    fn store(&self, word: u64, order: Ordering);
+    /// Keeps what comes before from what comes behind.
+    fn fence(order: Ordering);
+}
+
+impl State for AtomicU64 {
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+
+    fn store(&self, word: u64, order: Ordering) {
+        self.store(word, order);
+    }
+
+    fn fence(order: Ordering) {
+        fence(order);
+    }
+}
+
 /// The writer's side: `busy` is odd, `done` is even and differs from what was there before.
-pub(super) fn change(state: &AtomicU64, busy: u64, done: u64, write: impl FnOnce()) {
+pub(super) fn change<S: State>(state: &S, busy: u64, done: u64, write: impl FnOnce()) {
     state.store(busy, Ordering::Relaxed);
     // SYNC: with the fence in `read`: who sees a word written below sees `busy`, or later.
-    fence(Ordering::Release);
+    S::fence(Ordering::Release);
     write();
     // SYNC: with the first load in `read`: who sees `done` sees all that was written.
     state.store(done, Ordering::Release);
@@ -61,12 +88,16 @@ pub(super) fn change(state: &AtomicU64, busy: u64, done: u64, write: impl FnOnce
 
 /// A reader's side: what `read` gave, if nothing changed meanwhile, and the state. `same` says
 /// which of the state's bits must not have changed.
-pub(super) fn read<T>(state: &AtomicU64, same: u64, read: impl FnOnce() -> T) -> Option<(u64, T)> {
+pub(super) fn read<S: State, T>(
+    state: &S,
+    same: u64,
+    read: impl FnOnce() -> T,
+) -> Option<(u64, T)> {
     // SYNC: with the last store in `change`.
     let before = state.load(Ordering::Acquire);
     let found = read();
     // SYNC: with the fence in `change`.
-    fence(Ordering::Acquire);
+    S::fence(Ordering::Acquire);
     let after = state.load(Ordering::Relaxed);
     ((before ^ after) & same == 0 && before & 1 == 0).then_some((before, found))
 }

@@ -24,6 +24,8 @@ pub struct Table<M, A> {
     used: usize,
     full: u64,
     moved: u64,
+    /// Insertions for which no room is sought, since that was in vain.
+    rest: u32,
     sweep: usize,
     family: PhantomData<A>,
 }
@@ -65,6 +67,9 @@ pub struct Pressure {
 
 /// How often room is made by moving who is in the way of who is in the way.
 const MOVES_DEEP: usize = 2;
+/// A search in vain reads hundreds of slots. In a full table it is made for one of so many
+/// insertions, so that a flood of new flows costs little more than their look-ups.
+const REST: u32 = 256;
 
 impl<M: Memory, A: Address> Table<M, A> {
     /// Takes `memory`, a power of two of slots, eight at least, and empties it.
@@ -77,6 +82,7 @@ impl<M: Memory, A: Address> Table<M, A> {
             used: 0,
             full: 0,
             moved: 0,
+            rest: 0,
             sweep: 0,
             family: PhantomData,
         };
@@ -232,12 +238,21 @@ impl<M: Memory, A: Address> Table<M, A> {
     fn room(&mut self, now: Time, key: &Key<A>) -> Option<usize> {
         let choices = self.choices(key);
         let free = choices.iter().find_map(|&choice| self.free(now, choice));
-        free.or_else(|| {
-            (0..=MOVES_DEEP).find_map(|deep| {
-                let mut choices = choices.iter();
-                choices.find_map(|&choice| self.make_room(now, choice, deep))
-            })
-        })
+        if free.is_some() {
+            return free;
+        }
+        if self.rest > 0 {
+            self.rest -= 1;
+            return None;
+        }
+        let made = (0..=MOVES_DEEP).find_map(|deep| {
+            let mut choices = choices.iter();
+            choices.find_map(|&choice| self.make_room(now, choice, deep))
+        });
+        if made.is_none() {
+            self.rest = REST;
+        }
+        made
     }
 
     /// A slot of the bucket around `choice` that nobody needs, the nearest one.
