@@ -5,6 +5,7 @@ mod support;
 
 mod changes;
 mod frames;
+mod real;
 mod world;
 
 use std::collections::BTreeMap;
