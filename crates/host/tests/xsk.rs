@@ -8,8 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use stateplane_flow::PortId;
+use stateplane_flow::fast::{KeyMask, PortSettings, Seed, Settings};
 use stateplane_host::bpf::AttachMode;
-use stateplane_host::bpf::punt::{NfProgram, Prefix, PuntCounters};
+use stateplane_host::bpf::fastpath::{
+    FastCounters, FastPath, FastPathProgram, Part, Prefix, Sizes,
+};
 use stateplane_host::ethtool;
 use stateplane_host::frame::{Frame, FramePool, PoolConfig};
 use stateplane_host::link::Netlink;
@@ -17,6 +21,7 @@ use stateplane_host::netns::Namespace;
 use stateplane_host::poll;
 use stateplane_host::port::{Port, PortStats};
 use stateplane_host::xsk::{XskConfig, XskMode, XskPort};
+use stateplane_wire::eth::Mac;
 use support::{End, cable, can_make_interfaces};
 
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -82,13 +87,29 @@ fn close_all(ports: Vec<XskPort>, mut pool: FramePool) {
     pool.check();
 }
 
+/// Directs the function's packets to `port`'s sockets, with the fast path off.
+fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> FastPathProgram {
+    let fast_path = FastPath::new(&Sizes::LEAST).unwrap();
+    let mut settings = Settings::new(fast_path.words(Part::Settings), Seed::default()).unwrap();
+    let all = PortSettings {
+        station: Mac(port.mac().0),
+        mask: KeyMask::ALL,
+        ipv4: true,
+        ipv6: false,
+        tagged: false,
+        partial_checksums: false,
+    };
+    settings.set_port(PortId::INSIDE, Some(&all));
+    FastPathProgram::attach(port, &fast_path, PortId::INSIDE, pool, locals).unwrap()
+}
+
 /// Turns every packet round until told to stop.
-fn mirror(ready: &Barrier, stop: &AtomicBool) -> (PortStats, PuntCounters) {
+fn mirror(ready: &Barrier, stop: &AtomicBool) -> (PortStats, FastCounters) {
     let (mut pool, config) = small();
     let mut port = XskPort::open(&mut pool, "gw0", &config).unwrap();
     assert_eq!(port.mode(), XskMode::Copy, "veth offers no zero-copy");
     assert_eq!((port.mac().0, port.mtu()), (GATEWAY, 1500));
-    let program = NfProgram::attach(&port, &[], &[LOCAL]).unwrap();
+    let program = program(&port, &[], &[LOCAL]);
     assert_eq!(program.attachment().mode(), AttachMode::Native);
     ready.wait();
     let mut batch: Vec<Frame> = Vec::new();
@@ -206,9 +227,9 @@ fn forward(ready: &Barrier, stop: &AtomicBool) -> [PortStats; 2] {
     let (mut pool, config) = small();
     let open = |pool: &mut FramePool, name| XskPort::open(pool, name, &config).unwrap();
     let mut ports = vec![open(&mut pool, "gw0"), open(&mut pool, "gw1")];
-    let _programs: Vec<NfProgram> = ports
+    let _programs: Vec<FastPathProgram> = ports
         .iter()
-        .map(|port| NfProgram::attach(port, &[], &[LOCAL, OUTSIDE]).unwrap())
+        .map(|port| program(port, &[], &[LOCAL, OUTSIDE]))
         .collect();
     ready.wait();
     let mut batch: Vec<Frame> = Vec::new();
@@ -307,7 +328,7 @@ fn arp_for_pool_addresses_reaches_the_function() {
                 address: first,
                 length: 28,
             }];
-            let program = NfProgram::attach(&port, &prefixes, &[LOCAL]).unwrap();
+            let program = program(&port, &prefixes, &[LOCAL]);
             ready.send(()).unwrap();
             let (mut batch, start) = (Vec::new(), Instant::now());
             while batch.is_empty() && start.elapsed() < Duration::from_secs(3) {

@@ -30,3 +30,37 @@ impl Prefix {
         prefixes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cover(first: [u8; 4], last: [u8; 4]) -> Vec<String> {
+        let text = |prefix: &Prefix| format!("{}/{}", prefix.address, prefix.length);
+        Prefix::cover(first.into(), last.into())
+            .iter()
+            .map(text)
+            .collect()
+    }
+
+    #[test]
+    fn a_range_becomes_the_fewest_prefixes() {
+        assert_eq!(cover([10, 0, 0, 0], [10, 0, 0, 255]), ["10.0.0.0/24"]);
+        assert_eq!(
+            cover([198, 51, 100, 1], [198, 51, 100, 16]),
+            [
+                "198.51.100.1/32",
+                "198.51.100.2/31",
+                "198.51.100.4/30",
+                "198.51.100.8/29",
+                "198.51.100.16/32"
+            ]
+        );
+        assert_eq!(cover([0, 0, 0, 0], [255, 255, 255, 255]), ["0.0.0.0/0"]);
+        assert_eq!(
+            cover([255, 255, 255, 255], [255, 255, 255, 255]),
+            ["255.255.255.255/32"]
+        );
+        assert!(cover([10, 0, 0, 2], [10, 0, 0, 1]).is_empty());
+    }
+}

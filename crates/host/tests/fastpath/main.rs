@@ -6,6 +6,7 @@ mod support;
 mod changes;
 mod frames;
 mod real;
+mod shares;
 mod world;
 
 use std::collections::BTreeMap;
