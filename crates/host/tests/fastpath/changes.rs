@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{Action, Entry, Guard, Hop, Key, Kind, Punt, Verdict, Vlans};
-use stateplane_host::clock;
+use stateplane_host::{clock, priority};
 
 use crate::support::{Random, can_make_interfaces};
 use crate::world::{STATION, World, long_ago, seconds};
@@ -178,4 +178,37 @@ fn a_full_table_keeps_what_it_has() {
         }
     }
     reference.compare_notes(&world);
+}
+
+/// Counters of a port are exact whoever counts; those of a flow may miss what processors count
+/// at the same moment.
+#[test]
+fn all_processors_count() {
+    const EACH: u64 = 2000;
+    if !can_make_interfaces() {
+        return;
+    }
+    let mut world = World::new(&mut Random(13));
+    let now = clock::now();
+    let action = all_say(4);
+    world.flows4.insert(now, &key(1), &entry(action)).unwrap();
+    let processors = priority::allowed_cpus().unwrap();
+    let fast_path = &world.fast_path;
+    std::thread::scope(|scope| {
+        for &processor in &processors {
+            scope.spawn(move || {
+                priority::pin_to(processor).unwrap();
+                for _ in 0..EACH {
+                    let outcome = fast_path.try_on(PortId::INSIDE, &frame(1)).unwrap();
+                    assert_eq!(outcome.action, XDP_REDIRECT);
+                }
+            });
+        }
+    });
+    let all = EACH * processors.len() as u64;
+    let counted = world.fast_path.counters(PortId::INSIDE).unwrap().fast;
+    let bytes = frame(1).len() as u64;
+    assert_eq!(counted.0[..2], [all, all * bytes]);
+    let seen = world.flows4.seen(&key(1), now).unwrap();
+    assert!((1..=all).contains(&u64::from(seen.packets)), "{seen:?}");
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{Punt, Verdict};
+use stateplane_host::bpf::fastpath::{FastPath, Sizes};
 use support::{Random, can_make_interfaces};
 use world::World;
 
@@ -54,4 +55,19 @@ fn the_program_does_what_the_reference_does() {
         );
     }
     assert!(seen["redirected"] > FRAMES / 2, "{seen:?}");
+}
+
+#[test]
+fn sizes_that_cannot_be_are_named() {
+    let refused = |sizes: Sizes| FastPath::new(&sizes).unwrap_err().to_string();
+    let odd = refused(Sizes {
+        flows4: 1000,
+        ..Sizes::default()
+    });
+    assert!(odd.contains("flows4 = 1000"), "{odd}");
+    let many = refused(Sizes {
+        hops: 70_000,
+        ..Sizes::default()
+    });
+    assert!(many.contains("hops = 70000: 1 to 65280"), "{many}");
 }
