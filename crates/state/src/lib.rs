@@ -9,6 +9,7 @@
 //! * [`Registry`] and [`Tx`]: the face a procedure sees: [`Table`], [`Counters`], [`Queues`],
 //!   [`Pools`], timers
 //! * [`builtin`]: procedures every store has
+//! * [`settled`]: copies of tables for readers outside, of what is final alone
 //!
 //! ```
 //! use stateplane_base::LogTime;
@@ -32,6 +33,7 @@ pub mod application;
 pub mod builtin;
 mod counter;
 mod cut;
+mod feed;
 mod hash;
 mod limits;
 pub mod op;
@@ -40,6 +42,7 @@ mod queue;
 mod refusal;
 mod registry;
 mod rows;
+pub mod settled;
 mod snapshot;
 mod state;
 mod store;

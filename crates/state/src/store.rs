@@ -7,6 +7,7 @@ use stateplane_base::LogTime;
 
 use crate::application::{Application, SnapshotError};
 use crate::cut::Cut;
+use crate::feed::{Change, Feed, Walk};
 use crate::hash::Seed;
 use crate::limits::Limits;
 use crate::op;
@@ -27,6 +28,8 @@ pub struct Store {
     seed: Seed,
     tally: Tally,
     outgoing: Outgoing,
+    /// If somebody keeps copies of tables.
+    feed: Option<Feed>,
 }
 
 /// What a store has done since it was made. Not part of its state.
@@ -92,6 +95,7 @@ impl Store {
             seed,
             tally: Tally::default(),
             outgoing: Outgoing::default(),
+            feed: None,
         }
     }
 
@@ -140,6 +144,46 @@ impl Store {
         self.state.check();
     }
 
+    /// Notes from now on what changes in these tables, for [`Settled`](crate::settled::Settled).
+    /// Fails with the first name that no table has.
+    pub fn share<'a>(&mut self, names: &[&'a str]) -> Result<(), &'a str> {
+        let find = |name: &&'a str| {
+            let mut tables = (0u16..).zip(&self.state.tables);
+            let found = tables.find(|(_, table)| table.name == *name);
+            found.map(|(index, _)| index).ok_or(*name)
+        };
+        let tables = names.iter().map(find).collect::<Result<Vec<u16>, _>>()?;
+        self.feed = Some(Feed::new(tables));
+        Ok(())
+    }
+
+    /// Whether the shared tables have to be taken anew; asked once.
+    pub(crate) fn take_replaced(&mut self) -> bool {
+        let feed = self.feed.as_mut();
+        feed.is_some_and(|feed| mem::take(&mut feed.replaced))
+    }
+
+    /// What changed in the shared tables since, to be drained.
+    pub(crate) fn changes(&mut self) -> Option<&mut Vec<Change>> {
+        self.feed.as_mut().map(|feed| &mut feed.changes)
+    }
+
+    /// Hands out some rows of the shared tables; how many, or none at the end.
+    pub(crate) fn page(
+        &self,
+        walk: &mut Walk,
+        each: impl FnMut(usize, &[u8], &[u8]),
+    ) -> Option<usize> {
+        self.feed.as_ref()?.page(&self.state, walk, each)
+    }
+
+    fn commit(&mut self) {
+        if let Some(feed) = &mut self.feed {
+            feed.note(&self.journal, &self.state);
+        }
+        self.journal.commit(&mut self.state);
+    }
+
     /// Fires the timers due at or before `at`, each at its own deadline: what they do does not
     /// depend on when the next operation happens to come.
     fn fire_until(&mut self, at: LogTime) {
@@ -150,7 +194,7 @@ impl Store {
             self.tally.fired += 1;
             let mut tx = self.journal.begin(&mut self.state);
             match handler(&mut tx, TimerKind(alarm.kind), &alarm.key) {
-                Ok(()) => self.journal.commit(&mut self.state),
+                Ok(()) => self.commit(),
                 Err(_) => {
                     self.journal.undo(&mut self.state);
                     self.tally.misfired += 1;
@@ -201,7 +245,7 @@ impl Application for Store {
         reply.push(op::OK);
         self.tally.executed += 1;
         match self.call(op, reply) {
-            Ok(()) => self.journal.commit(&mut self.state),
+            Ok(()) => self.commit(),
             Err(refusal) => {
                 self.journal.undo(&mut self.state);
                 reply.clear();
@@ -270,6 +314,9 @@ impl Application for Store {
     fn install(&mut self, incoming: Incoming) -> Result<(), SnapshotError> {
         let former = mem::replace(&mut self.state, incoming.finish()?);
         self.state.waste.append(former.into_waste());
+        if let Some(feed) = &mut self.feed {
+            feed.replace();
+        }
         Ok(())
     }
 

@@ -25,6 +25,12 @@ enum Undo {
     Refill { table: u16, rows: Cleared },
 }
 
+/// A row, or all rows of a table.
+pub(crate) enum Touched<'a> {
+    Row(u16, &'a Key),
+    All(u16),
+}
+
 /// What the running transaction has changed.
 #[derive(Default)]
 pub(crate) struct Journal {
@@ -48,6 +54,17 @@ impl Journal {
     pub(crate) fn wrote(&self, state: &State) -> bool {
         let drew = |serial| serial != state.timers.last_serial;
         !self.changes.is_empty() || self.serial.is_some_and(drew)
+    }
+
+    /// What the transaction touched, in order; a row perhaps more than once.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = Touched<'_>> {
+        self.changes.iter().filter_map(|change| match change {
+            Undo::Unset { table, key } | Undo::Reset { table, key, .. } => {
+                Some(Touched::Row(*table, key))
+            }
+            Undo::Refill { table, .. } => Some(Touched::All(*table)),
+            Undo::Disarm(_) | Undo::Rearm(..) => None,
+        })
     }
 
     /// Keeps the changes.

@@ -14,6 +14,7 @@ const LAYERS: &[&str] = &[
     "flow",
     "functions",
     "region",
+    "committed",
     "host",
     "node",
     "sim",

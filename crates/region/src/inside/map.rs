@@ -103,6 +103,11 @@ impl<K: Content, V: Content> Map<K, V> {
         LINE + self.slots * Self::SLOT
     }
 
+    /// Where in its region it lies.
+    pub const fn at(&self) -> usize {
+        self.at
+    }
+
     #[inline]
     fn slot_at(&self, slot: usize) -> usize {
         self.at + LINE + slot * Self::SLOT
