@@ -10,6 +10,7 @@
 //! shapes that its rows fit. A slot of the first fills a cache line, so that a look-up misses once.
 
 use stateplane_region::{LINE, Map, Spec};
+use stateplane_state::settled::TableName;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What the region's bytes mean.
@@ -182,7 +183,7 @@ pub(crate) fn plan(tables: &[Shared<'_>]) -> Result<(Vec<Row>, Vec<Placed>, usiz
             });
         };
         rows.push(Row {
-            name: hash(table.name),
+            name: TableName::of(table.name).0,
             shape,
             rows: table.rows as u64,
             at: end as u64,
@@ -198,15 +199,4 @@ pub(crate) fn plan(tables: &[Shared<'_>]) -> Result<(Vec<Row>, Vec<Placed>, usiz
 pub(crate) fn spec(tables: &[Shared<'_>]) -> Result<Spec, Unfit> {
     let (_, _, len) = plan(tables)?;
     Ok(Spec::bytes(len).schema(SCHEMA))
-}
-
-/// What stands for a name (64-bit FNV-1a).
-pub(crate) const fn hash(name: &str) -> u64 {
-    let bytes = name.as_bytes();
-    let (mut hash, mut i) = (0xcbf2_9ce4_8422_2325_u64, 0);
-    while i < bytes.len() {
-        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
-        i += 1;
-    }
-    hash
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use stateplane_base::LogTime;
 use stateplane_region::{Edition, LINE, ReadError, Reader, View as Bytes};
-use stateplane_state::settled::Position;
+use stateplane_state::settled::{Position, TableName};
 use zerocopy::FromBytes;
 
 use crate::layout::{
-    Head, MAX_TABLES, Placed, Row, TABLES_AT, View, each_shape, hash, padded, unpadded,
+    Head, MAX_TABLES, Placed, Row, TABLES_AT, View, each_shape, padded, unpadded,
 };
 
 /// Why a region is not of this kind.
@@ -96,21 +96,14 @@ impl Committed {
 
     /// The table of this name, if it is shared.
     pub fn table(&self, name: &str) -> Option<LocalTable> {
-        self.table_of(Self::name(name))
-    }
-
-    /// What stands for a name in [`Self::table_of`].
-    pub const fn name(name: &str) -> u64 {
-        hash(name)
+        self.table_of(TableName::of(name))
     }
 
     /// The table of a name that was hashed before.
     #[inline]
-    pub fn table_of(&self, name: u64) -> Option<LocalTable> {
-        self.tables
-            .iter()
-            .position(|table| table.0 == name)
-            .map(LocalTable)
+    pub fn table_of(&self, name: TableName) -> Option<LocalTable> {
+        let found = self.tables.iter().position(|table| table.0 == name.0);
+        found.map(LocalTable)
     }
 
     /// Looks a key up; its value goes to `value`.

@@ -8,7 +8,7 @@ use stateplane_committed::{
     Committed, Found, MAX_VALUE, NotCommitted, Publication, Shared, Unfit, View,
 };
 use stateplane_region::{Reader, Spec, Writer};
-use stateplane_state::settled::{Image, Position};
+use stateplane_state::settled::{Image, Position, TableName};
 
 fn shared(name: &str, rows: usize, key_bytes: usize, value_bytes: usize) -> Shared<'_> {
     Shared {
@@ -191,7 +191,7 @@ fn what_cannot_be_is_refused() {
             Err(other) => panic!("{other}"),
             Ok(committed) => {
                 let name = u64::from_ne_bytes(writer.bytes()[64..72].try_into().unwrap());
-                let table = committed.table_of(name).unwrap();
+                let table = committed.table_of(TableName(name)).unwrap();
                 let _ = committed.get(table, b"key", &mut [0; 8]).unwrap();
             }
         }

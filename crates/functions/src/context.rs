@@ -19,6 +19,7 @@ use stateplane_state::Refusal;
 use stateplane_state::op::{Operation, ReplyError};
 
 use crate::function::Decision;
+use crate::local::LocalTables;
 
 /// Identifies one operation sent to the store, in this runtime's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -97,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) current: Option<TaskId>,
     /// Whether announcements let packets out: in every mode but strict.
     pub(crate) lets_out_early: bool,
+    /// The store's tables on this machine, if there are any.
+    pub(crate) local: Option<Rc<dyn LocalTables>>,
 }
 
 impl Shared {
@@ -119,6 +122,12 @@ impl Context {
     /// The time of the event being processed.
     pub fn now(&self) -> Time {
         self.shared.borrow().now
+    }
+
+    /// The store's committed tables on this machine, if there are any. See
+    /// [`local`](crate::local) for what may be made of them.
+    pub fn local(&self) -> Option<Rc<dyn LocalTables>> {
+        self.shared.borrow().local.clone()
     }
 
     /// Sends an operation to the store, when first polled, and gives its reply.

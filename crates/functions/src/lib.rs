@@ -2,6 +2,7 @@
 //!
 //! * [`NetworkFunction`]: the author's trait; [`Context`]: what a decision can await
 //! * [`Runtime`]: flow table, parking and commit modes of one function on one worker
+//! * [`local`]: committed state on this machine, to be looked at before the store is asked
 //! * NAT44 in [`nat`]
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ extern crate alloc;
 mod context;
 mod counters;
 mod function;
+pub mod local;
 pub mod nat;
 mod runtime;
 mod table;

@@ -27,6 +27,23 @@ use crate::store::Store;
 /// Positions remembered separately; beyond these the last one moves on instead.
 const MARKS: usize = 1 << 14;
 
+/// What stands for a table's name outside of a store (64-bit FNV-1a).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TableName(pub u64);
+
+impl TableName {
+    /// That of this name.
+    pub const fn of(name: &str) -> Self {
+        let bytes = name.as_bytes();
+        let (mut hash, mut i) = (0xcbf2_9ce4_8422_2325_u64, 0);
+        while i < bytes.len() {
+            hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+            i += 1;
+        }
+        Self(hash)
+    }
+}
+
 /// A place in the order of operations, and the time there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Position {

@@ -9,4 +9,4 @@ pub mod ops;
 pub mod procedures;
 
 pub use instance::config::{CACHE_LEASE, NatConfig, Pool, Prefix};
-pub use instance::{Nat44, NatStatus, Problem};
+pub use instance::{LocalTally, Nat44, NatStatus, Problem};

@@ -3,7 +3,7 @@
 //! * [`config`]: what they depend on; the same on every replica and instance
 //! * `blocks`: instances, their leases and the blocks of outside ports they own
 //! * `mappings`: mappings and their ends
-//! * `rows`: the tables' layouts
+//! * `rows`: the tables' layouts; [`read`]: copies of them
 //!
 //! # What holds at any time
 //!
@@ -21,6 +21,7 @@
 mod blocks;
 pub mod config;
 mod mappings;
+pub mod read;
 mod rows;
 
 use alloc::sync::Arc;
@@ -80,8 +81,8 @@ pub fn register(registry: &mut Registry, config: &NatStateConfig) -> Result<(), 
     config.check()?;
     registry.depend_on(config.fingerprint());
     let rows = config.max_mappings;
-    let mappings = registry.table(TableSpec::new("nat.mappings", rows).reserve(rows))?;
-    let ports = registry.ordered_table(TableSpec::new("nat.ports", rows))?;
+    let mappings = registry.table(TableSpec::new(read::MAPPINGS, rows).reserve(rows))?;
+    let ports = registry.ordered_table(TableSpec::new(read::PORTS, rows))?;
     let subscribers = Counters::register(registry, TableSpec::new("nat.subscribers", rows))?;
     let unquarantine = registry.timer("nat.unquarantine", move |tx, _, key| {
         mappings::unquarantine(tx, ports, key)

@@ -31,6 +31,7 @@
 mod park;
 mod tasks;
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -46,6 +47,7 @@ use stateplane_wire::packet::{Headers, Malformed};
 use crate::context::{Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
 use crate::function::{Class, Decision, NetworkFunction};
+use crate::local::LocalTables;
 use crate::table::{Table, Verdict};
 
 pub use park::Parked;
@@ -215,6 +217,11 @@ impl<F: NetworkFunction> Runtime<F> {
         };
         runtime.run(now);
         runtime
+    }
+
+    /// Gives the function the store's committed tables that lie on this machine.
+    pub fn set_local(&mut self, tables: Rc<dyn LocalTables>) {
+        self.cx.shared.borrow_mut().local = Some(tables);
     }
 
     /// A frame arrived on `port`: the first `len` bytes of `buffer`, whose whole room

@@ -9,7 +9,7 @@ use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
 use stateplane_wire::packet::{Headers, Transport};
 use stateplane_wire::tcp::Flags;
 
-use super::{State, upkeep};
+use super::{State, local, upkeep};
 use crate::context::{Context, StateError, Tentative};
 use crate::function::{Decision, Token};
 use crate::nat::ops::{Bind, Bound, Class, Lookup, Mapping, NatRefusal, block_of};
@@ -140,11 +140,16 @@ async fn lookup(
     protocol: Protocol,
     outside: Endpoint,
 ) -> Result<Mapped, Reason> {
+    let known = state.borrow_mut().local_by_outside(cx, protocol, outside);
+    if let Some(known) = known {
+        return Ok(take(state, cx, &known));
+    }
     let sent = cx.now();
     let found = cx
         .call(&Lookup { protocol, outside })
         .await
         .map_err(|_| Reason::StoreUnavailable)?;
+    state.borrow_mut().reading.note(sent, found.now);
     let mapping = found.mapping.ok_or(Reason::NoMapping)?;
     Ok(remember(state, cx, sent, found.now, &mapping))
 }
@@ -157,6 +162,10 @@ async fn existing(
     protocol: Protocol,
     inside: Endpoint,
 ) -> Result<Mapped, Reason> {
+    let known = state.borrow_mut().local_by_inside(cx, protocol, inside);
+    if let Some(known) = known {
+        return Ok(take(state, cx, &known));
+    }
     let owner = upkeep::registered(state, cx).await?;
     let addr = state.borrow().config.outside.paired(inside.addr);
     let outside = Endpoint { addr, port: 0 };
@@ -184,6 +193,10 @@ async fn bind(
     inside: Endpoint,
     mut announce: bool,
 ) -> Result<Mapped, Reason> {
+    let known = state.borrow_mut().local_by_inside(cx, protocol, inside);
+    if let Some(known) = known {
+        return Ok(take(state, cx, &known));
+    }
     let address = state.borrow().config.outside.paired(inside.addr);
     for _ in 0..ATTEMPTS {
         let owner = upkeep::registered(state, cx).await?;
@@ -231,6 +244,7 @@ async fn bind(
             .await
         {
             Ok(bound) => {
+                state.borrow_mut().reading.note(sent, bound.now);
                 rest(state, sent, &bound);
                 return Ok(remember(state, cx, sent, bound.now, &bound.mapping));
             }
@@ -254,6 +268,14 @@ async fn bind(
         }
     }
     Err(Reason::NoPort)
+}
+
+/// Uses what the local copy of the store's tables says, as if it had been asked.
+fn take(state: &Rc<RefCell<State>>, cx: &Context, known: &local::Answer) -> Mapped {
+    let left = known.mapping.expires.since(known.now);
+    let port = (known.mapping.protocol, known.mapping.outside);
+    state.borrow_mut().still_used(port, known.sent, left);
+    remember(state, cx, known.sent, known.now, &known.mapping)
 }
 
 /// A port of ours serves a mapping: it is not free until some time after that one ends.

@@ -18,6 +18,7 @@
 //! * settings in [`config`]
 //! * `classify.rs`: the table above
 //! * `decide.rs`: decisions, by awaiting the store
+//! * `local.rs`: decisions from committed tables on this machine
 //! * `ports.rs`: blocks owned and ports proposed
 //! * `records.rs`: mappings seen and their TCP phase
 //! * `upkeep.rs`: registration, leases, refreshes
@@ -25,6 +26,7 @@
 mod classify;
 pub mod config;
 mod decide;
+mod local;
 mod ports;
 mod records;
 mod upkeep;
@@ -49,6 +51,8 @@ use stateplane_wire::packet::{Headers, Transport};
 use crate::context::Context;
 use crate::function::{Class, Deciding, NetworkFunction, Token};
 use config::NatConfig;
+pub use local::LocalTally;
+use local::Reading;
 use ports::Ports;
 use records::Records;
 
@@ -89,6 +93,9 @@ struct State {
     problem: Option<Problem>,
     /// The store did not answer the last registration or renewal.
     unanswered: bool,
+    /// The log's clock, and how the local copy of the store's tables served.
+    reading: Reading,
+    local: LocalTally,
     /// We were told to stop: only mappings that exist are served.
     stopped: bool,
 }
@@ -106,6 +113,8 @@ pub struct NatStatus {
     pub problem: Option<Problem>,
     /// Whether the store is silent: known flows pass, new ones wait in vain.
     pub store_silent: bool,
+    /// How the committed tables on this machine served, if there are any.
+    pub local: LocalTally,
 }
 
 /// The network function.
@@ -132,6 +141,8 @@ impl Nat44 {
             exhausted: BTreeMap::new(),
             problem: None,
             unanswered: false,
+            reading: Reading::default(),
+            local: LocalTally::default(),
             stopped: false,
         };
         Self {
@@ -160,6 +171,7 @@ impl Nat44 {
             mappings: state.records.len(),
             problem: state.problem,
             store_silent: state.unanswered,
+            local: state.local,
         }
     }
 }

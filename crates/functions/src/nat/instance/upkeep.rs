@@ -75,6 +75,7 @@ pub(super) fn keep(state: &Shared, cx: &Context) {
 }
 
 async fn ask_store(state: Shared, cx: Context, id: RequestId, request: Request) {
+    let sent = cx.now();
     let (reply, error) = match request {
         Request::Acquire(_) => {
             let NatConfig {
@@ -88,11 +89,15 @@ async fn ask_store(state: Shared, cx: Context, id: RequestId, request: Request) 
                 incarnation,
                 fingerprint,
             };
-            one(cx.call(&register).await)
+            let granted = cx.call(&register).await;
+            state.borrow_mut().read_clock(sent, &granted);
+            one(granted)
         }
         Request::Renew(holdings) => {
             let owner = state.borrow().owner_of(holdings.first());
-            let (reply, error) = one(cx.call(&Renew { owner }).await);
+            let granted = cx.call(&Renew { owner }).await;
+            state.borrow_mut().read_clock(sent, &granted);
+            let (reply, error) = one(granted);
             match reply {
                 Reply::One(answer) => (Reply::Each(Vec::from([answer])), error),
                 other => (other, error),
@@ -159,6 +164,13 @@ impl State {
         Owner {
             instance: self.config.instance,
             epoch: holding.map_or(0, |holding| holding.1),
+        }
+    }
+
+    /// An answer also tells the log's time.
+    fn read_clock(&mut self, sent: Time, granted: &Result<Lease, StateError>) {
+        if let Ok(lease) = granted {
+            self.reading.note(sent, lease.now);
         }
     }
 
