@@ -9,8 +9,6 @@ use crate::layout::{self, Head, Placed, Row, Shared, Unfit, View, each_shape, pa
 /// What a publication has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
-    /// Rows that did not fit since the copy was begun: too many of them, or too long.
-    pub left_out: u64,
     /// Versions published.
     pub published: u64,
 }
@@ -76,6 +74,15 @@ impl Publication {
             .map_or(0, |placed| each_shape!(placed, map => map.len(bytes)))
     }
 
+    /// Rows of a table that did not fit since the copy was begun.
+    pub fn left_out(&self, table: usize) -> u64 {
+        let at = Row::at(table) + Row::LEFT_OUT;
+        let known = self.region.bytes().get(at..at + size_of::<u64>());
+        known.map_or(0, |bytes| {
+            u64::from_ne_bytes(bytes.try_into().expect("a word"))
+        })
+    }
+
     /// Whether another writer has the region: nobody reads what this one writes.
     pub fn fenced(&self) -> Option<Fenced> {
         self.fenced
@@ -88,10 +95,8 @@ impl Publication {
 
     /// A row of the table is not in the copy: from now on nothing is known to be absent.
     fn leave_out(&mut self, table: usize) {
-        self.tally.left_out += 1;
         let at = Row::at(table) + Row::LEFT_OUT;
-        let known = self.region.bytes()[at..at + size_of::<u64>()].try_into();
-        let count = known.map_or(0, u64::from_ne_bytes).saturating_add(1);
+        let count = self.left_out(table).saturating_add(1);
         set(&mut self.region, at, count.as_bytes());
     }
 }
@@ -103,7 +108,6 @@ fn set(region: &mut Writer<[u8]>, at: usize, bytes: &[u8]) {
 impl Image for Publication {
     fn begin(&mut self) {
         (0..self.tables.len()).for_each(|table| self.clear(table));
-        self.tally.left_out = 0;
     }
 
     fn put(&mut self, table: usize, key: &[u8], value: &[u8]) {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use stateplane_base::Time;
-use stateplane_region::sync::{At, Export, Import, Outgoing, Sealed, Timing};
+use stateplane_region::sync::{At, Export, Import, Outgoing, Sealed, Taken, Timing};
 use stateplane_region::{ReadError, Reader, Snapshot, Writer};
 use stateplane_wire::envelope::OVERHEAD;
 
@@ -29,6 +29,26 @@ pub struct Heard {
     pub taken: u64,
     /// Of nobody known, forged, replayed, or malformed.
     pub refused: u64,
+    /// Lost on purpose.
+    pub lost: u64,
+}
+
+/// Loses datagrams on purpose, to see what loss costs: one in so many (0: none), at random.
+#[derive(Clone, Copy, Default, Debug)]
+struct Loss {
+    one_in: u32,
+    draw: u64,
+}
+
+impl Loss {
+    fn strikes(&mut self) -> bool {
+        if self.one_in == 0 {
+            return false;
+        }
+        // A multiplicative generator (Lehmer's, with the multiplier of Steele and Vigna).
+        self.draw = (self.draw | 1).wrapping_mul(0xd134_2543_de82_ef95);
+        (self.draw >> 33).is_multiple_of(u64::from(self.one_in))
+    }
 }
 
 /// Sends a region to other machines.
@@ -41,6 +61,7 @@ pub struct Source {
     snapshot: Option<Snapshot<[u8]>>,
     scope: BTreeMap<u16, SocketAddr>,
     heard: Heard,
+    loss: Loss,
 }
 
 impl Source {
@@ -62,7 +83,13 @@ impl Source {
             snapshot: None,
             scope,
             heard: Heard::default(),
+            loss: Loss::default(),
         }
+    }
+
+    /// Loses one in `one_in` of what arrives (0: none).
+    pub fn lose(&mut self, one_in: u32, seed: u64) {
+        self.loss = Loss { one_in, draw: seed };
     }
 
     /// Goes on with the memory of the region's next writer.
@@ -82,9 +109,14 @@ impl Source {
             export,
             scope,
             heard,
+            loss,
             ..
         } = self;
         socket.receive(ENOUGH, |_, datagram| {
+            if loss.strikes() {
+                heard.lost += 1;
+                return;
+            }
             let known = sealed
                 .open(datagram)
                 .filter(|(from, _)| scope.contains_key(from));
@@ -167,6 +199,9 @@ pub struct Copy {
     /// The sender's number in the cluster, and where it listens.
     source: (u16, SocketAddr),
     heard: Heard,
+    loss: Loss,
+    /// When the version it has was published, in nanoseconds since 1970, once it has one.
+    day_ns: Option<u64>,
 }
 
 impl Copy {
@@ -188,7 +223,14 @@ impl Copy {
             copy,
             source,
             heard: Heard::default(),
+            loss: Loss::default(),
+            day_ns: None,
         }
+    }
+
+    /// Loses one in `one_in` of what arrives (0: none).
+    pub fn lose(&mut self, one_in: u32, seed: u64) {
+        self.loss = Loss { one_in, draw: seed };
     }
 
     /// Everything there is to do now; when to call it next, if nothing arrives before.
@@ -204,13 +246,20 @@ impl Copy {
             copy,
             source,
             heard,
+            loss,
+            day_ns,
         } = self;
         let mut fenced = Ok(());
         socket.receive(ENOUGH, |_, datagram| {
+            if loss.strikes() {
+                heard.lost += 1;
+                return;
+            }
             let known = sealed.open(datagram).filter(|(from, _)| *from == source.0);
             let step = known.map(|(_, body)| import.on_message(now, body));
             count(heard, matches!(step, Some(Ok(_))));
             if let Some(Ok(Some(step))) = step {
+                *day_ns = Some(step.day_ns());
                 fenced = step.publish(copy).map(|_| ());
             }
         })?;
@@ -222,6 +271,17 @@ impl Copy {
         }
         self.socket.flush();
         Ok(self.import.next_timer())
+    }
+
+    /// When the version it has was published at its origin, in nanoseconds since 1970 by the
+    /// clock there.
+    pub fn day_ns(&self) -> Option<u64> {
+        self.day_ns
+    }
+
+    /// What it has taken.
+    pub fn taken(&self) -> Taken {
+        self.import.taken()
     }
 
     /// The newest version that was whole.

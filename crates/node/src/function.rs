@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::client::StateClient;
 use crate::config;
 use crate::heartbeat::Heartbeat;
+use crate::regions::local::Local;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 
@@ -45,6 +46,8 @@ pub struct WorkerSetup {
     pub park: config::Park,
     /// The store.
     pub state: StateClient,
+    /// Its committed tables on this machine, if they are shared.
+    pub local: Option<Local>,
     /// To be called in every turn of the loop once the instance can serve.
     pub heartbeat: Heartbeat,
     /// Where the worker's status goes.

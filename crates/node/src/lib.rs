@@ -4,6 +4,7 @@
 //! * [`mod@run`]: starts a node's roles, each on its own thread, and ends them
 //! * roles: [`sequencer`], [`replica`], [`switch`], [`resp`], and [`function`], whose
 //!   loop is [`worker`]
+//! * [`regions`]: memory shared with other processes and machines
 //! * [`client`]: the worker's store, embedded or a group over the network
 //! * `turn`: the loop that sequencer, replica and switch share
 //! * [`heartbeat`] and [`detect`]: telling and judging who lives
@@ -27,6 +28,7 @@ pub mod members;
 mod nat;
 mod offload;
 pub mod peers;
+pub mod regions;
 pub mod replica;
 pub mod resp;
 pub mod run;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
@@ -18,12 +19,16 @@ use crate::disk::{self, Disk, DiskStatus};
 use crate::failure::Failure;
 use crate::members::{MembersStatus, Wish, Wishes};
 use crate::peers::Peers;
+use crate::regions::share::{Share, SharedStatus};
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 use crate::turn::{self, Turn};
 
 /// Datagrams handled before answers are sent.
 const BATCH: usize = 64;
+
+/// How soon the next turn comes while shared tables are being copied.
+const SOON: Duration = Duration::from_millis(1);
 
 /// The role of a replica that is no member of the group.
 const SPARE: &str = "spare";
@@ -83,6 +88,8 @@ pub struct ReplicaStatus {
     pub ignored: u64,
     /// Its journal, if it keeps one.
     pub disk: Option<DiskStatus>,
+    /// Tables that others on its machine read in place.
+    pub shared: Option<SharedStatus>,
     /// Datagrams.
     pub datagrams: channel::Counters,
 }
@@ -115,6 +122,7 @@ pub struct Replica {
     peers: Peers,
     channel: Channel,
     disk: Option<Disk>,
+    share: Option<Share>,
     wishes: Wishes,
     told: (&'static str, u64),
     ignored: u64,
@@ -140,7 +148,8 @@ impl Replica {
         // Where the leader orders, its operations bear the time of day of its start plus
         // what our own clock counts, which nobody sets.
         let (core, disk) = disk::replica(config, node, peers.group_config(), me, life)?;
-        let core = core.with_day(clock::now(), clock::wall());
+        let mut core = core.with_day(clock::now(), clock::wall());
+        let share = Share::new(config, node, core.app_mut())?;
         let alarms = BTreeMap::new();
         Ok(Self {
             id: me.0,
@@ -148,6 +157,7 @@ impl Replica {
             peers,
             channel,
             disk,
+            share,
             wishes: Wishes::new(wishes),
             told: ("", 0),
             ignored: 0,
@@ -247,6 +257,7 @@ impl Replica {
             alarms: self.alarms.clone(),
             ignored: self.ignored,
             disk: self.disk.as_ref().map(Disk::status),
+            shared: self.share.as_ref().map(Share::status),
             datagrams: self.channel.counters(),
         };
         self.status.update(|s| *s = status);
@@ -262,6 +273,9 @@ impl Turn for Replica {
     }
 
     fn next(&self) -> Time {
+        if self.share.as_ref().is_some_and(Share::is_busy) {
+            return clock::now() + SOON;
+        }
         let core = self.core.next_timer().unwrap_or(Time::MAX);
         core.min(self.status.next())
     }
@@ -286,6 +300,10 @@ impl Turn for Replica {
         }
         self.wishes.grant(now, &mut self.core);
         self.carry_out()?;
+        if let Some(share) = &mut self.share {
+            let progress = self.core.progress();
+            share.turn(self.core.app_mut(), progress);
+        }
         if self.status.due(now) {
             self.publish();
         }

@@ -18,6 +18,8 @@ use crate::failure::Failure;
 use crate::function::{Desk, FunctionStatus, Question, WorkerSetup};
 use crate::heartbeat::Heartbeat;
 use crate::members::{self, Wish};
+use crate::regions::copies::{Copies, CopiesStatus};
+use crate::regions::local::Local;
 use crate::replica::{Replica, ReplicaStatus};
 use crate::resp::{Resp, RespStatus};
 use crate::sequencer::{Sequencer, SequencerStatus};
@@ -162,6 +164,12 @@ impl Starter<'_> {
                 let resp = Resp::new(self.config, name, settings, life, state, status)?;
                 Ok(Box::new(move |stop| resp.run(io, stop)))
             }
+            Role::Regions => {
+                let status = self.board.add("regions", CopiesStatus::default());
+                let (name, life) = (&self.node.name, self.incarnation);
+                let copies = Copies::new(self.config, name, life, status)?;
+                Ok(Box::new(move |stop| copies.run(stop)))
+            }
         }
     }
 
@@ -189,6 +197,7 @@ impl Starter<'_> {
             lease: self.config.lease,
             park: self.config.park,
             state,
+            local: Local::new(self.config, self.stop)?,
             heartbeat: self.heartbeat(identity)?,
             status: self.board.add("function", FunctionStatus::default()),
             questions,

@@ -76,7 +76,34 @@ pub struct ReplicaStatus {
     pub receiving: bool,
 }
 
+/// How far a replica is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Progress {
+    /// The life of the group.
+    pub formation: Formation,
+    /// The last view whose log it had.
+    pub view: View,
+    /// The last executed slot, and its time.
+    pub executed: Slot,
+    /// See `executed`.
+    pub log_time: LogTime,
+    /// The last slot that is final. What was executed up to here is; what was executed beyond
+    /// may come to nothing, and is then replaced by another state.
+    pub commit: Slot,
+}
+
 impl<A: Application> Replica<A> {
+    /// How far it is: cheap enough to be asked after every message.
+    pub const fn progress(&self) -> Progress {
+        Progress {
+            formation: self.formation,
+            view: self.last_normal,
+            executed: self.executed,
+            log_time: self.log_time,
+            commit: self.commit,
+        }
+    }
+
     /// A view of its state.
     pub fn inspect(&self) -> ReplicaStatus {
         let role = match self.status {

@@ -80,7 +80,7 @@ use crate::oum::Inbox;
 use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
 use boot::Boot;
 use change::Changing;
-pub use check::{ReplicaStatus, Role};
+pub use check::{Progress, ReplicaStatus, Role};
 use clock::Clock;
 use gap::LeaderGap;
 use journal::Journal;
@@ -485,6 +485,12 @@ impl<A: Application> Replica<A> {
     /// The state machine, for reading.
     pub const fn app(&self) -> &A {
         &self.app
+    }
+
+    /// The state machine, for taking out what it notes besides its state. It must not be
+    /// changed: all replicas have the same.
+    pub const fn app_mut(&mut self) -> &mut A {
+        &mut self.app
     }
 
     /// How often each rare branch was taken.

@@ -9,7 +9,7 @@ use super::section::closest;
 use crate::detect::MAX_INSTANCES;
 use stateplane_wire::group::{MAX_REPLICAS, MAX_SEQUENCERS};
 
-use super::{Nat, Node, Role, State, Switch, io, sender_id};
+use super::{Nat, Node, Role, State, Switch, io, regions, sender_id};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
@@ -24,6 +24,7 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
     identities(draft, out);
     addresses(draft, out);
     admin_paths(draft, out);
+    regions::check(draft, out);
     for node in draft.nodes.values() {
         io::check(draft.io, node, out);
         if let Some(switch) = &node.switch {
@@ -150,7 +151,7 @@ fn members(list: &str, names: &[String], role: Role, draft: &Draft, out: &mut Co
 }
 
 /// `name` must be a node with `role`.
-fn member(key: &str, name: &str, role: Role, draft: &Draft, out: &mut Collector) {
+pub(super) fn member(key: &str, name: &str, role: Role, draft: &Draft, out: &mut Collector) {
     if !declared(key, name, &draft.declared, out) {
         return;
     }

@@ -19,6 +19,7 @@ mod io;
 mod lease;
 pub mod problem;
 mod read;
+mod regions;
 mod resp;
 mod section;
 mod sequencer;
@@ -53,6 +54,49 @@ pub struct Config {
     pub nat: Option<Nat>,
     /// How long and how many packets may wait for state.
     pub park: Park,
+    /// Memory shared between processes and machines.
+    pub regions: Option<Regions>,
+}
+
+/// Memory shared between processes and machines: versioned regions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Regions {
+    /// The directory of each machine's broker.
+    pub dir: PathBuf,
+    /// Tables of the store that replicas let others on their machines read in place.
+    pub tables: Vec<SharedTable>,
+    /// Regions that are copied between machines.
+    pub copies: Vec<CopiedRegion>,
+}
+
+/// A table of the store that is read in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedTable {
+    /// Its name in the store.
+    pub name: String,
+    /// Rows there is room for.
+    pub rows: usize,
+    /// Bytes of the longest key.
+    pub key_bytes: usize,
+    /// Bytes of the longest value.
+    pub value_bytes: usize,
+}
+
+/// A region that is copied to other machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedRegion {
+    /// Its name, the same on all of them.
+    pub name: stateplane_region::Name,
+    /// Its length.
+    pub bytes: usize,
+    /// What its bytes mean; "": anything.
+    pub schema: String,
+    /// The node on whose machine it is written.
+    pub from: String,
+    /// Those that have copies.
+    pub to: Vec<String>,
+    /// How far apart versions are copied, at least.
+    pub interval: Duration,
 }
 
 /// What all nodes share.
@@ -133,16 +177,19 @@ pub enum Role {
     Switch,
     /// Serves clients of Redis from the store.
     Resp,
+    /// Copies regions between machines.
+    Regions,
 }
 
 impl Role {
     /// Every role with its word in the configuration.
-    pub const WORDS: [(&'static str, Self); 5] = [
+    pub const WORDS: [(&'static str, Self); 6] = [
         ("sequencer", Self::Sequencer),
         ("replica", Self::Replica),
         ("function", Self::Function),
         ("switch", Self::Switch),
         ("resp", Self::Resp),
+        ("regions", Self::Regions),
     ];
 
     /// The role's word.

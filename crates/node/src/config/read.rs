@@ -11,8 +11,8 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Lease, Nat, Node, Park, Pin,
-    Problem, Problems, Role, Stamping, State, Switch, Timeouts, check, io, lease, resp, sequencer,
-    state, values,
+    Problem, Problems, Regions, Role, Stamping, State, Switch, Timeouts, check, io, lease, regions,
+    resp, sequencer, state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -28,6 +28,7 @@ pub(super) struct Draft {
     pub(super) nodes: BTreeMap<String, Node>,
     pub(super) nat: Option<Nat>,
     pub(super) park: Park,
+    pub(super) regions: Option<Regions>,
 }
 
 /// Reads, cross-checks and returns the configuration and its warnings.
@@ -44,7 +45,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
     let root = Section::root(&document);
     root.only(
         &[
-            "cluster", "state", "detect", "io", "lease", "node", "nat", "park",
+            "cluster", "state", "detect", "io", "lease", "node", "nat", "park", "regions",
         ],
         &mut out,
     );
@@ -60,6 +61,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
             .section("nat", &mut out)
             .and_then(|s| nat(&s, &mut out)),
         park: park(&root, &mut out),
+        regions: regions::read(&root, &mut out),
     };
     nodes(&root, &mut draft, &mut out);
     check::check(&draft, &mut out);
@@ -74,6 +76,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         nodes: draft.nodes,
         nat: draft.nat,
         park: draft.park,
+        regions: draft.regions,
     };
     Ok((config, warnings))
 }

@@ -18,6 +18,7 @@ mod tests;
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use stateplane_base::Time;
@@ -111,7 +112,10 @@ impl Worker {
             function.set_home(table, me);
         }
         let limits = runtime_config(&setup, addresses, [inside.mtu(), outside.mtu()]);
-        let runtime = Runtime::new(clock::now(), limits, function);
+        let mut runtime = Runtime::new(clock::now(), limits, function);
+        if let Some(local) = setup.local {
+            runtime.set_local(Rc::new(local));
+        }
         let public = public_prefixes(&setup.nat);
         let locals = neighbours.local_addresses();
         let attach = |port: &XskPort, pool: &[Prefix]| {

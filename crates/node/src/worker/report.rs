@@ -83,6 +83,8 @@ impl Reporter {
         let nat = packets.runtime.function().status();
         let leases = packets.runtime.function().lease(now).into_iter();
         let leases = leases.map(|lease| lease_view(&lease, nat.blocks)).collect();
+        named.insert("local-hits".to_owned(), nat.local.hits);
+        named.insert("local-misses".to_owned(), nat.local.misses);
         self.status.update(|status| {
             *status = FunctionStatus {
                 attached: true,

@@ -36,6 +36,21 @@ pub struct Outgoing {
     pub body: Vec<u8>,
 }
 
+/// What a sender has done.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Sent {
+    /// Versions taken up.
+    pub versions: u64,
+    /// Pieces of versions, to however many receivers each.
+    pub pieces: u64,
+    /// Of these, pieces that a receiver had named as missing.
+    pub repairs: u64,
+    /// Times that a receiver was led on from a version of its own, or from nothing.
+    pub caught_up: u64,
+    /// Receivers reminded because they were silent.
+    pub reminders: u64,
+}
+
 /// The sender's side of one region.
 #[derive(Debug)]
 pub struct Export {
@@ -60,6 +75,7 @@ pub struct Export {
     left: usize,
     next_turn: Time,
     marks: BTreeSet<Mark>,
+    sent: Sent,
 }
 
 #[derive(Debug)]
@@ -108,6 +124,7 @@ impl Export {
             left: timing.burst,
             next_turn: Time::ZERO,
             marks: BTreeSet::new(),
+            sent: Sent::default(),
         }
     }
 
@@ -135,6 +152,7 @@ impl Export {
                 self.marks.insert(Mark::WentOn);
             }
         }
+        self.sent.versions += 1;
         let former = self.at;
         (self.at, self.day_ns, self.since) = (at, day_ns, Some(now));
         self.compare(bytes, former.epoch == at.epoch);
@@ -287,11 +305,13 @@ impl Export {
                 let pieces = self.way(collected).len() as u32;
                 for (first, count) in &report.gaps {
                     let end = first.saturating_add(*count).min(pieces);
+                    self.sent.repairs += u64::from(end.saturating_sub(*first));
                     self.enqueue(&to, collected, *first..end);
                 }
             }
             _ => {
                 let from_nothing = base == 0;
+                self.sent.caught_up += 1;
                 self.marks.insert(if from_nothing {
                     Mark::FromNothing
                 } else {
@@ -352,6 +372,7 @@ impl Export {
             return;
         };
         peer.reminded = now;
+        self.sent.reminders += 1;
         let peer = &self.peers[&number];
         if self.is_short(peer) {
             self.send_way(Arc::new([number]), self.base(peer.has));
@@ -372,6 +393,7 @@ impl Export {
         } else {
             let job = self.queue.pop_front()?;
             self.write_piece(&job, &mut body);
+            self.sent.pieces += 1;
             for number in job.to.iter() {
                 if let Some(peer) = self.peers.get_mut(number) {
                     peer.served = now;
@@ -422,6 +444,11 @@ impl Export {
     /// The version that is being sent.
     pub fn at(&self) -> At {
         self.at
+    }
+
+    /// What was done so far.
+    pub fn sent(&self) -> Sent {
+        self.sent
     }
 
     /// Receivers, and what they said they have.

@@ -22,6 +22,7 @@ pub struct Import {
     due: Time,
     reported: Time,
     marks: BTreeSet<Mark>,
+    taken: Taken,
 }
 
 /// What came of a version so far.
@@ -33,6 +34,21 @@ struct Collected {
     pieces: Vec<Option<Box<[u8]>>>,
     missing: usize,
     bytes: usize,
+}
+
+/// What a receiver has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Taken {
+    /// Versions that were whole.
+    pub versions: u64,
+    /// Of these, versions that came from nothing.
+    pub from_nothing: u64,
+    /// Versions given up for newer ones.
+    pub given_up: u64,
+    /// Pieces that came.
+    pub pieces: u64,
+    /// Pieces asked for because they had not come.
+    pub missed: u64,
 }
 
 /// What leads a copy to a version, whole.
@@ -97,6 +113,7 @@ impl Import {
             due: Time::ZERO,
             reported: Time::ZERO,
             marks: BTreeSet::new(),
+            taken: Taken::default(),
         }
     }
 
@@ -157,6 +174,7 @@ impl Import {
         if place.is_none() || broken(Mutation::DuplicatesCount) {
             *place = Some(piece.runs.into());
             collected.missing -= 1;
+            self.taken.pieces += 1;
             collected.bytes += piece.runs.len();
         }
         // A line is in a way once, with the head of its run.
@@ -197,6 +215,7 @@ impl Import {
         }
         if self.collects.is_some() {
             self.marks.insert(Mark::GivenUp);
+            self.taken.given_up += 1;
         }
         self.collects = Some(Collected {
             at: piece.at,
@@ -212,6 +231,8 @@ impl Import {
     fn complete(&mut self, now: Time) -> Option<Step> {
         let collected = self.collects.take()?;
         self.has = collected.at;
+        self.taken.versions += 1;
+        self.taken.from_nothing += u64::from(collected.base == 0);
         self.due = now;
         Some(Step {
             at: collected.at,
@@ -242,6 +263,7 @@ impl Import {
             }
         }
         self.reported = now;
+        self.taken.missed += gaps.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
         let wait = if collects.is_some() || self.has.version == 0 {
             self.timing.patience
         } else {
@@ -262,6 +284,11 @@ impl Import {
     /// When [`Import::poll`] has something next, at the latest.
     pub fn next_timer(&self) -> Time {
         self.due
+    }
+
+    /// What was taken so far.
+    pub fn taken(&self) -> Taken {
+        self.taken
     }
 
     /// The newest version that was whole.

@@ -29,8 +29,8 @@ mod seal;
 
 use std::time::Duration;
 
-pub use export::{Export, Outgoing, PEERS_MAX, To};
-pub use import::{Import, Step};
+pub use export::{Export, Outgoing, PEERS_MAX, Sent, To};
+pub use import::{Import, Step, Taken};
 pub use message::{Malformed, Mark};
 pub use seal::Sealed;
 
