@@ -7,9 +7,7 @@ use stateplane_region::{Edition, LINE, ReadError, Reader, View as Bytes};
 use stateplane_state::settled::{Position, TableName};
 use zerocopy::FromBytes;
 
-use crate::layout::{
-    Head, MAX_TABLES, Placed, Row, TABLES_AT, View, each_shape, padded, unpadded,
-};
+use crate::layout::{Head, MAX_TABLES, Placed, Row, TABLES_AT, View, each_shape, padded, unpadded};
 
 /// Why a region is not of this kind.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -82,7 +80,10 @@ impl Committed {
         let (directory, _) = reader.read_with(directory)?;
         let directory = directory.ok_or(NotCommitted::Directory)?;
         let place = |row: &Row| {
-            let (at, rows) = (usize::try_from(row.at).ok()?, usize::try_from(row.rows).ok()?);
+            let (at, rows) = (
+                usize::try_from(row.at).ok()?,
+                usize::try_from(row.rows).ok()?,
+            );
             // Nothing is computed from numbers that cannot be true.
             let sane = at >= TABLES_AT && at.is_multiple_of(LINE) && (1..=len).contains(&rows);
             let placed = Placed::new(row.shape, at, sane.then_some(rows)?)?;

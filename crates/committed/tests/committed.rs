@@ -104,10 +104,16 @@ fn what_was_left_out_is_unknown() {
     let mut look = |key: &[u8]| committed.get(table, key, &mut value).unwrap().found;
     publication.put(0, b"long", b"short");
     publication.show(at(1));
-    assert_eq!((look(b"long"), look(b"x")), (Found::Value(5), Found::Absent));
+    assert_eq!(
+        (look(b"long"), look(b"x")),
+        (Found::Value(5), Found::Absent)
+    );
     publication.put(0, b"long", &[1; 48]);
     publication.show(at(2));
-    assert_eq!((look(b"long"), look(b"x")), (Found::Unknown, Found::Unknown));
+    assert_eq!(
+        (look(b"long"), look(b"x")),
+        (Found::Unknown, Found::Unknown)
+    );
     assert_eq!(publication.left_out(0), 1);
     // A new copy begins without that.
     publication.begin();
@@ -151,9 +157,16 @@ fn look_ups_are_of_one_version() {
             };
             assert!(answer.at.slot >= last);
             last = answer.at.slot;
-            let expected = if last == 0 { Found::Absent } else { Found::Value(40) };
+            let expected = if last == 0 {
+                Found::Absent
+            } else {
+                Found::Value(40)
+            };
             assert_eq!(answer.found, expected);
-            assert!(last == 0 || value == [last as u8; 40], "slot {last}: {value:?}");
+            assert!(
+                last == 0 || value == [last as u8; 40],
+                "slot {last}: {value:?}"
+            );
         }
         stop.store(true, Ordering::Relaxed);
     });

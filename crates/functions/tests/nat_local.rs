@@ -107,7 +107,15 @@ impl Watched {
     }
 
     fn tally(&self) -> (u64, u64) {
-        let local = self.world.nodes.last().unwrap().runtime.function().status().local;
+        let local = self
+            .world
+            .nodes
+            .last()
+            .unwrap()
+            .runtime
+            .function()
+            .status()
+            .local;
         (local.hits, local.misses)
     }
 }
@@ -164,7 +172,9 @@ fn what_was_found_locally_is_kept_alive() {
 #[test]
 fn an_old_copy_is_not_believed() {
     let mut watched = Watched::new(2);
-    let out = watched.world.pass(0, IN, &udp((CLIENT, 4000), (SERVER, 53), b"?"));
+    let out = watched
+        .world
+        .pass(0, IN, &udp((CLIENT, 4000), (SERVER, 53), b"?"));
     watched.update();
     // The replica is cut off; the log goes on.
     watched.world.advance(Duration::from_secs(15));
@@ -174,7 +184,9 @@ fn an_old_copy_is_not_believed() {
 
     // The store is cut off as well: nobody knows any more how late it is there.
     let mut watched = Watched::new(2);
-    let out = watched.world.pass(0, IN, &udp((CLIENT, 4000), (SERVER, 53), b"?"));
+    let out = watched
+        .world
+        .pass(0, IN, &udp((CLIENT, 4000), (SERVER, 53), b"?"));
     watched.update();
     watched.world.store_up = false;
     watched.world.now = watched.world.now + Duration::from_secs(31);
@@ -191,7 +203,9 @@ fn a_mapping_that_is_about_to_end_is_left_to_the_store() {
     watched.world.pass(0, IN, &opens);
     watched.world.advance(Duration::from_secs(235));
     watched.update();
-    watched.world.pass(1, IN, &tcp((CLIENT, 5000), (SERVER, 80), "A", b"x"));
+    watched
+        .world
+        .pass(1, IN, &tcp((CLIENT, 5000), (SERVER, 80), "A", b"x"));
     assert_eq!(watched.tally(), (0, 1));
 }
 
@@ -199,8 +213,12 @@ fn a_mapping_that_is_about_to_end_is_left_to_the_store() {
 #[test]
 fn rows_of_two_moments_make_no_mapping() {
     let mut watched = Watched::new(2);
-    let first = watched.world.pass(0, IN, &udp((CLIENT, 1), (SERVER, 53), b"?"));
-    let second = watched.world.pass(0, IN, &udp((CLIENT, 2), (SERVER, 53), b"?"));
+    let first = watched
+        .world
+        .pass(0, IN, &udp((CLIENT, 1), (SERVER, 53), b"?"));
+    let second = watched
+        .world
+        .pass(0, IN, &udp((CLIENT, 2), (SERVER, 53), b"?"));
     watched.update();
     {
         // The port of the first says that it serves the second.
@@ -216,7 +234,9 @@ fn rows_of_two_moments_make_no_mapping() {
         copy.tables[1].insert(ports[0].clone(), other);
     }
     let first = ports_of(&watched, 1);
-    watched.world.pass(1, OUT, &udp((SERVER, 53), (POOL.octets(), first), b"!"));
+    watched
+        .world
+        .pass(1, OUT, &udp((SERVER, 53), (POOL.octets(), first), b"!"));
     assert_eq!(watched.tally(), (0, 1));
 }
 

@@ -40,6 +40,7 @@ mod recorder;
 mod report;
 mod run;
 mod samples;
+mod shared;
 mod shrink;
 mod slots;
 pub mod spec;

@@ -7,6 +7,7 @@ use crate::disks::Storage;
 use crate::layout::Kind;
 use crate::plan::{Fault, MS, Plan};
 use crate::recorder::{Recorder, Story};
+use crate::shared::Shared;
 use crate::standby::Heard;
 use crate::store;
 use crate::workload::Way;
@@ -70,6 +71,8 @@ pub(crate) struct Node {
     pub heard: Option<Heard>,
     /// A replica that runs and, since it started, has been a full member once.
     pub sound: bool,
+    /// A copy of its tables as others see it, in this life.
+    pub shared: Option<Shared>,
     /// A replica's disk, if it has one.
     pub storage: Option<Storage>,
 }
@@ -109,6 +112,7 @@ impl Node {
             seen: None,
             heard: None,
             sound: false,
+            shared: None,
             storage: None,
         }
     }
@@ -133,6 +137,7 @@ impl Node {
         self.story = Rc::default();
         self.looked = 0;
         self.seen = None;
+        self.shared = None;
         self.heard = None;
     }
 

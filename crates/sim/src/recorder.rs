@@ -85,6 +85,11 @@ impl<A> Recorder<A> {
             telling: Vec::new(),
         }
     }
+
+    /// What it records.
+    pub(crate) const fn inner_mut(&mut self) -> &mut A {
+        &mut self.inner
+    }
 }
 
 /// An operation for a recorded store: the store's operation behind a tag that

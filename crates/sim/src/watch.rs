@@ -3,6 +3,7 @@
 use crate::node::{Node, Role};
 use crate::plan::MS;
 use crate::recorder::Story;
+use crate::shared::Shared;
 use crate::slots::Slots;
 use stateplane_group as group;
 use stateplane_group::{Change, Membership, ReplicaStatus};
@@ -20,6 +21,10 @@ pub(crate) struct Watch {
     /// The store's fingerprint after so many operations.
     digests: BTreeMap<usize, u64>,
     slots: Slots,
+    /// Whether copies of tables are looked at.
+    shares: bool,
+    /// The fingerprint of the tables that somebody showed after so many operations.
+    shown: BTreeMap<usize, u64>,
     /// The newest view any replica has been in, and its members.
     newest: (u64, Membership),
     /// Who has entered the newest views; the first of them is established.
@@ -36,6 +41,14 @@ const UNDER_WAY: u64 = 500 * MS;
 const DIGEST_EVERY: usize = 8;
 
 impl Watch {
+    /// `shares`: copies of tables are looked at, too.
+    pub(crate) fn new(shares: bool) -> Self {
+        Self {
+            shares,
+            ..Self::default()
+        }
+    }
+
     /// Looks at a replica that just did something.
     pub(crate) fn look(&mut self, index: usize, node: &mut Node) -> Result<(), String> {
         let Some(Role::Replica(core)) = &node.role else {
@@ -54,6 +67,9 @@ impl Watch {
         let unwritten = durable && status.role == group::Role::Leader;
         let ahead = status.executed > status.commit || unwritten;
         node.seen = Some(status);
+        if self.shares && !unwritten {
+            self.look_at_tables(index, node)?;
+        }
         if ahead {
             return Ok(());
         }
@@ -68,6 +84,31 @@ impl Watch {
             self.compare_digest(told, node)?;
         }
         Ok(())
+    }
+
+    /// What a replica's tables show is final, and what all others show after as many operations.
+    fn look_at_tables(&mut self, index: usize, node: &mut Node) -> Result<(), String> {
+        let Some(Role::Replica(core)) = &mut node.role else {
+            return Ok(());
+        };
+        let (progress, story) = (core.progress(), node.story.borrow());
+        let store = core.app_mut().inner_mut();
+        let shared = node.shared.get_or_insert_with(|| Shared::new(store));
+        let Some((count, print)) = shared.turn(store, progress, story.executed.len()) else {
+            return Ok(());
+        };
+        let known = self.canon.get(count.wrapping_sub(1));
+        if known.is_some_and(|known| *known != story.fingerprint(count)) {
+            return Err(format!(
+                "tables: r{index} shows operations that are not final"
+            ));
+        }
+        match self.shown.insert(count, print) {
+            Some(other) if other != print => Err(format!(
+                "tables: r{index} shows others than somebody did after the same {count} operations"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Notes who is in which view.

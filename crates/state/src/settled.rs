@@ -168,7 +168,8 @@ impl Settled {
 
     fn note(&mut self, changes: Option<&mut Vec<Change>>, executed: Position) {
         let former = self.held.len();
-        self.held.extend(changes.into_iter().flat_map(|new| new.drain(..)));
+        self.held
+            .extend(changes.into_iter().flat_map(|new| new.drain(..)));
         let count = self.held.len() - former;
         let full = self.marks.len() >= MARKS;
         match self.marks.back_mut() {

@@ -16,15 +16,34 @@ type Tables = [BTreeMap<Vec<u8>, Vec<u8>>; 2];
 /// What an operation does, in the bytes of its arguments.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
-    Put { table: u8, key: u16, value: u8 },
+    Put {
+        table: u8,
+        key: u16,
+        value: u8,
+    },
     /// Put, and taken away again by a timer.
-    Hold { table: u8, key: u16, value: u8 },
-    Remove { table: u8, key: u16 },
-    Clear { table: u8 },
+    Hold {
+        table: u8,
+        key: u16,
+        value: u8,
+    },
+    Remove {
+        table: u8,
+        key: u16,
+    },
+    Clear {
+        table: u8,
+    },
     /// Puts many rows.
-    Fill { table: u8, first: u16 },
+    Fill {
+        table: u8,
+        first: u16,
+    },
     /// Puts and clears, and then refuses.
-    Refuse { table: u8, key: u16 },
+    Refuse {
+        table: u8,
+        key: u16,
+    },
 }
 
 fn deed() -> impl Strategy<Value = Deed> {

@@ -149,7 +149,13 @@ fn copy(
         let help = "name all its receivers in one `to`";
         out.error(&format!("{key}.region"), message, help);
     }
-    check::member(&format!("{key}.from"), &copied.from, Role::Regions, draft, out);
+    check::member(
+        &format!("{key}.from"),
+        &copied.from,
+        Role::Regions,
+        draft,
+        out,
+    );
     for (m, to) in copied.to.iter().enumerate() {
         let place = format!("{key}.to[{m}]");
         if *to == copied.from || copied.to[..m].contains(to) {
@@ -160,7 +166,10 @@ fn copy(
         check::member(&place, to, Role::Regions, draft, out);
     }
     if copied.to.is_empty() || copied.to.len() > MAX_SCOPE {
-        let message = format!("expected 1 to {MAX_SCOPE} receivers, found {}", copied.to.len());
+        let message = format!(
+            "expected 1 to {MAX_SCOPE} receivers, found {}",
+            copied.to.len()
+        );
         out.error(&format!("{key}.to"), message, "");
     }
 }
@@ -206,9 +215,15 @@ control = "127.0.0.1:7200"
         let config = parse(FILE).unwrap();
         let regions = config.regions.unwrap();
         let table = &regions.tables[0];
-        assert_eq!((table.rows, table.key_bytes, table.value_bytes), (1000, 7, 47));
+        assert_eq!(
+            (table.rows, table.key_bytes, table.value_bytes),
+            (1000, 7, 47)
+        );
         let copied = &regions.copies[0];
-        assert_eq!((copied.name.as_str(), copied.bytes), ("/edge/lb/weights", 4096));
+        assert_eq!(
+            (copied.name.as_str(), copied.bytes),
+            ("/edge/lb/weights", 4096)
+        );
         assert_eq!(copied.interval.as_micros(), 1000);
     }
 
@@ -219,10 +234,26 @@ control = "127.0.0.1:7200"
             ("rows = 1000", "rows = 5, key-bytes = 64", "key-bytes"),
             ("\"/edge/lb/weights\"", "\"weights\"", "edge.toml:9:"),
             ("bytes = 4096", "byte = 4096", "did you mean `bytes`"),
-            ("to = [\"b\", \"c\"]", "to = [\"b\", \"b\"]", "copies[0].to[1]"),
-            ("to = [\"b\", \"c\"]", "to = [\"b\", \"a\"]", "has the region already"),
-            ("to = [\"b\", \"c\"]", "to = [\"b\"]", "no region that it copies"),
-            ("to = [\"b\", \"c\"]", "to = [\"b\", \"d\"]", "no node is called \"d\""),
+            (
+                "to = [\"b\", \"c\"]",
+                "to = [\"b\", \"b\"]",
+                "copies[0].to[1]",
+            ),
+            (
+                "to = [\"b\", \"c\"]",
+                "to = [\"b\", \"a\"]",
+                "has the region already",
+            ),
+            (
+                "to = [\"b\", \"c\"]",
+                "to = [\"b\"]",
+                "no region that it copies",
+            ),
+            (
+                "to = [\"b\", \"c\"]",
+                "to = [\"b\", \"d\"]",
+                "no node is called \"d\"",
+            ),
             ("127.0.0.1:7200", "127.0.0.1:65535", "ports are needed"),
             ("[regions]", "[regios]", "did you mean `regions`"),
         ] {

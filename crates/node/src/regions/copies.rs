@@ -402,7 +402,10 @@ impl Copies {
             let now = clock::now();
             let sent = self.sending.iter_mut().map(|sending| sending.turn(now));
             let next = sent.min().unwrap_or(Time::MAX);
-            let received = self.receiving.iter_mut().map(|receiving| receiving.turn(now));
+            let received = self
+                .receiving
+                .iter_mut()
+                .map(|receiving| receiving.turn(now));
             let next = next.min(received.min().unwrap_or(Time::MAX));
             if self.status.due(now) {
                 let status = CopiesStatus {

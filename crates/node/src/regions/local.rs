@@ -35,7 +35,10 @@ impl Local {
             return Ok(None);
         };
         let host = super::host(regions)?;
-        let names = config.nodes.values().filter(|node| node.is(crate::config::Role::Replica));
+        let names = config
+            .nodes
+            .values()
+            .filter(|node| node.is(crate::config::Role::Replica));
         let names: Vec<Name> = names
             .filter_map(|node| super::tables_of(&config.cluster.name, &node.name))
             .collect();

@@ -291,7 +291,9 @@ impl Scribe {
 
     /// Takes the steps. Of several positions only the last is worth a version.
     fn take(&mut self, batch: Vec<Step>) {
-        let last = batch.iter().rposition(|step| matches!(step, Step::Show(..)));
+        let last = batch
+            .iter()
+            .rposition(|step| matches!(step, Step::Show(..)));
         for (index, step) in batch.into_iter().enumerate() {
             let copy = &mut self.publication;
             match step {
@@ -308,12 +310,14 @@ impl Scribe {
     fn show(&mut self, at: Position, view: View) {
         self.publication.seen_in(view);
         self.publication.show(at);
-        let tables = (0..).zip(&self.rooms).map(|(table, (name, room))| SharedTableStatus {
-            name: name.clone(),
-            rows: self.publication.rows(table) as u64,
-            max_rows: *room as u64,
-            left_out: self.publication.left_out(table),
-        });
+        let tables = (0..)
+            .zip(&self.rooms)
+            .map(|(table, (name, room))| SharedTableStatus {
+                name: name.clone(),
+                rows: self.publication.rows(table) as u64,
+                max_rows: *room as u64,
+                left_out: self.publication.left_out(table),
+            });
         let tables = tables.collect();
         let mut status = lock(&self.status);
         status.slot = at.slot;

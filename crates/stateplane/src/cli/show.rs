@@ -13,11 +13,14 @@ use super::Where;
 use super::admin::{self, Answer};
 use crate::say::say;
 
+mod regions;
+
 const HELP: &str = "\
 Examples:
   stateplane show nodes --config edge.toml
   stateplane show sessions --limit 20 | grep 10.0.3.7
   stateplane show store --json | jq '.nodes[].replica.tables'
+  stateplane show regions                 what is shared and copied, lag, loss, age
 
 Nodes are asked over the unix sockets in the configuration's `admin-dir` (or
 --admin-dir), so only those of this machine answer. Exit codes: 0 somebody answered,
@@ -47,6 +50,8 @@ enum What {
     Leases(Common),
     /// The replicas of the store: views, logs, tables
     Store(Common),
+    /// Regions in use: tables read in place, copies between machines
+    Regions(Common),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -63,7 +68,7 @@ type Answers = BTreeMap<String, Answer>;
 
 pub(super) fn run(args: &ShowArgs) -> ExitCode {
     let (common, path) = match &args.what {
-        What::Nodes(common) => (common, "/v1/status".to_owned()),
+        What::Nodes(common) | What::Regions(common) => (common, "/v1/status".to_owned()),
         What::Sessions { common, limit } => (common, format!("/v1/sessions?limit={limit}")),
         What::Leases(common) => (common, "/v1/leases".to_owned()),
         What::Store(common) => (common, "/v1/store".to_owned()),
@@ -78,7 +83,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
     }
     let status = admin::ask_all(&targets, "/v1/status");
     let (status, answers) = match (status, &args.what) {
-        (Ok(status), What::Nodes(_)) => (Answers::new(), status),
+        (Ok(status), What::Nodes(_) | What::Regions(_)) => (Answers::new(), status),
         (Ok(status), _) => match ask_role(&targets, status, &path, &args.what) {
             Ok(pair) => pair,
             Err(error) => return failed(&error),
@@ -93,6 +98,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
             What::Sessions { .. } => sessions(&answers),
             What::Leases(_) => leases(&answers),
             What::Store(_) => store(&answers),
+            What::Regions(_) => regions::show(&answers),
         };
         say!("{}", table.to_string().trim_end());
         say_silent(&answers, &status);

@@ -62,7 +62,9 @@ impl Reading {
             return Some(sent + at.since(shown));
         }
         let back = shown.since(at);
-        let nanos = sent.as_nanos().checked_sub(u64::try_from(back.as_nanos()).ok()?)?;
+        let nanos = sent
+            .as_nanos()
+            .checked_sub(u64::try_from(back.as_nanos()).ok()?)?;
         Some(Time::from_nanos(nanos))
     }
 }

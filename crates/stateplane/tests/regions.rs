@@ -1,0 +1,317 @@
+//! Regions in use, by real processes: tables of replicas read in place, and copies of regions
+//! between two namespaces.
+
+mod support;
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use stateplane_committed::{Committed, Found};
+use stateplane_host::link::Netlink;
+use stateplane_host::netns::Namespace;
+use stateplane_host::spawn::Process;
+use stateplane_region::{Host, Name, ReadError, Reader, Spec, Writer};
+use support::{Client, Node, nodes, stateplane};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < LIMIT, "waiting until {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn broker(dir: &Path) -> (Node, Host) {
+    let mut command = stateplane(&["region", "broker", "--dir"]);
+    let child = command.arg(dir).spawn().expect("the binary starts");
+    let host = until("the broker answers", || Host::connect(dir).ok());
+    (Node(child), host)
+}
+
+/// A group of three replicas, with a front end, all on this machine.
+fn group(dir: &Path) -> (PathBuf, u16) {
+    let sockets: Vec<_> = (0..5)
+        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("port"))
+        .collect();
+    let at = |n: usize| sockets[n].local_addr().expect("address");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = port.local_addr().expect("address").port();
+    let dir_text = dir.display();
+    let mut text = format!(
+        "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
+         admin-dir = \"{dir_text}\"\n\
+         [state]\nbackend = \"group\"\nreplicas = [\"r1\", \"r2\", \"r3\"]\nsequencer = \"seq\"\n\
+         [regions]\ndir = \"{dir_text}/regions\"\n\
+         tables = [ {{ name = \"redis.keys\", rows = 5000, key-bytes = 20, value-bytes = 80 }} ]\n\
+         [node.seq]\nroles = [\"sequencer\"]\ncontrol = \"{}\"\n\
+         [node.front]\nroles = [\"resp\"]\ncontrol = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n",
+        at(0),
+        at(4)
+    );
+    for n in 1..=3 {
+        text += &format!(
+            "[node.r{n}]\nroles = [\"replica\"]\ncontrol = \"{}\"\n",
+            at(n)
+        );
+    }
+    let config = dir.join("t.toml");
+    fs::write(&config, text).expect("write");
+    (config, port)
+}
+
+/// One replica's tables, of whichever process shares them.
+struct Tables {
+    host: Host,
+    name: Name,
+    open: Option<Committed>,
+    last: u64,
+}
+
+impl Tables {
+    fn new(host: &Host, replica: u8) -> Self {
+        Self {
+            host: host.clone(),
+            name: format!("/t/r{replica}/tables").parse().expect("a name"),
+            open: None,
+            last: 0,
+        }
+    }
+
+    /// What the copy says about a key.
+    fn look(&mut self, key: &str) -> Option<bool> {
+        let attach = |host: &Host, name: &Name| {
+            let reader = host.attach(name, stateplane_committed::SCHEMA).ok()?;
+            Committed::open(reader).ok()
+        };
+        if self.open.is_none() {
+            self.open = Some(attach(&self.host, &self.name)?);
+        }
+        let open = self.open.as_ref()?;
+        let table = open.table("redis.keys")?;
+        let mut value = [0; 80];
+        match open.get(table, key.as_bytes(), &mut value) {
+            Err(ReadError::Superseded { .. }) => {
+                self.open = None;
+                None
+            }
+            Err(_) => None,
+            Ok(answer) => {
+                assert!(answer.at.slot >= self.last, "{} went back", self.name);
+                self.last = answer.at.slot;
+                match answer.found {
+                    Found::Value(len) => Some(value[..len].ends_with(key.as_bytes())),
+                    Found::Absent => Some(false),
+                    Found::Unknown => panic!("there is room for all"),
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, key: &str) {
+        until(&format!("{} has {key}", self.name), || {
+            self.look(key).filter(|there| *there)
+        });
+    }
+}
+
+#[test]
+fn tables_of_replicas_are_read_in_place_through_kills() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (_broker, host) = broker(&dir.path().join("regions"));
+    let (config, port) = group(dir.path());
+    let mut rest: Vec<Node> = ["seq", "r2", "r3", "front"]
+        .iter()
+        .map(|name| Node::start(&config, name))
+        .collect();
+    let first = Node::start(&config, "r1");
+    until("all are ready", || {
+        let nodes = nodes(&config);
+        let ready = nodes.iter().filter(|node| node["ready"] == true).count();
+        (ready == 5).then_some(())
+    });
+    let mut client = Client::connect(port);
+    let mut tables = [1, 2, 3].map(|replica| Tables::new(&host, replica));
+    let mut set = |from: usize, to: usize| {
+        for n in from..to {
+            let key = format!("key:{n}");
+            assert_eq!(client.ask(&["SET", &key, &key]), "+OK");
+        }
+    };
+    set(0, 300);
+    for table in &mut tables {
+        table.wait("key:299");
+        for n in 0..300 {
+            assert_eq!(table.look(&format!("key:{n}")), Some(true), "{n}");
+        }
+        assert_eq!(table.look("key:300"), Some(false));
+    }
+
+    // Whoever leads: r1 does at first, and is killed. Its last version stays to be read.
+    first.kill();
+    set(300, 400);
+    tables[1].wait("key:399");
+    tables[2].wait("key:399");
+    assert_eq!(
+        tables[0].look("key:299"),
+        Some(true),
+        "what a dead process left"
+    );
+
+    // It comes back without memory, and shares what it gets from the others.
+    rest.push(Node::start(&config, "r1"));
+    tables[0].wait("key:399");
+    for n in 0..400 {
+        assert_eq!(tables[0].look(&format!("key:{n}")), Some(true), "{n}");
+    }
+    let mut shown = stateplane(&["show", "regions", "--config"]);
+    let shown = shown.arg(&config).output().expect("show");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert_eq!(shown.matches("redis.keys").count(), 3, "{shown}");
+    drop(rest);
+}
+
+const BYTES: usize = 64 << 10;
+const REGION: &str = "/t/site1/lb/weights";
+
+/// Two namespaces with a wire between them.
+fn sites() -> std::io::Result<[Namespace; 2]> {
+    let spaces = [Namespace::create("site1")?, Namespace::create("site2")?];
+    let far = spaces[1].try_clone()?;
+    spaces[0].run(move || {
+        let netlink = Netlink::open()?;
+        netlink.add_veth("w1", "w2")?;
+        netlink.move_to("w2", far.as_fd())?;
+        netlink.add_address("w1", Ipv4Addr::new(10, 78, 0, 1), 24)?;
+        netlink.set_up("w1")
+    })?;
+    spaces[1].run(|| {
+        let netlink = Netlink::open()?;
+        netlink.add_address("w2", Ipv4Addr::new(10, 78, 0, 2), 24)?;
+        netlink.set_up("w2")
+    })?;
+    Ok(spaces)
+}
+
+/// The file of one site: its broker is a machine's own matter.
+fn site(dir: &Path, number: u8) -> PathBuf {
+    let dir = dir.join(format!("site{number}"));
+    fs::create_dir(&dir).expect("directory");
+    let shown = dir.display();
+    let text = format!(
+        "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
+         admin-dir = \"{shown}\"\n[io]\nlose-one-in = 10\n\
+         [regions]\ndir = \"{shown}\"\n\
+         copies = [ {{ region = \"{REGION}\", bytes = {BYTES}, schema = \"w1\", \
+         from = \"site1\", to = [\"site2\"] }} ]\n\
+         [node.site1]\nroles = [\"regions\"]\ncontrol = \"10.78.0.1:7000\"\n\
+         [node.site2]\nroles = [\"regions\"]\ncontrol = \"10.78.0.2:7000\"\n"
+    );
+    let config = dir.join("t.toml");
+    fs::write(&config, text).expect("write");
+    config
+}
+
+fn start(config: &Path, number: u8, space: &Namespace) -> Process {
+    let name = format!("site{number}");
+    let log = fs::File::create(config.with_extension("log")).expect("log");
+    let mut command = stateplane(&["run", "--node", &name, "--config"]);
+    command
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    Process::spawn(&name, command, space).expect("the binary starts")
+}
+
+/// The original: every word of it is the number of its version.
+struct Original(Writer<[u64]>, u64);
+
+impl Original {
+    fn publish(&mut self) {
+        self.1 += 1;
+        let number = self.1;
+        self.0.edit_all().fill(number);
+        self.0.publish().expect("the writer in force");
+    }
+}
+
+/// The copy, of whichever process has it; panics at one that is torn.
+fn read(host: &Host, reader: &mut Option<Reader<[u64]>>) -> Option<u64> {
+    if reader.is_none() {
+        *reader = host.attach(&REGION.parse().expect("a name"), "w1").ok();
+    }
+    match reader.as_ref()?.snapshot() {
+        Ok(snapshot) => {
+            let first = snapshot[0];
+            assert!(snapshot.iter().all(|word| *word == first), "torn");
+            Some(first)
+        }
+        Err(ReadError::Superseded { .. }) => {
+            *reader = None;
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn a_region_is_copied_to_another_machine_through_loss_and_restarts() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: namespaces need root");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let spaces = sites().expect("the network");
+    let configs = [site(dir.path(), 1), site(dir.path(), 2)];
+    let brokers = [1, 2].map(|n| broker(&dir.path().join(format!("site{n}"))));
+    let mut source = start(&configs[0], 1, &spaces[0]);
+
+    let spec = Spec::bytes(BYTES).schema("w1");
+    let region = brokers[0].1.create(&REGION.parse().expect("a name"), &spec);
+    let mut original = Original(region.expect("created"), 0);
+    let mut reader = None;
+    let mut follow = |original: &mut Original, span: Duration| {
+        let (start, before) = (Instant::now(), original.1);
+        let mut seen = 0;
+        while start.elapsed() < span || (seen <= before && start.elapsed() < LIMIT) {
+            original.publish();
+            seen = read(&brokers[1].1, &mut reader).unwrap_or(0).max(seen);
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(seen > before, "nothing new came: {seen}, {before}");
+    };
+    // One that comes late, in a network that loses a tenth, both ways.
+    (0..100).for_each(|_| original.publish());
+    let mut copy = start(&configs[1], 2, &spaces[1]);
+    follow(&mut original, Duration::from_secs(2));
+    // Either end is killed and comes back.
+    copy.kill().expect("SIGKILL");
+    let copy = start(&configs[1], 2, &spaces[1]);
+    follow(&mut original, Duration::from_secs(1));
+    source.kill().expect("SIGKILL");
+    let source = start(&configs[0], 1, &spaces[0]);
+    follow(&mut original, Duration::from_secs(1));
+
+    until("the copy is the original", || {
+        let seen = read(&brokers[1].1, &mut reader)?;
+        (seen == original.1).then_some(())
+    });
+    let shown = until("it says so", || {
+        let nodes = nodes(&configs[1]);
+        let received = nodes.first()?["regions"]["received"][0].clone();
+        (received["version"].as_u64()? > 0).then_some(received)
+    });
+    assert!(shown["lost"].as_u64() > Some(0), "{shown}");
+    assert!(shown["age_ms"].as_f64() > Some(0.0), "{shown}");
+    drop((source, copy));
+}
