@@ -308,7 +308,8 @@ fn a_region_is_copied_to_another_machine_through_loss_and_restarts() {
     });
     let shown = until("it says so", || {
         let nodes = nodes(&configs[1]);
-        let received = nodes.first()?["regions"]["received"][0].clone();
+        let here = nodes.iter().find(|node| node["node"] == "site2")?;
+        let received = here["regions"]["received"][0].clone();
         (received["version"].as_u64()? > 0).then_some(received)
     });
     assert!(shown["lost"].as_u64() > Some(0), "{shown}");

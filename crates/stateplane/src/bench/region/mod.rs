@@ -4,6 +4,7 @@
 //! Writer and reader are two threads, each on a processor of its own if there are two. That
 //! they are of one process changes nothing: what they share is the same sealed memory.
 
+mod local;
 mod many;
 mod peers;
 mod reading;
@@ -37,6 +38,9 @@ pub(crate) struct RegionArgs {
     /// Regions of the measurement of many; a hundred readers read them all
     #[arg(long, default_value_t = 1_000)]
     regions: usize,
+    /// Rows of the store that are read in place, and asked of a replica group
+    #[arg(long, default_value_t = 1_000_000)]
+    entries: u64,
     /// Readers under a writer run before everything else on the machine (SCHED_FIFO), in
     /// bursts of 50 ms: shows what a processor of one's own gives, where others work
     #[arg(long)]
@@ -166,6 +170,7 @@ fn measure(plan: &Plan, args: &RegionArgs, report: &mut Report) -> Result<()> {
     ratios.insert("publishes_on_time_4_kib", page);
     reading::lookups(plan, rows)?;
     many::many(plan, rows)?;
+    local::measure(plan, args.entries.clamp(1, 4_000_000), rows)?;
     peers::regions::<64>(plan, "64 B", rows)?;
     peers::regions::<4096>(plan, "4 KiB", rows)?;
     peers::sockets::<64>(plan, "64 B", rows)?;
@@ -246,6 +251,7 @@ fn add_ratios(rows: &[Row], ratios: &mut BTreeMap<&'static str, f64>) {
             "Unix socket 64 B, one way",
             "look-up, 1 M entries in place",
         ),
+        ("local_read_vs_remote", local::REMOTE, local::LOCAL),
         (
             "hand_over_vs_unix_socket",
             "Unix socket 64 B, one way",
