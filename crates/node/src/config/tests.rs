@@ -181,7 +181,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[park]",
         "[parking-lot]",
         "edge.toml:62:2: error: parking-lot: unknown key; \
-         help: known keys here: cluster, state, detect, io, node, nat, park",
+         help: known keys here: cluster, state, detect, io, lease, node, nat, park",
     ),
     (
         "dead-ms = 20",
