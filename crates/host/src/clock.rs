@@ -1,6 +1,8 @@
 //! The two clocks: the node's own, and the world's.
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 use stateplane_base::{LogTime, Time};
 
 /// This node's monotonic clock. It also runs while the machine is being debugged,
@@ -12,6 +14,11 @@ pub fn now() -> Time {
 /// The time of day. May jump.
 pub fn wall() -> LogTime {
     LogTime::from_nanos(nanos(clock_gettime(ClockId::Realtime)))
+}
+
+/// The steps in which the kernel's coarse clocks advance.
+pub fn tick() -> Duration {
+    Duration::from_nanos(nanos(clock_getres(ClockId::MonotonicCoarse)))
 }
 
 /// A clock set before 1970 counts as 1970; 64 bits last until 2554.
@@ -30,6 +37,12 @@ mod tests {
         let first = now();
         assert!((0..1000).map(|_| now()).is_sorted());
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn ticks_are_those_of_a_kernel() {
+        let usual = Duration::from_micros(900)..=Duration::from_millis(10);
+        assert!(usual.contains(&tick()), "{:?}", tick());
     }
 
     #[test]

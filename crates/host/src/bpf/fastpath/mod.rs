@@ -12,6 +12,7 @@ mod words;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{DevMap, HashMap, Map, MapError, PerCpuArray, XskMap};
@@ -23,6 +24,7 @@ use super::{
     Attachment, BpfError, TestRunMode, TestRunOutcome, attach, load_error, loaded, map_error,
     map_mut, object, test_run, verify,
 };
+use crate::clock;
 use crate::port::Port as _;
 use crate::xsk::XskPort;
 
@@ -33,9 +35,11 @@ pub use words::Words;
 const PROGRAMS: [&str; 2] = ["fastpath_inside", "fastpath_outside"];
 /// Most queues of one interface: what the program's map of sockets has of each port.
 const MAX_QUEUES: u32 = 64;
-/// The program's own counters, behind those of the reference.
+/// The program's own counters, behind those of the reference, and two words of its clock.
 const HOST_COUNTERS: usize = 5;
-const ALL_COUNTERS: usize = COUNTERS + HOST_COUNTERS;
+const ALL_COUNTERS: usize = COUNTERS + HOST_COUNTERS + 2;
+/// Ticks of the kernel up to which the program's clock may be behind by two of them.
+const SHORT_TICK: Duration = Duration::from_millis(5);
 
 /// How many of each there is room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -214,7 +218,9 @@ impl FastPath {
                 sizes.routes6 / layout::ROUTE_WAYS as u32 - 1,
             ),
         ];
+        let short_ticks = u8::from(clock::tick() <= SHORT_TICK);
         let mut loader = EbpfLoader::new();
+        loader.override_global("short_ticks", &short_ticks, true);
         for (name, mask) in &masks {
             loader.override_global(name, mask, true);
         }
@@ -289,12 +295,12 @@ impl FastPath {
         let mut sums = [0; ALL_COUNTERS];
         for value in values.iter() {
             for (sum, count) in sums.iter_mut().zip(value) {
-                *sum += count;
+                *sum = u64::wrapping_add(*sum, *count);
             }
         }
         let mut fast = Counters::default();
         fast.0.copy_from_slice(&sums[..COUNTERS]);
-        let [.., function, kernel, arp, no_socket, no_device] = sums;
+        let [.., function, kernel, arp, no_socket, no_device, _, _] = sums;
         Ok(FastCounters {
             fast,
             function,
