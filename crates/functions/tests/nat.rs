@@ -494,3 +494,35 @@ fn the_end_of_one_connection_is_not_that_of_another_on_the_same_mapping() {
         assert!(!outlives_closing(&mut world, mapped), "{idle}");
     }
 }
+
+#[test]
+fn without_the_store_blocks_rest_before_it_lends_them_again() {
+    let mut world = World::new(1, CommitMode::Strict);
+    world.pass(0, IN, &udp((CLIENT, 6000), (SERVER, 53), b""));
+    let lease = |world: &World| {
+        let nat = world.nodes[0].runtime.function();
+        nat.lease(world.now).expect("it has registered")
+    };
+    let held = lease(&world);
+    assert_eq!((held.state, held.epoch), ("held", Some(1)));
+    // 10 s less a thousandth for drift and 20 ms for clocks that advance in steps.
+    let usable = Duration::from_millis(9_970);
+    assert!(held.left < usable + Duration::from_millis(1), "{held:?}");
+    world.store_up = false;
+    world.advance(held.left - Duration::from_millis(1));
+    assert_eq!(lease(&world).state, "held");
+    world.advance(Duration::from_millis(2));
+    assert_eq!(lease(&world).state, "lapsed");
+    // Known flows pass, new ones wait until the store has renewed the lease.
+    world.pass(0, IN, &udp((CLIENT, 6000), (SERVER, 53), b""));
+    assert!(
+        world
+            .send(0, IN, &udp((CLIENT, 6001), (SERVER, 53), b""))
+            .is_empty()
+    );
+    world.store_up = true;
+    world.settle();
+    assert_eq!(world.nodes[0].out.len(), 1);
+    let renewed = lease(&world);
+    assert_eq!((renewed.state, renewed.epoch), ("held", Some(1)));
+}
