@@ -150,6 +150,9 @@ impl World {
                 Effect::Discard { frame, .. } => {
                     self.parked.remove(&frame).expect("discarded once");
                 }
+                Effect::Offload { .. } | Effect::Withdraw { .. } => {
+                    unreachable!("there is no fast path")
+                }
             }
         }
         self.runtime.check();
@@ -158,7 +161,7 @@ impl World {
     fn pass_time(&mut self, span: Duration) {
         self.now = self.now + span;
         if self.runtime.next_timer().is_some_and(|due| due <= self.now) {
-            self.runtime.on_timer(self.now);
+            self.runtime.on_timer(self.now, &());
         }
     }
 }

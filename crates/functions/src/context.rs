@@ -70,6 +70,7 @@ pub(crate) enum Command {
     Announce(TaskId, Tentative),
     Install(FlowKey, Decision),
     Forget(FlowKey),
+    Withdraw(FlowKey),
     Spawn(Pin<Box<dyn Future<Output = ()>>>),
 }
 
@@ -169,6 +170,14 @@ impl Context {
             .borrow_mut()
             .commands
             .push_back(Command::Forget(flow));
+    }
+
+    /// Has the packets of a decided flow come here, until its decision is installed again.
+    pub fn withdraw(&self, flow: FlowKey) {
+        self.shared
+            .borrow_mut()
+            .commands
+            .push_back(Command::Withdraw(flow));
     }
 
     /// Runs a background task.

@@ -34,6 +34,8 @@ pub struct Counters {
     pub released: u64,
     /// Decisions that did not fit the flow table.
     pub uncached: u64,
+    /// Decisions offered to the fast path, or prolonged there.
+    pub offered: u64,
     /// Gauge: packets parked now.
     pub park_now: u64,
     /// Gauge: most packets that were ever parked at once.
@@ -58,6 +60,7 @@ impl Default for Counters {
             held_by_barrier: 0,
             released: 0,
             uncached: 0,
+            offered: 0,
             park_now: 0,
             park_high_water: 0,
         }

@@ -12,6 +12,7 @@ use stateplane_wire::icmp_error;
 use stateplane_wire::packet::Headers;
 
 use crate::context::Context;
+use crate::runtime::Sight;
 
 /// A pending decision. It owns what it needs: functions keep what several decisions
 /// share behind a reference count.
@@ -44,6 +45,16 @@ pub struct Decision {
     pub token: Token,
 }
 
+/// What of a packet makes its flow, besides the protocol. An end that does not is
+/// [`Endpoint::ANY`](stateplane_flow::Endpoint::ANY) in the flow's key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Where it comes from.
+    pub source: bool,
+    /// Where it goes to.
+    pub destination: bool,
+}
+
 /// A network function: what is particular to a NAT, a firewall, a load balancer. The
 /// [`Runtime`](crate::Runtime) does the rest: flow table, parking, commit modes, time to
 /// live, MTU, ICMP errors.
@@ -60,7 +71,26 @@ pub trait NetworkFunction {
     /// An error drops the waiting packets; [`Reason::NoMapping`] is remembered briefly.
     fn decide(&mut self, cx: Context, flow: FlowKey, first: &Headers) -> Deciding;
 
-    /// A packet of a decided flow passes. Called for every packet: must be cheap.
+    /// What of a packet that comes by `port` makes its flow, whatever the packet. `None`: that
+    /// cannot be said, so no fast path finds this function's flows.
+    fn shape(&self, _port: PortId) -> Option<Shape> {
+        None
+    }
+
+    /// By which port this flow's packets come, if [`Self::shape`] tells them from others
+    /// there.
+    fn port_of(&self, _flow: &FlowKey) -> Option<PortId> {
+        None
+    }
+
+    /// The same, if the function need not see its packets now: they may pass without
+    /// [`Self::observe`]. Asked when a decision is cached or prolonged.
+    fn entrance(&self, flow: &FlowKey, _token: Token) -> Option<PortId> {
+        self.port_of(flow)
+    }
+
+    /// A packet of a decided flow passes. Called for every packet that comes this way:
+    /// must be cheap. Of TCP, segments that open, close or reset always do.
     fn observe(&mut self, _now: Time, _flow: &FlowKey, _token: Token, _headers: &Headers) {}
 
     /// The hardware address to answer this ARP request with, if the function has the
@@ -74,8 +104,9 @@ pub trait NetworkFunction {
         None
     }
 
-    /// Regular work; may spawn background tasks.
-    fn on_timer(&mut self, _now: Time, _cx: &Context) {}
+    /// Regular work; may spawn background tasks. `sight` knows of packets that passed
+    /// without [`Self::observe`].
+    fn on_timer(&mut self, _now: Time, _cx: &Context, _sight: &dyn Sight) {}
 
     /// Called when no more packets will come, while the store still answers: a place to
     /// give back what it took.

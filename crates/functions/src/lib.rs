@@ -19,7 +19,8 @@ mod table;
 
 pub use context::{Context, Event, StateError, Tentative, Ticket};
 pub use counters::Counters;
-pub use function::{Class, Deciding, Decision, NetworkFunction, Token};
+pub use function::{Class, Deciding, Decision, NetworkFunction, Shape, Token};
 pub use runtime::{
-    CommitMode, Disposition, Effect, FrameId, Parked, PortConfig, Runtime, RuntimeConfig, Session,
+    CommitMode, Disposition, Effect, FrameId, Glance, Parked, PortConfig, Runtime, RuntimeConfig,
+    Session, Sight,
 };

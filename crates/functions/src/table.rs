@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::hash::BuildHasher;
 use core::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 use stateplane_base::{Reason, Time};
 use stateplane_flow::FlowKey;
@@ -34,9 +34,16 @@ pub(crate) enum Verdict {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    flow: FlowKey,
     verdict: Verdict,
     valid_until: Time,
+    /// The offer to the fast path that was made last; see [`Table::offer`].
+    offered: u32,
 }
+
+/// Where an entry lies; good until the next sweep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place(u32);
 
 /// Refusals may take this part of the table, so that a port scan cannot fill it.
 const DENY_PART: usize = 8;
@@ -44,13 +51,19 @@ const DENY_PART: usize = 8;
 /// Entries one sweep looks at.
 const SWEEP_MAX: usize = 1024;
 
-/// The table. Each key is in exactly one bin, named by the second in which its entry was
-/// to end when it was put there; a bin whose second is over is looked through once, and
-/// keys whose entries were prolonged move to a later bin.
+/// The table. Entries lie close together, however large the table may become, and an
+/// index of numbers leads to them: few flows then need little of the cache and few pages.
+/// Each entry is in exactly one bin, named by the second in which it was to end when it
+/// was put there; a bin whose second is over is looked through once, and entries that
+/// were prolonged move to a later bin.
 #[derive(Debug)]
 pub(crate) struct Table {
-    entries: HashMap<FlowKey, Entry, Keyed>,
-    bins: BTreeMap<u64, Vec<FlowKey>>,
+    index: HashTable<u32>,
+    entries: Vec<Entry>,
+    /// Places of entries that were removed.
+    free: Vec<u32>,
+    bins: BTreeMap<u64, Vec<u32>>,
+    hasher: Keyed,
     denied: usize,
     max: usize,
 }
@@ -59,74 +72,112 @@ impl Table {
     pub(crate) fn new(max: usize, key: [u64; 2]) -> Self {
         // All at once: growing would stop packets for milliseconds. Memory that is never
         // used costs address space alone.
-        let entries = HashMap::with_capacity_and_hasher(max, Keyed(key));
         Self {
-            entries,
+            index: HashTable::with_capacity(max),
+            entries: Vec::with_capacity(max),
+            free: Vec::new(),
             bins: BTreeMap::new(),
+            hasher: Keyed(key),
             denied: 0,
             max,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.index.len()
     }
 
-    /// The valid verdict about a flow.
+    /// What [`Self::find`] needs; costs more than the rest of it.
     #[inline]
-    pub(crate) fn get(&self, flow: &FlowKey, now: Time) -> Option<Verdict> {
-        let entry = self.entries.get(flow)?;
+    pub(crate) fn hash(&self, flow: &FlowKey) -> u64 {
+        self.hasher.hash_one(flow)
+    }
+
+    /// Where a flow's entry is, valid or not.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, flow: &FlowKey) -> Option<Place> {
+        let found = self
+            .index
+            .find(hash, |&at| self.entries[at as usize].flow == *flow);
+        found.map(|&at| Place(at))
+    }
+
+    /// The valid verdict at a place.
+    #[inline]
+    pub(crate) fn at(&self, Place(at): Place, now: Time) -> Option<Verdict> {
+        let entry = self.entries.get(at as usize)?;
         (entry.valid_until >= now).then_some(entry.verdict)
     }
 
-    /// Remembers a decision, in place of whatever was known. False: the table is full.
-    pub(crate) fn pass(&mut self, flow: FlowKey, decision: Decision) -> bool {
-        self.put(
-            flow,
-            Entry {
-                verdict: Verdict::Pass(decision),
-                valid_until: decision.valid_until,
-            },
-        )
+    /// The valid verdict about a flow.
+    pub(crate) fn get(&self, flow: &FlowKey, now: Time) -> Option<Verdict> {
+        self.at(self.find(self.hash(flow), flow)?, now)
+    }
+
+    /// Whether the entry there has yet to be offered to the fast path, in this round of
+    /// offers; from now on it has been.
+    #[inline]
+    pub(crate) fn offer(&mut self, Place(at): Place, round: u32) -> bool {
+        let entry = &mut self.entries[at as usize];
+        core::mem::replace(&mut entry.offered, round) != round
+    }
+
+    /// Remembers a decision, in place of whatever was known. `None`: the table is full.
+    pub(crate) fn pass(&mut self, flow: FlowKey, decision: Decision) -> Option<Place> {
+        let verdict = Verdict::Pass(decision);
+        self.put(flow, verdict, decision.valid_until)
     }
 
     /// Remembers a refusal for a while, if there is room for refusals.
-    pub(crate) fn deny(&mut self, flow: FlowKey, reason: Reason, until: Time) -> bool {
-        self.denied < self.max / DENY_PART
-            && self.put(
-                flow,
-                Entry {
-                    verdict: Verdict::Deny(reason),
-                    valid_until: until,
-                },
-            )
+    pub(crate) fn deny(&mut self, flow: FlowKey, reason: Reason, until: Time) {
+        if self.denied < self.max / DENY_PART {
+            self.put(flow, Verdict::Deny(reason), until);
+        }
     }
 
     /// Believes nothing about this flow any more.
     pub(crate) fn forget(&mut self, flow: &FlowKey) {
-        // The entry stays, expired, until its bin's turn: every key is in one bin.
-        if let Some(entry) = self.entries.get_mut(flow) {
-            entry.valid_until = Time::ZERO;
+        // The entry stays, expired, until its bin's turn: every entry is in one bin.
+        if let Some(Place(at)) = self.find(self.hash(flow), flow) {
+            self.entries[at as usize].valid_until = Time::ZERO;
         }
     }
 
-    fn put(&mut self, flow: FlowKey, entry: Entry) -> bool {
-        let denied = |entry: &Entry| usize::from(matches!(entry.verdict, Verdict::Deny(_)));
-        if let Some(known) = self.entries.get_mut(&flow) {
-            self.denied = self.denied - denied(known) + denied(&entry);
-            *known = entry;
-            return true;
+    fn put(&mut self, flow: FlowKey, verdict: Verdict, valid_until: Time) -> Option<Place> {
+        let hash = self.hash(&flow);
+        let denied = usize::from(matches!(verdict, Verdict::Deny(_)));
+        if let Some(Place(at)) = self.find(hash, &flow) {
+            let known = &mut self.entries[at as usize];
+            let was = usize::from(matches!(known.verdict, Verdict::Deny(_)));
+            self.denied = self.denied - was + denied;
+            (known.verdict, known.valid_until) = (verdict, valid_until);
+            return Some(Place(at));
         }
-        if self.entries.len() >= self.max {
-            return false;
+        if self.index.len() >= self.max {
+            return None;
         }
-        self.denied += denied(&entry);
-        self.entries.insert(flow, entry);
-        self.bins
-            .entry(second(entry.valid_until))
-            .or_default()
-            .push(flow);
-        true
+        let entry = Entry {
+            flow,
+            verdict,
+            valid_until,
+            offered: 0,
+        };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.entries[at as usize] = entry;
+                at
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.denied += denied;
+        let (entries, hasher) = (&self.entries, self.hasher);
+        self.index
+            .insert_unique(hash, at, |&at| hasher.hash_one(entries[at as usize].flow));
+        self.bins.entry(second(valid_until)).or_default().push(at);
+        Some(Place(at))
     }
 
     /// When there may be something to [`Self::sweep`].
@@ -136,8 +187,8 @@ impl Table {
     }
 
     /// Removes what ended before this second, a bounded number of entries at a time:
-    /// packets must not wait for a large bin.
-    pub(crate) fn sweep(&mut self, now: Time) {
+    /// packets must not wait for a large bin. Tells the flows that had passed.
+    pub(crate) fn sweep(&mut self, now: Time, mut ended: impl FnMut(FlowKey)) {
         for _ in 0..SWEEP_MAX {
             let Some(mut bin) = self.bins.first_entry() else {
                 return;
@@ -145,33 +196,37 @@ impl Table {
             if *bin.key() >= second(now) {
                 return;
             }
-            let Some(flow) = bin.get_mut().pop() else {
+            let Some(at) = bin.get_mut().pop() else {
                 bin.remove();
                 continue;
             };
-            let Some(entry) = self.entries.get(&flow) else {
-                continue;
-            };
-            if entry.valid_until < now {
-                self.denied -= usize::from(matches!(entry.verdict, Verdict::Deny(_)));
-                self.entries.remove(&flow);
-            } else {
+            let entry = self.entries[at as usize];
+            if entry.valid_until >= now {
                 self.bins
                     .entry(second(entry.valid_until))
                     .or_default()
-                    .push(flow);
+                    .push(at);
+                continue;
+            }
+            let hash = self.hash(&entry.flow);
+            if let Ok(known) = self.index.find_entry(hash, |&other| other == at) {
+                known.remove();
+            }
+            self.free.push(at);
+            match entry.verdict {
+                Verdict::Deny(_) => self.denied -= 1,
+                Verdict::Pass(_) => ended(entry.flow),
             }
         }
     }
 
     /// The valid decisions, in no particular order.
     pub(crate) fn decisions(&self, now: Time) -> impl Iterator<Item = (&FlowKey, &Decision)> {
-        self.entries
-            .iter()
-            .filter_map(move |(flow, entry)| match &entry.verdict {
-                Verdict::Pass(decision) if entry.valid_until >= now => Some((flow, decision)),
-                _ => None,
-            })
+        let known = self.index.iter().map(|&at| &self.entries[at as usize]);
+        known.filter_map(move |entry| match &entry.verdict {
+            Verdict::Pass(decision) if entry.valid_until >= now => Some((&entry.flow, decision)),
+            _ => None,
+        })
     }
 
     /// Asserts the invariants.
@@ -179,10 +234,15 @@ impl Table {
         let binned: usize = self.bins.values().map(Vec::len).sum();
         assert_eq!(
             binned,
-            self.entries.len(),
+            self.index.len(),
             "every entry is in exactly one bin"
         );
-        assert!(self.entries.len() <= self.max, "the table is bounded");
+        assert_eq!(
+            self.index.len() + self.free.len(),
+            self.entries.len(),
+            "every place is used or free"
+        );
+        assert!(self.index.len() <= self.max, "the table is bounded");
     }
 }
 

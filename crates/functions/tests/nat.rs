@@ -1,6 +1,6 @@
 //! The NAT's instances over one store: what hosts on both sides see.
 
-mod common;
+pub(crate) mod common;
 
 use common::*;
 use std::time::Duration;

@@ -103,13 +103,16 @@ impl Bench {
         disposition
     }
 
-    /// Effects in short: `S<ticket>`, `R<frame>`, `D<frame>:<reason>`.
+    /// Effects in short: `S<ticket>`, `R<frame>`, `D<frame>:<reason>`,
+    /// `O<port>` and `W<port>`.
     fn effects(&mut self) -> Vec<String> {
         let effects = std::iter::from_fn(|| self.runtime.poll_effect());
         let short = effects.map(|effect| match effect {
             Effect::Submit { ticket, .. } => format!("S{}", ticket.0),
             Effect::Release { frame, .. } => format!("R{}", frame.0),
             Effect::Discard { frame, reason } => format!("D{}:{}", frame.0, reason.name()),
+            Effect::Offload { port, .. } => format!("O{}", port.0),
+            Effect::Withdraw { port, .. } => format!("W{}", port.0),
         });
         let effects = short.collect();
         self.runtime.check();
@@ -170,15 +173,15 @@ fn waiting_is_bounded_in_time() {
     bench.frame(ms(100), 7);
     bench.effects();
     assert_eq!(bench.runtime.next_timer(), Some(ms(201)));
-    bench.runtime.on_timer(ms(201));
+    bench.runtime.on_timer(ms(201), &());
     assert_eq!(bench.effects(), ["D1:park-timeout"]);
     assert_eq!(bench.runtime.next_timer(), Some(ms(300)));
-    bench.runtime.on_timer(ms(300));
+    bench.runtime.on_timer(ms(300), &());
     assert_eq!(bench.effects(), ["D2:park-timeout"]);
     // The decision itself goes on, and later packets wait for it.
     assert_eq!(bench.frame(ms(1900), 7), Disposition::Parked);
     assert_eq!(bench.effects(), [""; 0]);
-    bench.runtime.on_timer(ms(2001));
+    bench.runtime.on_timer(ms(2001), &());
     assert_eq!(bench.effects(), ["D3:store-unavailable"]);
     assert_eq!(bench.runtime.counters().decisions_timed_out, 1);
     // Its answer comes too late for anybody.
@@ -228,7 +231,7 @@ fn everything_is_bounded_in_number() {
     }
     assert!(refused > 25);
     // Expired flows make room.
-    bench.runtime.on_timer(ms(3000));
+    bench.runtime.on_timer(ms(3000), &());
     assert_eq!(bench.runtime.flows(), 0);
     assert_eq!(bench.frame(ms(3001), 1), Disposition::Parked);
 }

@@ -25,9 +25,14 @@
 //! flow that delivered an answer does. With async, a flow created within the last round
 //! trip before a failure may be lost.
 //!
-//! * [`tasks`](self): decisions under way, in `tasks.rs`
-//! * parked packets, in `park.rs`
+//! * packets, one by one and in bursts: `packets.rs`
+//! * ARP and ICMP errors: `answers.rs`
+//! * decisions under way: `tasks.rs`; parked packets: `park.rs`
+//! * what a fast path is told: `fast.rs`
 
+mod answers;
+mod fast;
+mod packets;
 mod park;
 mod tasks;
 
@@ -38,18 +43,16 @@ use core::time::Duration;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowAction, FlowKey, PortId};
-use stateplane_wire::arp::{Arp, Operation};
-use stateplane_wire::checksum::finish_partial_checksum;
-use stateplane_wire::eth::{self, Mac};
-use stateplane_wire::icmp_error;
-use stateplane_wire::packet::{Headers, Malformed};
 
 use crate::context::{Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
-use crate::function::{Class, Decision, NetworkFunction};
+use crate::function::{Decision, NetworkFunction};
 use crate::local::LocalTables;
-use crate::table::{Table, Verdict};
+use crate::table::Table;
 
+use answers::Allowance;
+pub use fast::Sight;
+pub use packets::Glance;
 pub use park::Parked;
 use tasks::Tasks;
 
@@ -102,6 +105,8 @@ pub struct RuntimeConfig {
     /// Whether TCP and UDP checksums that hold only the pseudo-header's sum are
     /// completed. Needed wherever senders on this machine offload checksums.
     pub finish_checksums: bool,
+    /// Whether a fast path takes [`Effect::Offload`] and [`Effect::Withdraw`].
+    pub fast_path: bool,
     /// Key of the flow table's hash; random, so that nobody can predict it.
     pub hash_key: [u64; 2],
 }
@@ -120,6 +125,7 @@ impl RuntimeConfig {
             negative_ttl: Duration::from_millis(100),
             icmp_errors_per_s: 100,
             finish_checksums: true,
+            fast_path: false,
             hash_key,
         }
     }
@@ -173,6 +179,23 @@ pub enum Effect {
         /// Why.
         reason: Reason,
     },
+    /// The fast path may carry this decision out, as long as it is valid; or longer, if it
+    /// does so already.
+    Offload {
+        /// By which port the flow's packets come.
+        port: PortId,
+        /// The flow.
+        flow: FlowKey,
+        /// What happens to its packets: committed.
+        decision: Decision,
+    },
+    /// The fast path must leave the flow's packets to the runtime.
+    Withdraw {
+        /// By which port they come.
+        port: PortId,
+        /// The flow.
+        flow: FlowKey,
+    },
 }
 
 /// A cached decision, for people.
@@ -197,6 +220,8 @@ pub struct Runtime<F> {
     tasks: Tasks,
     errors: Allowance,
     counters: Counters,
+    /// Counts the rounds of offers to the fast path.
+    round: u32,
 }
 
 impl<F: NetworkFunction> Runtime<F> {
@@ -213,6 +238,7 @@ impl<F: NetworkFunction> Runtime<F> {
             tasks: Tasks::new(config.hash_key),
             errors: Allowance::new(config.icmp_errors_per_s),
             counters: Counters::default(),
+            round: 1,
             config,
         };
         runtime.run(now);
@@ -222,67 +248,6 @@ impl<F: NetworkFunction> Runtime<F> {
     /// Gives the function the store's committed tables that lie on this machine.
     pub fn set_local(&mut self, tables: Rc<dyn LocalTables>) {
         self.cx.shared.borrow_mut().local = Some(tables);
-    }
-
-    /// A frame arrived on `port`: the first `len` bytes of `buffer`, whose whole room
-    /// may be used for an answer.
-    pub fn on_frame(
-        &mut self,
-        now: Time,
-        port: PortId,
-        frame: FrameId,
-        buffer: &mut [u8],
-        len: usize,
-    ) -> Disposition {
-        self.cx.shared.borrow_mut().now = now;
-        let bytes = buffer.get(..len).unwrap_or(buffer);
-        let headers = match Headers::parse(bytes) {
-            Ok(headers) => headers,
-            Err(Malformed::EtherType(eth::ARP)) => return self.on_arp(port, buffer, len),
-            Err(Malformed::EtherType(_)) => return self.drop(Reason::Unsupported),
-            Err(Malformed::Checksum) => return self.drop(Reason::BadChecksum),
-            Err(_) => return self.drop(Reason::Malformed),
-        };
-        if self.config.finish_checksums && finish_partial_checksum(buffer, &headers) {
-            self.counters.checksums_finished += 1;
-        }
-        let flow = match self.function.classify(now, port, &headers) {
-            Class::Flow(flow) => flow,
-            Class::Drop(reason) => return self.drop(reason),
-            Class::Reject(error, reason) => {
-                return self.reject(now, port, buffer, &headers, error, reason);
-            }
-        };
-        if headers.ttl <= 1 {
-            let error = icmp_error::Error::TimeExceeded;
-            return self.reject(now, port, buffer, &headers, error, Reason::TtlExpired);
-        }
-        match self.table.get(&flow, now) {
-            Some(Verdict::Pass(decision)) => {
-                self.counters.hits += 1;
-                self.pass(now, port, &flow, &decision, buffer, &headers)
-            }
-            Some(Verdict::Deny(reason)) => self.drop(reason),
-            None => self.undecided(now, port, frame, flow, buffer, &headers),
-        }
-    }
-
-    /// A parked frame was released: rewrites it now. `buffer` as in [`Self::on_frame`],
-    /// with the bytes it had when it was parked.
-    pub fn release(&mut self, now: Time, parked: &Parked, buffer: &mut [u8]) -> Disposition {
-        self.cx.shared.borrow_mut().now = now;
-        let bytes = buffer.get(..parked.len).unwrap_or(buffer);
-        let Ok(headers) = Headers::parse(bytes) else {
-            return self.drop(Reason::Malformed);
-        };
-        self.pass(
-            now,
-            parked.port,
-            &parked.flow,
-            &parked.decision,
-            buffer,
-            &headers,
-        )
     }
 
     /// The store answered, or did not in time.
@@ -310,13 +275,18 @@ impl<F: NetworkFunction> Runtime<F> {
         due.into_iter().flatten().min()
     }
 
-    /// Time passed.
-    pub fn on_timer(&mut self, now: Time) {
+    /// Time passed. `sight`: the fast path's, or `&()` if there is none.
+    pub fn on_timer(&mut self, now: Time, sight: &dyn Sight) {
         self.cx.shared.borrow_mut().now = now;
-        self.table.sweep(now);
+        let (fast, function) = (self.config.fast_path, &self.function);
+        let effects = &mut self.tasks.effects;
+        self.table.sweep(now, |flow| {
+            let port = function.port_of(&flow).filter(|_| fast);
+            effects.extend(port.map(|port| Effect::Withdraw { port, flow }));
+        });
         self.expire(now);
         if self.function.next_timer().is_some_and(|due| due <= now) {
-            self.function.on_timer(now, &self.cx);
+            self.function.on_timer(now, &self.cx, sight);
         }
         self.run(now);
     }
@@ -389,120 +359,5 @@ impl<F: NetworkFunction> Runtime<F> {
             self.tasks.parked() as u64,
             "the gauge is right"
         );
-    }
-
-    fn on_arp(&mut self, port: PortId, buffer: &mut [u8], len: usize) -> Disposition {
-        let bytes = buffer.get(..len).unwrap_or(buffer);
-        let request = match Arp::parse(bytes) {
-            Ok(arp) if arp.operation == Operation::Request => arp,
-            Ok(_) => return self.drop(Reason::NotOurs),
-            Err(_) => return self.drop(Reason::Malformed),
-        };
-        let answer = self.function.answer_arp(port, &request);
-        match answer.and_then(|mac: Mac| request.reply(mac).write(buffer)) {
-            Some(len) => {
-                self.counters.answered += 1;
-                Disposition::Answer { len }
-            }
-            None => self.drop(Reason::NotOurs),
-        }
-    }
-
-    /// Carries a decision out.
-    fn pass(
-        &mut self,
-        now: Time,
-        port: PortId,
-        flow: &FlowKey,
-        decision: &Decision,
-        buffer: &mut [u8],
-        headers: &Headers,
-    ) -> Disposition {
-        let action = &decision.action;
-        let Some(out) = self.config.ports.get(usize::from(action.out.0)) else {
-            return self.drop(Reason::Unsupported);
-        };
-        if headers.packet_len() > usize::from(out.mtu) {
-            if !headers.dont_fragment {
-                // To fragment it is left undone: hosts set the flag nearly always.
-                return self.drop(Reason::TooBig);
-            }
-            let error = icmp_error::Error::FragmentationNeeded { mtu: out.mtu };
-            return self.reject(now, port, buffer, headers, error, Reason::TooBig);
-        }
-        if action.apply(buffer, headers).is_err() {
-            return self.drop(Reason::Unsupported);
-        }
-        self.function.observe(now, flow, decision.token, headers);
-        self.counters.forwarded[usize::from(action.out.0)] += 1;
-        Disposition::Forward {
-            port: action.out,
-            len: headers.end,
-        }
-    }
-
-    fn drop(&mut self, reason: Reason) -> Disposition {
-        self.counters.drop(reason);
-        Disposition::Drop(reason)
-    }
-
-    /// Drops the packet and tells its sender, if that is allowed.
-    fn reject(
-        &mut self,
-        now: Time,
-        port: PortId,
-        buffer: &mut [u8],
-        headers: &Headers,
-        error: icmp_error::Error,
-        reason: Reason,
-    ) -> Disposition {
-        let Some(port) = self.config.ports.get(usize::from(port.0)) else {
-            return self.drop(reason);
-        };
-        if !icmp_error::allowed(buffer, headers) {
-            return self.drop(reason);
-        }
-        if !self.errors.take(now) {
-            return self.drop(Reason::IcmpLimited);
-        }
-        match icmp_error::build(buffer, headers, error, port.address) {
-            Some(len) => {
-                self.counters.drop(reason);
-                self.counters.answered += 1;
-                Disposition::Answer { len }
-            }
-            None => self.drop(reason),
-        }
-    }
-}
-
-/// A token bucket: so many a second, a tenth of it at once.
-#[derive(Debug)]
-struct Allowance {
-    /// The moment up to which everything is used, or earlier.
-    used_until: Time,
-    interval: Duration,
-    burst: Duration,
-}
-
-impl Allowance {
-    fn new(per_s: u32) -> Self {
-        let interval = Duration::from_secs(1)
-            .checked_div(per_s)
-            .unwrap_or(Duration::MAX);
-        Self {
-            used_until: Time::ZERO,
-            interval,
-            burst: Duration::from_millis(100).max(interval),
-        }
-    }
-
-    fn take(&mut self, now: Time) -> bool {
-        let next = self.used_until.max(now - self.burst) + self.interval;
-        let allowed = next <= now;
-        if allowed {
-            self.used_until = next;
-        }
-        allowed
     }
 }

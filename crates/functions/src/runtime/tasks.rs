@@ -176,6 +176,7 @@ impl<F: NetworkFunction> Runtime<F> {
         self.counters.held_by_barrier += u64::from(way == Way::Reverse);
         self.count_parked();
         if under_way.is_none() {
+            self.cx.shared.borrow_mut().now = now;
             let deciding = self.function.decide(self.cx.clone(), flow, headers);
             self.tasks.work.insert(task, Work::Decide(deciding));
             self.cx.shared.borrow_mut().ready.push_back(task);
@@ -264,7 +265,11 @@ impl<F: NetworkFunction> Runtime<F> {
             match command {
                 Command::Announce(task, tentative) => self.announced(task, tentative),
                 Command::Install(flow, decision) => self.install(flow, decision),
-                Command::Forget(flow) => self.table.forget(&flow),
+                Command::Forget(flow) => {
+                    self.table.forget(&flow);
+                    self.withdraw(flow);
+                }
+                Command::Withdraw(flow) => self.withdraw(flow),
                 Command::Spawn(future) => {
                     let task = self.tasks.id();
                     self.tasks.work.insert(task, Work::Background(future));
@@ -275,8 +280,13 @@ impl<F: NetworkFunction> Runtime<F> {
     }
 
     fn install(&mut self, flow: FlowKey, decision: Decision) {
-        if !self.table.pass(flow, decision) {
+        let Some(place) = self.table.pass(flow, decision) else {
             self.counters.uncached += 1;
+            return;
+        };
+        if self.config.fast_path {
+            self.table.offer(place, self.round);
+            self.offer(&flow, &decision);
         }
     }
 

@@ -1,22 +1,31 @@
 //! Instances of the NAT over one embedded store, and frames to send through them.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use stateplane_base::{Incarnation, LogTime, Reason, Time};
-use stateplane_flow::PortId;
+use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
 use stateplane_functions::nat::ops::InstanceId;
 use stateplane_functions::nat::procedures::{self, NatStateConfig};
 use stateplane_functions::nat::{Nat44, NatConfig, Prefix};
 use stateplane_functions::{
-    CommitMode, Disposition, Effect, FrameId, PortConfig, Runtime, RuntimeConfig, StateError,
-    Ticket,
+    CommitMode, Decision, Disposition, Effect, FrameId, PortConfig, Runtime, RuntimeConfig, Sight,
+    StateError, Ticket,
 };
 use stateplane_state::{Application, Limits, Registry, Store};
+use stateplane_wire::packet::{Fragment, Headers, Transport};
+use stateplane_wire::tcp::Flags;
 
+/// Flags that open, close or reset a connection.
+const TCP_EVENTS: u8 = Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0;
+
+pub const IN: PortId = PortId::INSIDE;
+pub const OUT: PortId = PortId::OUTSIDE;
+/// Whether packets meet a fast path first.
+const FAST: &str = "nat_fast";
 pub const CLIENT: [u8; 4] = [10, 0, 0, 5];
 pub const SERVER: [u8; 4] = [203, 0, 113, 9];
 pub const POOL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -38,6 +47,66 @@ pub struct Node {
     /// Operations not yet executed.
     pub submitted: VecDeque<(Ticket, Vec<u8>)>,
     pub out: Vec<Out>,
+    /// What a fast path would carry out.
+    pub fast: FastPath,
+}
+
+/// A fast path: does what it was told, and says what it saw.
+#[derive(Default)]
+pub struct FastPath {
+    pub entries: BTreeMap<(PortId, FlowKey), Decision>,
+    pub seen: BTreeMap<(PortId, FlowKey), Time>,
+    /// Where the slow path sent packets to.
+    routes: BTreeSet<Ipv4Addr>,
+    pub hits: u64,
+}
+
+impl FastPath {
+    /// The flow of a packet that need not be seen by the function.
+    fn flow(&self, port: PortId, frame: &[u8]) -> Option<(FlowKey, Headers)> {
+        let headers = Headers::parse(frame).ok()?;
+        match headers.transport {
+            Transport::Tcp { flags, .. } if flags.0 & TCP_EVENTS == 0 => {}
+            Transport::Udp { .. } | Transport::Echo { .. } => {}
+            _ => return None,
+        }
+        let (from, to) = headers.ports()?;
+        let end = |addr, port| Endpoint { addr, port };
+        let (source, destination) = match port {
+            IN => (end(headers.source, from), Endpoint::ANY),
+            _ => (Endpoint::ANY, end(headers.destination, to)),
+        };
+        let protocol = Protocol::from_number(headers.protocol)?;
+        let known = port == OUT || self.routes.contains(&headers.destination);
+        let flow = FlowKey {
+            protocol,
+            source,
+            destination,
+        };
+        (known && headers.ttl > 1 && headers.fragment == Fragment::Whole).then_some((flow, headers))
+    }
+
+    /// Carries out what it knows about the packet.
+    fn pass(&mut self, now: Time, port: PortId, frame: &[u8]) -> Option<Out> {
+        let (flow, headers) = self.flow(port, frame)?;
+        let decision = self.entries.get(&(port, flow))?;
+        let out = decision.action.out;
+        let fits = headers.packet_len() <= usize::from(ports()[usize::from(out.0)].mtu);
+        if decision.valid_until < now || !fits {
+            return None;
+        }
+        let mut frame = frame[..headers.end].to_vec();
+        decision.action.apply(&mut frame, &headers).ok()?;
+        self.seen.insert((port, flow), now);
+        self.hits += 1;
+        Some(Out::Sent(out, frame))
+    }
+}
+
+impl Sight for FastPath {
+    fn last_seen(&self, _now: Time, port: PortId, flow: &FlowKey) -> Option<Time> {
+        self.seen.get(&(port, *flow)).copied()
+    }
 }
 
 /// Instances, their store and the time.
@@ -92,6 +161,7 @@ pub fn node_with(
     change(&mut config);
     let runtime = RuntimeConfig {
         mode,
+        fast_path: true,
         ..RuntimeConfig::new(ports(), [1, 2])
     };
     let runtime = Runtime::new(now, runtime, Nat44::new(config));
@@ -101,6 +171,7 @@ pub fn node_with(
         next_frame: 0,
         submitted: VecDeque::new(),
         out: Vec::new(),
+        fast: FastPath::default(),
     }
 }
 
@@ -126,6 +197,11 @@ impl World {
     /// A frame arrives; what came out of that instance until nothing moves any more.
     pub fn send(&mut self, node: usize, port: PortId, frame: &[u8]) -> Vec<Out> {
         let now = self.now;
+        if env!("CARGO_CRATE_NAME") == FAST
+            && let Some(out) = self.nodes[node].fast.pass(now, port, frame)
+        {
+            return vec![out];
+        }
         self.nodes[node].receive(now, port, frame);
         self.settle();
         std::mem::take(&mut self.nodes[node].out)
@@ -186,7 +262,7 @@ impl World {
             self.now = step.min(end).min(due);
             for node in &mut self.nodes {
                 if node.runtime.next_timer().is_some_and(|due| due <= self.now) {
-                    node.runtime.on_timer(self.now);
+                    node.runtime.on_timer(self.now, &node.fast);
                 }
             }
             self.settle();
@@ -220,6 +296,8 @@ impl Node {
         match what {
             Disposition::Forward { port, len } => {
                 buffer.truncate(len);
+                let destination: [u8; 4] = buffer[30..34].try_into().expect("four bytes");
+                self.fast.routes.insert(destination.into());
                 self.out.push(Out::Sent(port, buffer));
             }
             Disposition::Answer { len } => {
@@ -242,6 +320,17 @@ impl Node {
                     let what = self.runtime.release(now, &parked, &mut buffer);
                     assert_ne!(what, Disposition::Parked, "a released packet does not park");
                     self.dispose(parked.port, frame, buffer, what);
+                }
+                Effect::Offload {
+                    port,
+                    flow,
+                    decision,
+                } => {
+                    self.fast.entries.insert((port, flow), decision);
+                }
+                Effect::Withdraw { port, flow } => {
+                    self.fast.entries.remove(&(port, flow));
+                    self.fast.seen.remove(&(port, flow));
                 }
                 Effect::Discard { frame, reason } => {
                     self.parked.remove(&frame).expect("discarded once");

@@ -5,7 +5,7 @@
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
-use stateplane_functions::{Disposition, Effect, FrameId, NetworkFunction, Runtime};
+use stateplane_functions::{Disposition, Effect, FrameId, Glance, NetworkFunction, Runtime};
 use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
 use stateplane_host::port::Port;
 
@@ -34,6 +34,8 @@ pub struct PacketLoop<F, P, H> {
     /// What is on its way out.
     pub egress: Egress<H>,
     batch: Vec<Frame>,
+    /// One for each of the batch.
+    glances: Vec<Glance>,
     done: Vec<Done>,
 }
 
@@ -55,6 +57,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
             state,
             egress,
             batch,
+            glances: Vec::with_capacity(BATCH),
             done: Vec::new(),
         }
     }
@@ -66,7 +69,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
             received += self.receive(now, port);
         }
         if self.runtime.next_timer().is_some_and(|due| due <= now) {
-            self.runtime.on_timer(now);
+            self.runtime.on_timer(now, &());
         }
         for _ in 0..EXCHANGES {
             self.carry_out_effects(now);
@@ -94,13 +97,19 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
     fn receive(&mut self, now: Time, port: PortId) -> usize {
         let mut batch = std::mem::take(&mut self.batch);
         let count = self.ports[usize::from(port.0)].receive(&mut self.pool, BATCH, &mut batch);
-        for frame in batch.drain(..) {
-            let (id, len) = (FrameId(frame.id().0), frame.len());
+        let mut glances = std::mem::take(&mut self.glances);
+        glances.extend(batch.iter().map(|frame| {
+            let (buffer, len) = (self.pool.buffer_mut(frame), frame.len());
+            self.runtime.glance(now, port, buffer, len)
+        }));
+        for (frame, glance) in batch.drain(..).zip(glances.drain(..)) {
+            let id = FrameId(frame.id().0);
             let buffer = self.pool.buffer_mut(&frame);
-            let disposition = self.runtime.on_frame(now, port, id, buffer, len);
+            let disposition = self.runtime.proceed(now, port, id, buffer, &glance);
             self.dispose(now, port, frame, disposition);
         }
         self.batch = batch;
+        self.glances = glances;
         count
     }
 
@@ -135,6 +144,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
                     let disposition = self.runtime.release(now, &parked, buffer);
                     self.dispose(now, parked.port, frame, disposition);
                 }
+                Effect::Offload { .. } | Effect::Withdraw { .. } => {}
                 Effect::Discard { frame, reason: _ } => {
                     if let Some(frame) = self.pool.unpark(HostFrame(frame.0)) {
                         self.pool.give(frame);

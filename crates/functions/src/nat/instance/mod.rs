@@ -49,12 +49,13 @@ use stateplane_wire::eth::Mac;
 use stateplane_wire::packet::{Headers, Transport};
 
 use crate::context::Context;
-use crate::function::{Class, Deciding, NetworkFunction, Token};
+use crate::function::{Class, Deciding, NetworkFunction, Shape, Token};
+use crate::runtime::Sight;
 use config::NatConfig;
 pub use local::LocalTally;
 use local::Reading;
 use ports::Ports;
-use records::Records;
+use records::{Record, Records};
 
 /// Why an instance cannot work, until somebody changes something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,6 +203,29 @@ impl NetworkFunction for Nat44 {
         Box::pin(decide::outbound(state, cx, flow, opens))
     }
 
+    fn shape(&self, port: PortId) -> Option<Shape> {
+        Some(Shape {
+            source: port == PortId::INSIDE,
+            destination: port == PortId::OUTSIDE,
+        })
+    }
+
+    fn port_of(&self, flow: &FlowKey) -> Option<PortId> {
+        match (flow.source, flow.destination) {
+            (Endpoint::ANY, _) => Some(PortId::OUTSIDE),
+            (_, Endpoint::ANY) => Some(PortId::INSIDE),
+            _ => None, // hairpin: told by both ends
+        }
+    }
+
+    /// Not flows whose next packet tells something: that an idle mapping is used again, or
+    /// that what seemed to close goes on.
+    fn entrance(&self, flow: &FlowKey, token: Token) -> Option<PortId> {
+        let state = self.state.borrow();
+        let watched = state.records.get(token).is_some_and(Record::is_watched);
+        self.port_of(flow).filter(|_| !watched)
+    }
+
     fn observe(&mut self, _now: Time, flow: &FlowKey, token: Token, headers: &Headers) {
         let outbound = flow.source != Endpoint::ANY;
         self.state
@@ -227,10 +251,10 @@ impl NetworkFunction for Nat44 {
         (due < Time::MAX).then_some(due)
     }
 
-    fn on_timer(&mut self, now: Time, cx: &Context) {
+    fn on_timer(&mut self, now: Time, cx: &Context, sight: &dyn Sight) {
         self.state.borrow_mut().lease.on_timer(now);
         upkeep::keep(&self.state, cx);
-        upkeep::refresh(&self.state, cx);
+        upkeep::refresh(&self.state, cx, sight);
     }
 
     fn stop(&mut self, cx: &Context) {

@@ -6,12 +6,14 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 use stateplane_base::Time;
-use stateplane_flow::{Endpoint, Protocol};
+use stateplane_flow::{Endpoint, PortId, Protocol};
 use stateplane_wire::packet::{Headers, Transport};
 use stateplane_wire::tcp::Flags;
 
+use super::decide::{back_flow, out_flow};
 use crate::function::Token;
 use crate::nat::ops::{Class, Mapping};
+use crate::runtime::Sight;
 use crate::table::Keyed;
 
 /// What the flags of a TCP connection told so far. Each way of a connection may pass by
@@ -28,6 +30,8 @@ pub(super) struct Tcp {
     inherited: bool,
     /// Another connection stands, or may: the mapping outlives the one that is followed.
     others: bool,
+    /// Whom the host last asked for another connection.
+    asked: Option<Endpoint>,
     /// Ways whose packets pass here.
     heard: [bool; 2],
     opened: [bool; 2],
@@ -77,7 +81,10 @@ impl Tcp {
     /// followed from now on.
     fn follow(&mut self, way: usize, peer: Endpoint, flags: Flags) -> bool {
         if self.peer.is_some() && (way == 1 || flags.has(Flags::RST)) {
-            // What strangers send, and the resets they get for it, is no connection.
+            // What strangers send, and the resets they get for it, is no connection. Who
+            // was asked for one and agrees is none: the rest of it may pass unseen.
+            let agrees = flags.has(Flags::SYN) && flags.has(Flags::ACK);
+            self.others |= agrees && self.asked == Some(peer);
             return false;
         }
         let ended = self.class() == Class::Closing;
@@ -90,8 +97,20 @@ impl Tcp {
             };
             return true;
         }
-        self.others |= flags.has(Flags::ACK) && !flags.has(Flags::SYN);
+        match flags.has(Flags::SYN) {
+            true => self.asked = Some(peer),
+            false => self.others |= flags.has(Flags::ACK),
+        }
         false
+    }
+
+    /// Segments passed unseen: of connections that stand, since the first and the last ones
+    /// never do.
+    fn carried(&mut self, way: usize) {
+        self.heard[way] = true;
+        if way == 0 {
+            self.opened = [true; 2];
+        }
     }
 
     /// The same endpoints after the end of their connection.
@@ -130,13 +149,16 @@ pub(super) struct Record {
     /// When it is looked at next.
     check_at: Time,
     tcp: Tcp,
-    /// Traffic each way (outbound, inbound) since the last refresh was sent.
+    /// Traffic each way (outbound, inbound) since it was last looked at.
     active: [bool; 2],
+    looked_at: Time,
     /// To be looked at once before `check_at`.
     fresh: bool,
     /// Looked at when its refresh was due and found without traffic: the next packet
     /// makes it urgent.
     idle: bool,
+    /// It seemed to close when it was last looked at.
+    closing: bool,
     generation: u32,
 }
 
@@ -144,6 +166,31 @@ impl Record {
     fn prolong(&mut self, valid_until: Time, check_at: Time) {
         self.valid_until = self.valid_until.max(valid_until);
         self.check_at = self.check_at.max(check_at);
+    }
+
+    /// Whether its next packet tells something that no fast path would.
+    pub(super) const fn is_watched(&self) -> bool {
+        self.idle || self.closing
+    }
+
+    /// Notes packets that passed unseen since the last look.
+    fn ask(&mut self, now: Time, sight: &dyn Sight) {
+        // The fast path's clock is coarse: what came just before the last look counts once
+        // more rather than never.
+        let since = core::mem::replace(&mut self.looked_at, now) - COARSE;
+        let flows = [
+            (PortId::INSIDE, out_flow(self.protocol, self.inside)),
+            (PortId::OUTSIDE, back_flow(self.protocol, self.outside)),
+        ];
+        for (way, (port, flow)) in flows.iter().enumerate() {
+            if sight
+                .last_seen(now, *port, flow)
+                .is_some_and(|at| at >= since)
+            {
+                self.active[way] = true;
+                self.tcp.carried(way);
+            }
+        }
     }
 
     /// What kind of traffic keeps it alive.
@@ -161,6 +208,9 @@ const LOOKS_MAX: usize = 512;
 /// Pause between portions.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// How far the fast path's clock may be behind ours.
+const COARSE: Duration = Duration::from_millis(10);
+
 /// What is to be done about a record whose time has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
@@ -169,12 +219,16 @@ pub(super) enum Due {
     /// Traffic only from outside: ask whether it still exists (RFC 4787 REQ-6: what
     /// comes from outside keeps nothing alive).
     Ask(Token),
+    /// Its packets are to be seen here from now on.
+    Watch(Token),
+    /// They may pass unseen again.
+    Leave(Token),
 }
 
 impl Due {
     pub(super) const fn token(self) -> Token {
         match self {
-            Due::Refresh(token) | Due::Ask(token) => token,
+            Due::Refresh(token) | Due::Ask(token) | Due::Watch(token) | Due::Leave(token) => token,
         }
     }
 }
@@ -189,6 +243,8 @@ pub(super) struct Records {
     bins: BTreeMap<u64, Vec<Token>>,
     /// Records that were idle and have traffic again.
     urgent: Vec<Token>,
+    /// Records that seem to close since now, or go on after all.
+    turned: Vec<Token>,
     /// When the next portion may be looked at.
     resume_at: Time,
     max: usize,
@@ -204,6 +260,7 @@ impl Records {
             by_inside: HashMap::with_capacity_and_hasher(max, Keyed(hash_key)),
             bins: BTreeMap::new(),
             urgent: Vec::new(),
+            turned: Vec::new(),
             resume_at: Time::ZERO,
             max,
             generation: 0,
@@ -282,8 +339,10 @@ impl Records {
                 ..Tcp::default()
             },
             active: [false; 2],
+            looked_at: Time::ZERO,
             fresh: first_look < check_at,
             idle: false,
+            closing: false,
             generation: self.generation,
         };
         let at = self.free.pop().unwrap_or_else(|| {
@@ -332,15 +391,20 @@ impl Records {
             _ => {}
         }
         record.active[way] = true;
-        if record.idle {
-            record.idle = false;
+        let was_idle = core::mem::take(&mut record.idle);
+        let closing = record.class() == Class::Closing;
+        let turned = core::mem::replace(&mut record.closing, closing) != closing;
+        if was_idle {
             self.urgent.push(token);
+        }
+        if turned {
+            self.turned.push(token);
         }
     }
 
     /// When something is due.
     pub(super) fn next_due(&self) -> Option<Time> {
-        if !self.urgent.is_empty() {
+        if !self.urgent.is_empty() || !self.turned.is_empty() {
             return Some(Time::ZERO);
         }
         let (&bin, _) = self.bins.first_key_value()?;
@@ -349,10 +413,13 @@ impl Records {
 
     /// What is due now, a bounded number at a time. Records that ended are gone
     /// afterwards; idle ones wait for their end or their next packet.
-    pub(super) fn due(&mut self, now: Time) -> Vec<Due> {
+    pub(super) fn due(&mut self, now: Time, sight: &dyn Sight) -> Vec<Due> {
         let mut due = Vec::new();
+        for token in core::mem::take(&mut self.turned) {
+            due.extend(self.turn(token, now, sight));
+        }
         for token in core::mem::take(&mut self.urgent) {
-            due.extend(self.look(token));
+            self.look(token, now, sight, &mut due);
         }
         if now < self.resume_at {
             return due;
@@ -383,23 +450,40 @@ impl Records {
             }
             let next = record.check_at;
             if core::mem::take(&mut record.fresh) || is_time {
-                due.extend(self.look(token));
+                self.look(token, now, sight, &mut due);
             }
             self.bin(next, token);
         }
         due
     }
 
-    fn look(&mut self, token: Token) -> Option<Due> {
-        let record = self.get_mut(token)?;
-        match core::mem::take(&mut record.active) {
+    fn look(&mut self, token: Token, now: Time, sight: &dyn Sight, due: &mut Vec<Due>) {
+        let Some(record) = self.get_mut(token) else {
+            return;
+        };
+        record.ask(now, sight);
+        due.extend(match core::mem::take(&mut record.active) {
             [true, _] => Some(Due::Refresh(token)),
             [false, true] => Some(Due::Ask(token)),
             [false, false] => {
                 record.idle = true;
                 None
             }
+        });
+        if record.is_watched() {
+            due.push(Due::Watch(token));
         }
+    }
+
+    /// A mapping's connection seems to close: what comes then tells whether it does, and
+    /// must be seen. What passed until now counts.
+    fn turn(&mut self, token: Token, now: Time, sight: &dyn Sight) -> Option<Due> {
+        let record = self.get_mut(token)?;
+        record.ask(now, sight);
+        Some(match record.closing {
+            true => Due::Watch(token),
+            false => Due::Leave(token),
+        })
     }
 
     /// The store confirmed the mapping.

@@ -15,7 +15,7 @@ use stateplane_lease::{Partition, Refused};
 
 use super::config::NatConfig;
 use super::decide::{back_flow, mapped, out_flow};
-use super::records::Due;
+use super::records::{Due, Record};
 use super::{Problem, State, event};
 use crate::context::{Context, StateError};
 use crate::function::Token;
@@ -24,6 +24,7 @@ use crate::nat::ops::mapping::REFRESH_BATCH;
 use crate::nat::ops::{
     Lease, Lookup, NatRefusal, Owner, Refresh, RefreshItem, Register, Release, Renew, TakeBlock,
 };
+use crate::runtime::Sight;
 
 /// A lease that is over is renewed at once, but not more often than this.
 const RETRY: Duration = Duration::from_millis(250);
@@ -343,17 +344,21 @@ fn take_block(state: &Shared, cx: &Context, address: Ipv4Addr) -> bool {
 }
 
 /// Refreshes what is due: in batches what has traffic from inside, one by one what has
-/// traffic only from outside.
-pub(super) fn refresh(state: &Shared, cx: &Context) {
-    let due = state.borrow_mut().records.due(cx.now());
-    let (kept, asked): (Vec<Due>, Vec<Due>) = due
-        .into_iter()
-        .partition(|due| matches!(due, Due::Refresh(_)));
+/// traffic only from outside. What has none comes back from the fast path: the next packet
+/// shows that it is used again.
+pub(super) fn refresh(state: &Shared, cx: &Context, sight: &dyn Sight) {
+    let due = state.borrow_mut().records.due(cx.now(), sight);
+    let mut kept = Vec::new();
+    for due in due {
+        match due {
+            Due::Refresh(_) => kept.push(due),
+            Due::Ask(_) => cx.spawn(ask(Rc::clone(state), cx.clone(), due)),
+            Due::Watch(token) => state.borrow().watch(cx, token),
+            Due::Leave(token) => state.borrow().leave(cx, token),
+        }
+    }
     for batch in kept.chunks(REFRESH_BATCH) {
         cx.spawn(refresh_batch(Rc::clone(state), cx.clone(), batch.to_vec()));
-    }
-    for due in asked {
-        cx.spawn(ask(Rc::clone(state), cx.clone(), due));
     }
 }
 
@@ -430,10 +435,29 @@ impl State {
         let Some(&record) = self.records.get(token) else {
             return;
         };
+        self.install(cx, &record, token);
+        self.still_used((record.protocol, record.outside), sent, left);
+    }
+
+    fn install(&self, cx: &Context, record: &Record, token: Token) {
         let both = mapped(record.inside, record.outside, record.valid_until, token);
         cx.install(out_flow(record.protocol, record.inside), both.out);
         cx.install(back_flow(record.protocol, record.outside), both.back);
-        self.still_used((record.protocol, record.outside), sent, left);
+    }
+
+    /// The mapping's packets are to be seen here.
+    fn watch(&self, cx: &Context, token: Token) {
+        if let Some(record) = self.records.get(token) {
+            cx.withdraw(out_flow(record.protocol, record.inside));
+            cx.withdraw(back_flow(record.protocol, record.outside));
+        }
+    }
+
+    /// They need not be any more.
+    fn leave(&self, cx: &Context, token: Token) {
+        if let Some(&record) = self.records.get(token) {
+            self.install(cx, &record, token);
+        }
     }
 
     /// The store does not know a mapping any more.
