@@ -76,6 +76,7 @@ fn hops_are_resolved_on_request_and_follow_the_kernel() {
             ifindex,
             mac: Mac(MACS[1]),
             source: Mac(MACS[0]),
+            gateway: GATEWAY,
         };
         until(&mut reader, GATEWAY, resolved);
         netlink.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY)?;
@@ -100,6 +101,7 @@ fn hops_are_resolved_on_request_and_follow_the_kernel() {
                 ifindex,
                 mac,
                 source: Mac(MACS[0]),
+                gateway: nobody,
             },
         );
 

@@ -186,6 +186,7 @@ impl Offload {
                     ifindex,
                     mac,
                     source,
+                    ..
                 } => targets.push(Target {
                     address: *address,
                     ifindex,

@@ -36,6 +36,8 @@ pub enum NextHop {
         mac: Mac,
         /// The interface's own.
         source: Mac,
+        /// The next hop: a gateway, or the destination itself.
+        gateway: Ipv4Addr,
     },
     /// Out of this interface, but the hardware address of the next hop is not known:
     /// see [`Reader::request`].

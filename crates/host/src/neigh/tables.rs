@@ -72,6 +72,7 @@ impl Tables {
                 ifindex,
                 mac,
                 source,
+                gateway,
             },
             _ => NextHop::Unresolved { ifindex, gateway },
         }
@@ -157,7 +158,8 @@ mod tests {
             NextHop::Neighbour {
                 ifindex: 5,
                 mac,
-                source
+                source,
+                gateway,
             }
         );
         assert_eq!(tables.next_hop([10, 0, 0, 9].into()), NextHop::Local);

@@ -20,10 +20,18 @@ const RETRY: Duration = Duration::from_millis(2);
 /// The state of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hop {
-    /// Its hardware address.
-    Ready(Mac),
-    /// The kernel has been asked to find out.
-    Resolving,
+    /// It is known.
+    Ready {
+        /// Its hardware address.
+        mac: Mac,
+        /// Its address: a gateway's, or the destination itself.
+        gateway: Ipv4Addr,
+    },
+    /// The kernel has been asked for its hardware address.
+    Resolving {
+        /// Its address.
+        gateway: Ipv4Addr,
+    },
     /// There is no route.
     NoRoute,
 }
@@ -151,14 +159,14 @@ impl<H: NextHops> Egress<H> {
         let hop = destination(pool.bytes(&packet.frame))
             .map_or(Hop::NoRoute, |to| self.hops.next_hop(now, packet.port, to));
         match hop {
-            Hop::Ready(mac) => {
+            Hop::Ready { mac, .. } => {
                 let bytes = pool.bytes_mut(&packet.frame);
                 bytes[..6].copy_from_slice(&mac.0);
                 bytes[6..12].copy_from_slice(&self.macs[side].0);
                 self.queues[side].push(packet.frame);
                 None
             }
-            Hop::Resolving => Some(packet),
+            Hop::Resolving { .. } => Some(packet),
             Hop::NoRoute => {
                 runtime.count_drop(Reason::NoRoute);
                 pool.give(packet.frame);
@@ -169,7 +177,7 @@ impl<H: NextHops> Egress<H> {
 }
 
 /// Where an IPv4 packet in an untagged frame goes to.
-fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
+pub(super) fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = frame.get(30..34)?.try_into().ok()?;
     Some(Ipv4Addr::from(octets))
 }

@@ -32,10 +32,15 @@ impl NextHops for KernelHops {
     fn next_hop(&mut self, now: Time, port: PortId, destination: Ipv4Addr) -> Hop {
         let wanted = self.ifindexes[usize::from(port.0)];
         match self.reader.next_hop(destination) {
-            NextHop::Neighbour { ifindex, mac, .. } if ifindex == wanted => Hop::Ready(mac),
+            NextHop::Neighbour {
+                ifindex,
+                mac,
+                gateway,
+                ..
+            } if ifindex == wanted => Hop::Ready { mac, gateway },
             NextHop::Unresolved { ifindex, gateway } if ifindex == wanted => {
                 self.reader.request(now, ifindex, gateway);
-                Hop::Resolving
+                Hop::Resolving { gateway }
             }
             // The route leads elsewhere: sending it by this port would not reach anybody.
             _ => Hop::NoRoute,

@@ -43,6 +43,10 @@ outside-addresses = ["198.51.100.1-198.51.100.4"]
 #[derive(Default)]
 struct Hops(BTreeMap<Ipv4Addr, Hop>);
 
+fn ready(gateway: Ipv4Addr, mac: Mac) -> Hop {
+    Hop::Ready { mac, gateway }
+}
+
 impl NextHops for Hops {
     fn next_hop(&mut self, _now: Time, _port: PortId, destination: Ipv4Addr) -> Hop {
         self.0.get(&destination).copied().unwrap_or(Hop::NoRoute)
@@ -83,8 +87,8 @@ impl Bench {
         let store = store::new(&config).expect("a blank store");
         let state = StateClient::Embedded(Embedded::new(store));
         let hops = Hops(BTreeMap::from([
-            (HOST, Hop::Ready(HOST_MAC)),
-            (SERVER, Hop::Ready(SERVER_MAC)),
+            (HOST, ready(HOST, HOST_MAC)),
+            (SERVER, ready(SERVER, SERVER_MAC)),
         ]));
         let ports = [near_inside, near_outside];
         let worker = PacketLoop::new(pool, ports, runtime, state, hops);
@@ -180,7 +184,7 @@ fn packets_wait_for_their_neighbour_and_are_given_up_in_time() {
         .egress
         .hops_mut()
         .0
-        .insert(SERVER, Hop::Resolving);
+        .insert(SERVER, Hop::Resolving { gateway: SERVER });
     bench.inside.inject(&udp((HOST, 4000), (SERVER, 53)));
     bench.turn();
     assert!(bench.outside.collect().is_none());
@@ -191,7 +195,7 @@ fn packets_wait_for_their_neighbour_and_are_given_up_in_time() {
         .egress
         .hops_mut()
         .0
-        .insert(SERVER, Hop::Ready(SERVER_MAC));
+        .insert(SERVER, ready(SERVER, SERVER_MAC));
     bench.now = bench.now + Duration::from_millis(5);
     bench.turn();
     assert!(
@@ -204,7 +208,7 @@ fn packets_wait_for_their_neighbour_and_are_given_up_in_time() {
         .egress
         .hops_mut()
         .0
-        .insert(SERVER, Hop::Resolving);
+        .insert(SERVER, Hop::Resolving { gateway: SERVER });
     bench.inside.inject(&udp((HOST, 4000), (SERVER, 53)));
     bench.turn();
     bench.now = bench.now + Duration::from_secs(2);
@@ -222,7 +226,7 @@ fn too_many_waiting_packets_are_dropped_and_counted() {
         .egress
         .hops_mut()
         .0
-        .insert(SERVER, Hop::Resolving);
+        .insert(SERVER, Hop::Resolving { gateway: SERVER });
     for _ in 0..300 {
         bench.inside.inject(&udp((HOST, 4000), (SERVER, 53)));
     }
