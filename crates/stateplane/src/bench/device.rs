@@ -107,6 +107,9 @@ inside-prefixes = ["10.0.0.0/16"]
 outside-addresses = ["198.51.100.1-198.51.100.16"]
 ports = "1024-65535"
 limit-per-subscriber = 60000
+
+[fast-path]
+enabled = false
 "#,
         dir.display()
     )

@@ -9,7 +9,7 @@ mod measure;
 mod region;
 mod replication;
 mod sequencer;
-mod testbed;
+pub(crate) mod testbed;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

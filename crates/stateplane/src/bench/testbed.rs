@@ -100,19 +100,24 @@ fn end_host(
     ethtool::set_offload(name, Offload::Gro, true)
 }
 
-/// A 64-byte frame (60 without the Ethernet checksum) from the generator to the
-/// sink's discard port, with a UDP checksum of 0: not computed (RFC 768).
+/// From the generator to the sink.
 pub(super) fn frame() -> Vec<u8> {
+    discarded([MAC_INSIDE, MAC_GENERATOR], [SOURCE, TARGET])
+}
+
+/// A 64-byte frame (60 without the Ethernet checksum) to a discard port, with a UDP checksum
+/// of 0: not computed (RFC 768). The first hardware address is the destination's, the second IP
+/// address too.
+pub(crate) fn discarded(macs: [[u8; 6]; 2], [from, to]: [Ipv4Addr; 2]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(60);
-    frame.extend(MAC_INSIDE);
-    frame.extend(MAC_GENERATOR);
+    frame.extend(macs.as_flattened());
     frame.extend([0x08, 0x00]);
     let length = 60 - 14u16;
     let mut ip = vec![0x45, 0];
     ip.extend(length.to_be_bytes());
     ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(SOURCE.octets());
-    ip.extend(TARGET.octets());
+    ip.extend(from.octets());
+    ip.extend(to.octets());
     let checksum = stateplane_wire::checksum::internet(&ip);
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
     frame.extend(ip);

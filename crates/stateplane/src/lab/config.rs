@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) commit: Commit,
     /// Requests through one instance, answers through the other.
     pub(crate) asymmetric: bool,
+    /// Packets of known flows pass in the kernel.
+    pub(crate) fast_path: bool,
 }
 
 impl Settings {
@@ -117,7 +119,11 @@ fn write_config(out: &mut String, settings: &Settings, admin_dir: &Path) -> std:
     writeln!(out, "inside-prefixes = [\"10.0.0.0/16\"]")?;
     writeln!(out, "outside-addresses = [\"198.51.100.1-198.51.100.16\"]")?;
     writeln!(out, "ports = \"1024-65535\"\ncommit = \"{commit}\"")?;
-    writeln!(out, "limit-per-subscriber = 60000\n")
+    writeln!(out, "limit-per-subscriber = 60000\n")?;
+    if settings.fast_path {
+        return Ok(());
+    }
+    writeln!(out, "[fast-path]\nenabled = false\n")
 }
 
 fn write_node(out: &mut String, name: &str, role: &str) -> std::fmt::Result {
@@ -136,6 +142,7 @@ mod tests {
                 state,
                 commit: Commit::ReplyBarrier,
                 asymmetric: true,
+                fast_path: false,
             };
             let text = render(&settings, Path::new("/tmp/x"));
             for node in nodes(&settings) {

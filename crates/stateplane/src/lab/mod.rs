@@ -12,6 +12,7 @@
 
 pub(crate) mod clients;
 mod config;
+mod load;
 pub(crate) mod nodes;
 pub(crate) mod options;
 pub(crate) mod report;

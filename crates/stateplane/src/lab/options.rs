@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::config::{Commit, Settings, State};
+use super::load::LoadPlan;
 use super::store::StoreArgs;
 use super::topology::{Device, client_address, traffic_server};
 use super::traffic::Plan;
@@ -90,6 +91,15 @@ pub(crate) struct RunArgs {
     /// many flows are younger than 2, 10 and 50 ms when the kill comes
     #[arg(long)]
     pub(crate) young: bool,
+    /// Packets a second of short datagrams, made by the kernel, beside everything else
+    #[arg(long, default_value_t = 0, value_name = "PACKETS", value_parser = clap::value_parser!(u32).range(0..=5_000_000))]
+    pub(crate) load: u32,
+    /// Flows that these datagrams belong to
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub(crate) load_flows: u32,
+    /// Every packet goes through the instances' processes
+    #[arg(long)]
+    pub(crate) no_fast_path: bool,
     /// Leave out curl, nginx, ping and iperf3
     #[arg(long)]
     pub(crate) no_real_clients: bool,
@@ -135,6 +145,8 @@ pub(crate) struct Spec {
     /// Traffic after the last kill.
     pub(crate) tail: Duration,
     pub(crate) real: Option<RealClients>,
+    /// A high rate of packets beside it.
+    pub(crate) load: Option<LoadPlan>,
     /// Whether a delayed connect is a failure.
     pub(crate) no_delay_allowed: bool,
     pub(crate) keep: bool,
@@ -192,6 +204,7 @@ impl Spec {
                 state: args.state,
                 commit: args.commit,
                 asymmetric,
+                fast_path: !args.no_fast_path,
             },
             clients: CLIENTS,
             plan: plan(args, asymmetric, args.rate.unwrap_or(default_rate)),
@@ -199,6 +212,10 @@ impl Spec {
             pace,
             tail: Duration::from_secs(5),
             real: None,
+            load: (args.load > 0 && device == Device::Stateplane).then_some(LoadPlan {
+                rate: args.load,
+                flows: args.load_flows,
+            }),
             no_delay_allowed: asymmetric,
             keep: args.keep,
         };
@@ -285,5 +302,13 @@ mod tests {
         assert_eq!(spec("failover --young").plan.rate, 6000);
         assert_eq!(spec("failover --young --rate 9").plan.rate, 9);
         assert!(spec("failover --no-real-clients").real.is_none());
+        let plain = spec("failover");
+        assert!(plain.load.is_none() && plain.settings.fast_path);
+        let load = spec("failover --load 300000 --no-fast-path");
+        assert_eq!(
+            load.load.map(|l| (l.rate, l.flows)),
+            Some((300_000, 10_000))
+        );
+        assert!(!load.settings.fast_path);
     }
 }

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::clients::RealReport;
+use super::load::LoadReport;
 use super::options::Spec;
 use super::topology::Device;
 use super::traffic::ServerReport;
@@ -33,6 +34,7 @@ pub(crate) struct Report {
     /// Nodes that ended although nobody killed them.
     pub(crate) died: Vec<String>,
     pub(crate) real: Option<RealReport>,
+    pub(crate) load: Option<LoadReport>,
     pub(crate) states: Option<Value>,
     pub(crate) duration: Duration,
 }
@@ -61,6 +63,9 @@ impl Report {
         fail(missing as u64, "kills found nobody to kill");
         for name in &self.died {
             reasons.push(format!("node {name} ended by itself"));
+        }
+        if self.load.is_some_and(|load| load.arrived == 0) {
+            reasons.push("nothing of the load arrived".to_owned());
         }
         if let Some(real) = &self.real {
             if !real.curl.intact {
@@ -179,6 +184,8 @@ impl Report {
             "curl": self.real.as_ref().map(|r| &r.curl),
             "ping": self.real.as_ref().map(|r| &r.ping),
             "iperf3": self.real.as_ref().map(|r| &r.iperf3),
+            "fast_path": self.spec.settings.fast_path,
+            "load": self.spec.load.zip(self.load).map(|(plan, load)| load.json(plan)),
             "states": self.states,
             "duration_s": (self.duration.as_secs_f64() * 100.0).round() / 100.0,
         })
@@ -220,6 +227,15 @@ impl Report {
             row("connects >= 200 ms", c.delayed),
             row("UDP mappings changed", c.remapped()),
         ];
+        if let (Some(plan), Some(load)) = (self.spec.load, &self.load) {
+            let (rate, lost) = (load.rate(), load.lost());
+            let text = format!("{rate:.0} packets/s of {} flows, {lost} lost", plan.flows);
+            rows.push(row("load", text));
+            rows.push(row(
+                "",
+                format!("silent for {} ms at most", load.silence_ms()),
+            ));
+        }
         let failures = c.failures();
         rows.extend(
             failures

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use stateplane_host::spawn::Process;
 
 use super::clients::{self, Running, Servers};
+use super::load::{Load, LoadReport};
 use super::nodes::Nodes;
 use super::options::{Spec, Target};
 use super::report::{Kill, Report};
@@ -150,7 +151,7 @@ impl<'a> Stage<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         watcher.say("building the network");
-        let topology = Topology::build(spec.device, spec.clients)?;
+        let topology = Topology::build(spec.device, spec.clients, spec.load.is_some())?;
         let mut stage = Self {
             spec,
             watcher,
@@ -196,9 +197,14 @@ impl<'a> Stage<'a> {
             self.topology.namespace("client"),
             self.topology.namespace("server"),
         );
+        let load = self.spec.load;
+        let load = load.map(|plan| Load::start(plan, &self.topology));
+        let load = load.transpose()?;
         let traffic = Traffic::start(plan, client, server)?;
-        match self.perform(&traffic) {
-            Ok(running) => self.collect(traffic, running),
+        let performed = self.perform(&traffic);
+        let load = load.map(Load::finish).transpose()?;
+        match performed {
+            Ok(running) => self.collect(traffic, running, load),
             // Whoever ended by itself says why.
             Err(error) if traffic.ended() => match traffic.finish() {
                 Ok(_) => Err(error),
@@ -356,7 +362,12 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn collect(mut self, traffic: Traffic, running: Option<Running>) -> Result<Report> {
+    fn collect(
+        mut self,
+        traffic: Traffic,
+        running: Option<Running>,
+        load: Option<LoadReport>,
+    ) -> Result<Report> {
         self.watcher
             .say("no new connections; waiting for every flow to be heard once more");
         let real = running
@@ -376,6 +387,7 @@ impl<'a> Stage<'a> {
             kills: self.kills,
             died: self.died,
             real,
+            load,
             states,
             duration: Duration::ZERO,
         })

@@ -26,7 +26,7 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 0), 27);
-const INSIDE_MAC: [u8; 6] = [0x02, 0x53, 0x50, 0, 0x01, 0x01];
+pub(crate) const INSIDE_MAC: [u8; 6] = [0x02, 0x53, 0x50, 0, 0x01, 0x01];
 const OUTSIDE_MAC: [u8; 6] = [0x02, 0x53, 0x50, 0, 0x02, 0x01];
 const INSIDE_PREFIX: u8 = 16;
 
@@ -77,7 +77,8 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    pub(crate) fn build(device: Device, clients: u8) -> io::Result<Self> {
+    /// `sink`: another program will receive at the server.
+    pub(crate) fn build(device: Device, clients: u8, sink: bool) -> io::Result<Self> {
         let mut names = vec!["client", "server"];
         match device {
             Device::Kernel => names.push("gw1"),
@@ -99,7 +100,7 @@ impl Topology {
         }
         topology.set_up_end_hosts(device, clients)?;
         if device == Device::Stateplane {
-            topology.receive_redirected_frames()?;
+            topology.receive_redirected_frames(sink)?;
         }
         Ok(topology)
     }
@@ -163,8 +164,9 @@ impl Topology {
         GATEWAYS.iter().try_for_each(|g| self.set_up_gateway(g))
     }
 
-    fn receive_redirected_frames(&mut self) -> io::Result<()> {
-        for host in ["client", "server"] {
+    fn receive_redirected_frames(&mut self, sink: bool) -> io::Result<()> {
+        let hosts = ["client", "server"].into_iter();
+        for host in hosts.filter(|host| !(sink && *host == "server")) {
             let pass = || Pass::attach("eth0").map_err(io::Error::other);
             let attached = self.namespace(host).run(pass)?;
             self.receivers.push(attached);
@@ -247,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_kernel_world_is_made_and_gone_with_its_handle() {
-        let Ok(topology) = Topology::build(Device::Kernel, 2) else {
+        let Ok(topology) = Topology::build(Device::Kernel, 2, false) else {
             eprintln!("skipped: namespaces need CAP_SYS_ADMIN");
             return;
         };
