@@ -44,6 +44,8 @@ pub struct WorkerSetup {
     pub lease: config::Lease,
     /// Bounds of parking.
     pub park: config::Park,
+    /// What passes in the kernel.
+    pub fast_path: config::FastPath,
     /// The store.
     pub state: StateClient,
     /// Its committed tables on this machine, if they are shared.
@@ -79,6 +81,8 @@ pub struct FunctionStatus {
     pub store_pending: u64,
     /// The leases it holds or wants.
     pub leases: Vec<LeaseView>,
+    /// What passes in front of the worker; none if the configuration says so.
+    pub fast_path: Option<FastPathStatus>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Everything else that is counted, by name.
@@ -103,12 +107,47 @@ pub struct LeaseView {
 pub struct InterfaceStatus {
     /// `inside` or `outside`.
     pub side: String,
-    /// `zero-copy`, `copy`, ...
+    /// Who forwards packets of known flows, and how the others reach the worker.
     pub mode: String,
     /// Frames received.
     pub received: u64,
     /// Frames sent.
     pub sent: u64,
+}
+
+/// The fast path of a function.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FastPathStatus {
+    /// Packets it forwarded.
+    pub hits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of all packets for the function, those that it forwarded, in percent.
+    pub share: f64,
+    /// Packets that it left to the worker, by reason.
+    pub punts: BTreeMap<String, u64>,
+    /// Slots of its table of flows.
+    pub slots: u64,
+    /// Of these, those that hold a flow.
+    pub flows: u64,
+    /// Flows that found no slot, and stayed with the worker.
+    pub full: u64,
+    /// Entries that were moved to make room.
+    pub moved: u64,
+    /// Decisions written or prolonged.
+    pub installed: u64,
+    /// Decisions taken back.
+    pub withdrawn: u64,
+    /// Times that all were taken back at once: routes changed, or the worker stops.
+    pub revoked: u64,
+    /// Decisions for which there is no way out.
+    pub wayless: u64,
+    /// Next hops in use.
+    pub next_hops: u64,
+    /// Destinations whose next hop it knows.
+    pub destinations: u64,
+    /// Next hops and destinations for which there was no room.
+    pub ways_full: u64,
 }
 
 impl RoleStatus for FunctionStatus {

@@ -196,6 +196,7 @@ impl Starter<'_> {
             nat: nat.clone(),
             lease: self.config.lease,
             park: self.config.park,
+            fast_path: self.config.fast_path,
             state,
             local: Local::new(self.config, self.stop)?,
             heartbeat: self.heartbeat(identity)?,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 mod check;
+mod fast;
 mod io;
 mod lease;
 pub mod problem;
@@ -54,6 +55,8 @@ pub struct Config {
     pub nat: Option<Nat>,
     /// How long and how many packets may wait for state.
     pub park: Park,
+    /// Whether packets of known flows pass in the kernel.
+    pub fast_path: FastPath,
     /// Memory shared between processes and machines.
     pub regions: Option<Regions>,
 }
@@ -335,6 +338,24 @@ pub struct Park {
     pub limit: usize,
     /// The longest wait.
     pub timeout: Duration,
+}
+
+/// What passes in the kernel, without a function's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// Whether anything does.
+    pub enabled: bool,
+    /// Slots of the table of flows, a power of two.
+    pub flows: u32,
+}
+
+impl Default for FastPath {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            flows: 1 << 18,
+        }
+    }
 }
 
 /// An IPv4 prefix without host bits.

@@ -10,9 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
-    Cluster, Commit, Config, Detect, Function, Instance, Io, Key, Lease, Nat, Node, Park, Pin,
-    Problem, Problems, Regions, Role, Stamping, State, Switch, Timeouts, check, io, lease, regions,
-    resp, sequencer, state, values,
+    Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Nat, Node, Park,
+    Pin, Problem, Problems, Regions, Role, Stamping, State, Switch, Timeouts, check, fast, io,
+    lease, regions, resp, sequencer, state, values,
 };
 
 /// What was read, with gaps where something was wrong, so that the
@@ -29,6 +29,7 @@ pub(super) struct Draft {
     pub(super) nat: Option<Nat>,
     pub(super) park: Park,
     pub(super) regions: Option<Regions>,
+    pub(super) fast_path: FastPath,
 }
 
 /// Reads, cross-checks and returns the configuration and its warnings.
@@ -45,7 +46,16 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
     let root = Section::root(&document);
     root.only(
         &[
-            "cluster", "state", "detect", "io", "lease", "node", "nat", "park", "regions",
+            "cluster",
+            "state",
+            "detect",
+            "io",
+            "lease",
+            "node",
+            "nat",
+            "park",
+            "regions",
+            "fast-path",
         ],
         &mut out,
     );
@@ -62,6 +72,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
             .and_then(|s| nat(&s, &mut out)),
         park: park(&root, &mut out),
         regions: regions::read(&root, &mut out),
+        fast_path: fast::fast_path(&root, &mut out),
     };
     nodes(&root, &mut draft, &mut out);
     check::check(&draft, &mut out);
@@ -77,6 +88,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         nat: draft.nat,
         park: draft.park,
         regions: draft.regions,
+        fast_path: draft.fast_path,
     };
     Ok((config, warnings))
 }

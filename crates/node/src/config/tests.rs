@@ -148,6 +148,21 @@ fn omitted_parts_have_their_defaults() {
     let nat = config.nat.expect("has nat");
     assert_eq!((nat.ports, nat.commit), (1024..=65_535, Commit::Strict));
     assert_eq!(config.park.limit, 4096);
+    assert_eq!(config.fast_path, FastPath::default());
+}
+
+#[test]
+fn the_fast_path_is_on_unless_it_is_switched_off() {
+    let with = |section: &str| parse(&format!("{GOOD}\n[fast-path]\n{section}\n"));
+    let (config, warnings) = with("flows = 100000").expect("a number of flows");
+    assert_eq!(
+        (config.fast_path.enabled, config.fast_path.flows),
+        (true, 1 << 17)
+    );
+    assert!(warnings.is_empty());
+    let (config, warnings) = with("enabled = false\nflows = 2048").expect("both may be given");
+    assert!(!config.fast_path.enabled);
+    assert_eq!(warnings[0].key, "fast-path.flows");
 }
 
 #[test]
@@ -181,7 +196,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[park]",
         "[parking-lot]",
         "edge.toml:62:2: error: parking-lot: unknown key; \
-         help: known keys here: cluster, state, detect, io, lease, node, nat, park",
+         help: known keys here: cluster, state, detect, io, lease, node, nat, park, regions, fast-path",
     ),
     (
         "dead-ms = 20",
@@ -218,6 +233,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "limit = 100\n",
         "limit = 0\n",
         "edge.toml:63:9: error: park.limit: expected an integer from 1 to 65536, found 0",
+    ),
+    (
+        "[park]",
+        "[fast-path]\nflows = 7\n[park]",
+        "edge.toml:63:9: error: fast-path.flows: expected an integer from 1024 to 16777216, found 7",
     ),
     (
         "sequencer = \"seq\"",

@@ -2,6 +2,7 @@
 //!
 //! * [`packets`]: one turn of the loop
 //! * [`egress`]: next hops, and packets that wait for a neighbour
+//! * [`fast`]: what passes in front of the worker; `front.rs`: the XDP programs there
 //! * [`hops`]: the kernel's routes and neighbours
 //! * [`report`]: what the worker publishes and answers
 //!
@@ -10,6 +11,8 @@
 //! SIGKILL.
 
 pub mod egress;
+pub mod fast;
+mod front;
 mod hops;
 pub mod packets;
 mod report;
@@ -25,7 +28,7 @@ use stateplane_base::Time;
 use stateplane_functions::nat::ops::InstanceId;
 use stateplane_functions::nat::{Nat44, Problem};
 use stateplane_functions::{CommitMode, PortConfig, Runtime, RuntimeConfig};
-use stateplane_host::bpf::punt::{NfProgram, Prefix};
+use stateplane_host::bpf::fastpath::{Prefix, Words};
 use stateplane_host::frame::{FramePool, PoolConfig};
 use stateplane_host::guard::InterfaceGuard;
 use stateplane_host::neigh::Neighbours;
@@ -38,6 +41,7 @@ use crate::config::{self, Commit};
 use crate::failure::Failure;
 use crate::function::WorkerSetup;
 use crate::nat;
+use front::Front;
 use hops::KernelHops;
 use packets::PacketLoop;
 use report::Reporter;
@@ -60,20 +64,21 @@ const MANY_QUEUES: u32 = 16;
 
 /// Serves packets until asked to stop.
 pub fn run(setup: WorkerSetup) -> Result<(), Failure> {
+    let mut worker = Worker::open(setup)?;
+    // Not before: having programs verified is much work and not urgent.
     if let Err(error) = priority::set_nice(NICE) {
         warn!("cannot raise the worker's priority: {error}");
     }
-    let mut worker = Worker::open(setup)?;
     let result = worker.serve();
     worker.close();
     result
 }
 
-type Packets = PacketLoop<Nat44, XskPort, KernelHops>;
+type Packets = PacketLoop<Nat44, XskPort, KernelHops, Words>;
 
 struct Worker {
     packets: Packets,
-    programs: [NfProgram; 2],
+    front: Front,
     guards: Vec<InterfaceGuard>,
     neighbours: Neighbours,
     heartbeat: crate::heartbeat::Heartbeat,
@@ -111,22 +116,28 @@ impl Worker {
         if let Some((table, me)) = setup.home.clone() {
             function.set_home(table, me);
         }
-        let limits = runtime_config(&setup, addresses, [inside.mtu(), outside.mtu()]);
+        let addresses_of = front::Addresses {
+            pool: public_prefixes(&setup.nat),
+            locals: neighbours.local_addresses(),
+        };
+        let ports = [inside, outside];
+        let (front, fast) = Front::open(&ports, &function, &addresses_of, setup.fast_path)?;
+        let mtus = [ports[0].mtu(), ports[1].mtu()];
+        let mut limits = runtime_config(&setup, addresses, mtus);
+        limits.fast_path = fast.is_some();
         let mut runtime = Runtime::new(clock::now(), limits, function);
         if let Some(local) = setup.local {
             runtime.set_local(Rc::new(local));
         }
-        let public = public_prefixes(&setup.nat);
-        let locals = neighbours.local_addresses();
-        let attach = |port: &XskPort, pool: &[Prefix]| {
-            NfProgram::attach(port, pool, &locals).map_err(missing)
-        };
-        let programs = [attach(&inside, &public)?, attach(&outside, &public)?];
-        let hops = KernelHops::new(neighbours.reader(), [inside.ifindex(), outside.ifindex()]);
-        let reporter = Reporter::new(setup.status, setup.questions, &names, [&inside, &outside]);
+        let hops = KernelHops::new(
+            neighbours.reader(),
+            [ports[0].ifindex(), ports[1].ifindex()],
+        );
+        let modes = front.modes(&ports);
+        let reporter = Reporter::new(setup.status, setup.questions, &names, modes);
         Ok(Self {
-            packets: PacketLoop::new(pool, [inside, outside], runtime, setup.state, hops),
-            programs,
+            packets: PacketLoop::new(pool, ports, runtime, setup.state, hops, fast),
+            front,
             guards,
             neighbours,
             heartbeat: setup.heartbeat,
@@ -142,6 +153,8 @@ impl Worker {
         }
         self.heartbeat.drain();
         self.turn_for(DRAIN, |_| true)?;
+        // From here on nothing passes that the function does not see.
+        self.packets.take_all();
         self.packets.runtime.stop(clock::now());
         self.turn_for(GIVE_BACK, |packets| packets.state.pending() > 0)
     }
@@ -178,6 +191,7 @@ impl Worker {
     fn turn(&mut self, now: Time) -> Result<(), Failure> {
         if self.packets.egress.hops_mut().refresh() {
             self.update_locals();
+            self.packets.ways_changed(now);
         }
         let received = self.packets.turn(now);
         if self.packets.runtime.function().status().registered {
@@ -185,7 +199,7 @@ impl Worker {
         }
         let draining = self.stop.is_raised();
         self.reporter
-            .turn(now, &mut self.packets, &self.programs, draining);
+            .turn(now, &mut self.packets, &self.front, draining);
         if received > 0 {
             return Ok(());
         }
@@ -213,10 +227,8 @@ impl Worker {
     /// The machine got or lost an address: packets to its own stay with the kernel.
     fn update_locals(&mut self) {
         let locals = self.neighbours.local_addresses();
-        for program in &mut self.programs {
-            if let Err(error) = program.set_locals(&locals) {
-                warn!("cannot update the local addresses: {error}");
-            }
+        if let Err(error) = self.front.set_locals(&locals) {
+            warn!("cannot update the local addresses: {error}");
         }
     }
 
@@ -224,11 +236,11 @@ impl Worker {
     fn close(self) {
         let Self {
             packets,
-            programs,
+            front,
             guards,
             ..
         } = self;
-        drop(programs);
+        drop(front);
         let PacketLoop {
             mut pool, ports, ..
         } = packets;

@@ -5,11 +5,13 @@
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
+use stateplane_flow::fast::Memory;
 use stateplane_functions::{Disposition, Effect, FrameId, Glance, NetworkFunction, Runtime};
 use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
 use stateplane_host::port::Port;
 
-use super::egress::{Egress, NextHops};
+use super::egress::{Egress, NextHops, destination};
+use super::fast::Fast;
 use crate::client::{Done, StateClient};
 
 /// Frames taken from one port before the other gets its turn.
@@ -22,7 +24,7 @@ const EXCHANGES: usize = 8;
 pub const PORTS: [PortId; 2] = [PortId(0), PortId(1)];
 
 /// Everything one worker turns over.
-pub struct PacketLoop<F, P, H> {
+pub struct PacketLoop<F, P, H, M> {
     /// The memory of all frames.
     pub pool: FramePool,
     /// Inside, outside.
@@ -33,13 +35,15 @@ pub struct PacketLoop<F, P, H> {
     pub state: StateClient,
     /// What is on its way out.
     pub egress: Egress<H>,
+    /// What passes in front of the ports, if anything does.
+    pub fast: Option<Fast<M>>,
     batch: Vec<Frame>,
     /// One for each of the batch.
     glances: Vec<Glance>,
     done: Vec<Done>,
 }
 
-impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
+impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M> {
     /// Puts the parts together.
     pub fn new(
         pool: FramePool,
@@ -47,6 +51,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
         runtime: Runtime<F>,
         state: StateClient,
         hops: H,
+        fast: Option<Fast<M>>,
     ) -> Self {
         let egress = Egress::new(hops, [ports[0].mac(), ports[1].mac()]);
         let batch = Vec::with_capacity(BATCH);
@@ -56,6 +61,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
             runtime,
             state,
             egress,
+            fast,
             batch,
             glances: Vec::with_capacity(BATCH),
             done: Vec::new(),
@@ -69,7 +75,10 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
             received += self.receive(now, port);
         }
         if self.runtime.next_timer().is_some_and(|due| due <= now) {
-            self.runtime.on_timer(now, &());
+            match &self.fast {
+                Some(fast) => self.runtime.on_timer(now, fast),
+                None => self.runtime.on_timer(now, &()),
+            }
         }
         for _ in 0..EXCHANGES {
             self.carry_out_effects(now);
@@ -81,7 +90,26 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
         self.egress
             .retry_waiting(now, &mut self.pool, &mut self.runtime);
         self.send();
+        if let Some(fast) = &mut self.fast {
+            fast.apply(now, self.egress.hops_mut());
+        }
         received
+    }
+
+    /// The kernel's routes or neighbours are not what they were.
+    pub fn ways_changed(&mut self, now: Time) {
+        if let Some(fast) = &mut self.fast
+            && fast.ways_changed(now, self.egress.hops_mut())
+        {
+            self.runtime.offer_again();
+        }
+    }
+
+    /// Every packet comes here from now on.
+    pub fn take_all(&mut self) {
+        if let Some(mut fast) = self.fast.take() {
+            fast.revoke();
+        }
     }
 
     /// When [`Self::turn`] must be called even if nothing arrives.
@@ -117,6 +145,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
         match what {
             Disposition::Forward { port, len } => {
                 self.pool.set_len(&mut frame, len);
+                self.learn(now, came, port, &frame);
                 self.egress
                     .forward(now, port, frame, &mut self.pool, &mut self.runtime);
             }
@@ -128,6 +157,19 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
             Disposition::Parked => {
                 self.pool.park(frame);
             }
+        }
+    }
+
+    /// Flows that may go anywhere find their next hop by destination: this one's is in use.
+    fn learn(&mut self, now: Time, came: PortId, port: PortId, frame: &Frame) {
+        let Some(fast) = &mut self.fast else {
+            return;
+        };
+        let shape = self.runtime.function().shape(came);
+        if shape.is_some_and(|shape| !shape.destination)
+            && let Some(to) = destination(self.pool.bytes(frame))
+        {
+            fast.ways_mut().learn(now, self.egress.hops_mut(), port, to);
         }
     }
 
@@ -144,7 +186,20 @@ impl<F: NetworkFunction, P: Port, H: NextHops> PacketLoop<F, P, H> {
                     let disposition = self.runtime.release(now, &parked, buffer);
                     self.dispose(now, parked.port, frame, disposition);
                 }
-                Effect::Offload { .. } | Effect::Withdraw { .. } => {}
+                Effect::Offload {
+                    port,
+                    flow,
+                    decision,
+                } => {
+                    if let Some(fast) = &mut self.fast {
+                        fast.install(port, flow, decision);
+                    }
+                }
+                Effect::Withdraw { port, flow } => {
+                    if let Some(fast) = &mut self.fast {
+                        fast.remove(port, flow);
+                    }
+                }
                 Effect::Discard { frame, reason: _ } => {
                     if let Some(frame) = self.pool.unpark(HostFrame(frame.0)) {
                         self.pool.give(frame);

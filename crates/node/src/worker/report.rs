@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 
 use stateplane_base::Time;
+use stateplane_flow::fast::{COUNTER_BYTES, COUNTER_HITS, Punt};
 use stateplane_flow::{Endpoint, PortId, Protocol};
 use stateplane_functions::nat::Nat44;
 use stateplane_functions::{Counters, Session};
-use stateplane_host::bpf::punt::NfProgram;
+use stateplane_host::bpf::fastpath::{FastCounters, Words};
 use stateplane_host::port::Port;
 use stateplane_host::xsk::XskPort;
 use stateplane_lease::holder::HolderView;
 
+use super::fast::Fast;
+use super::front::Front;
 use super::hops::KernelHops;
 use super::packets::PacketLoop;
-use crate::function::{FunctionStatus, InterfaceStatus, LeaseView, Question, SessionView};
+use crate::function::{
+    FastPathStatus, FunctionStatus, InterfaceStatus, LeaseView, Question, SessionView,
+};
 use crate::status::Publisher;
 
-type Packets = PacketLoop<Nat44, XskPort, KernelHops>;
+type Packets = PacketLoop<Nat44, XskPort, KernelHops, Words>;
 
 /// The worker's publishing end.
 pub(super) struct Reporter {
@@ -31,10 +36,10 @@ impl Reporter {
         status: Publisher<FunctionStatus>,
         questions: Receiver<Question>,
         names: &[String; 2],
-        ports: [&XskPort; 2],
+        modes: [String; 2],
     ) -> Self {
         let interface = |index: usize, side: &str| {
-            let mode = format!("AF_XDP {}", ports[index].mode());
+            let mode = modes[index].clone();
             let status = InterfaceStatus {
                 side: side.to_owned(),
                 mode,
@@ -51,23 +56,17 @@ impl Reporter {
     }
 
     /// Publishes if it is time, and answers what was asked.
-    pub(super) fn turn(
-        &mut self,
-        now: Time,
-        packets: &mut Packets,
-        programs: &[NfProgram; 2],
-        draining: bool,
-    ) {
+    pub(super) fn turn(&mut self, now: Time, packets: &mut Packets, front: &Front, draining: bool) {
         while let Ok(Question::Sessions { limit, answer }) = self.questions.try_recv() {
             // Whoever asked may have gone.
             let _ = answer.send(sessions(now, packets, limit));
         }
         if self.status.due(now) {
-            self.publish(now, packets, programs, draining);
+            self.publish(now, packets, front, draining);
         }
     }
 
-    fn publish(&mut self, now: Time, packets: &Packets, programs: &[NfProgram; 2], draining: bool) {
+    fn publish(&mut self, now: Time, packets: &Packets, front: &Front, draining: bool) {
         for ((_, status), port) in self.interfaces.iter_mut().zip(&packets.ports) {
             let stats = port.stats();
             (status.received, status.sent) = (stats.received, stats.sent);
@@ -78,7 +77,8 @@ impl Reporter {
             .map(|(reason, count)| (reason.name().to_owned(), count))
             .collect();
         let mut named = named(counters);
-        add_host_counters(&mut named, packets, programs);
+        add_host_counters(&mut named, packets, front);
+        let fast_path = packets.fast.as_ref().map(|fast| fast_path(fast, front));
         let interfaces = self.interfaces.iter().cloned().collect();
         let nat = packets.runtime.function().status();
         let leases = packets.runtime.function().lease(now).into_iter();
@@ -96,6 +96,7 @@ impl Reporter {
                 parked: counters.park_now,
                 store_pending: packets.state.pending() as u64,
                 leases,
+                fast_path,
                 drops,
                 counters: named,
             };
@@ -140,11 +141,7 @@ fn named(counters: &Counters) -> BTreeMap<String, u64> {
 }
 
 /// What happened below and beside the function.
-fn add_host_counters(
-    named: &mut BTreeMap<String, u64>,
-    packets: &Packets,
-    programs: &[NfProgram; 2],
-) {
+fn add_host_counters(named: &mut BTreeMap<String, u64>, packets: &Packets, front: &Front) {
     let census = packets.pool.census();
     named.insert("frames-free".to_owned(), census.free as u64);
     named.insert("frames-parked".to_owned(), census.parked as u64);
@@ -152,18 +149,49 @@ fn add_host_counters(
         "neighbour-waiting".to_owned(),
         packets.egress.waiting() as u64,
     );
-    for (side, (port, program)) in ["inside", "outside"]
+    for (side, (port, counted)) in ["inside", "outside"]
         .iter()
-        .zip(packets.ports.iter().zip(programs))
+        .zip(packets.ports.iter().zip(front.counters()))
     {
         let stats = port.stats();
         named.insert(format!("{side}-no-frame"), stats.dropped_no_frame);
         named.insert(format!("{side}-ring-full"), stats.dropped_ring_full);
         named.insert(format!("{side}-send-full"), stats.send_full);
-        if let Ok(punt) = program.counters() {
-            named.insert(format!("{side}-to-kernel"), punt.kernel);
-            named.insert(format!("{side}-no-socket"), punt.no_socket);
+        if let Some(counted) = counted {
+            named.insert(format!("{side}-to-kernel"), counted.kernel);
+            named.insert(format!("{side}-no-socket"), counted.no_socket);
         }
+    }
+}
+
+/// What passed in front of the worker, and what did not.
+fn fast_path(fast: &Fast<Words>, front: &Front) -> FastPathStatus {
+    let counted: Vec<_> = front.counters().into_iter().flatten().collect();
+    let sum = |of: &dyn Fn(&FastCounters) -> u64| counted.iter().map(of).sum::<u64>();
+    let hits = sum(&|counted| counted.fast.0[COUNTER_HITS]);
+    let whole = hits + sum(&|counted| counted.function);
+    let punts = Punt::ALL.iter().filter_map(|&why| {
+        let count = sum(&|counted| counted.fast.0[why.counter()]);
+        (count > 0).then(|| (why.name().to_owned(), count))
+    });
+    let (done, pressure) = (fast.done(), fast.pressure());
+    let [next_hops, destinations, ways_full] = fast.ways().fill();
+    FastPathStatus {
+        hits,
+        bytes: sum(&|counted| counted.fast.0[COUNTER_BYTES]),
+        share: (hits as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0,
+        punts: punts.collect(),
+        slots: pressure.capacity as u64,
+        flows: pressure.used as u64,
+        full: done.full,
+        moved: pressure.moved,
+        installed: done.installed,
+        withdrawn: done.withdrawn,
+        revoked: done.revoked,
+        wayless: done.wayless,
+        next_hops,
+        destinations,
+        ways_full,
     }
 }
 

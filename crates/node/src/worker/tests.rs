@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -17,16 +18,18 @@ use stateplane_host::memory::MemoryPort;
 use stateplane_host::port::{Mac, Port};
 
 use super::egress::{Hop, NextHops};
+use super::fast::Fast;
 use super::packets::PacketLoop;
 use crate::client::{Embedded, StateClient};
 use crate::config::Config;
 use crate::{nat, store};
 
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
-const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-const HOST_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
-const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 8, 8]);
+pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub(super) const HOST_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
+pub(super) const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 8, 8]);
 const FRAMES: usize = 512;
+pub(super) type Words = std::sync::Arc<[AtomicU64]>;
 const CONFIG: &str = r#"
 [cluster]
 name = "test"
@@ -41,9 +44,9 @@ outside-addresses = ["198.51.100.1-198.51.100.4"]
 "#;
 
 #[derive(Default)]
-struct Hops(BTreeMap<Ipv4Addr, Hop>);
+pub(super) struct Hops(pub(super) BTreeMap<Ipv4Addr, Hop>);
 
-fn ready(gateway: Ipv4Addr, mac: Mac) -> Hop {
+pub(super) fn ready(gateway: Ipv4Addr, mac: Mac) -> Hop {
     Hop::Ready { mac, gateway }
 }
 
@@ -54,15 +57,19 @@ impl NextHops for Hops {
 }
 
 /// A worker with the far ends of its two cables.
-struct Bench {
-    worker: PacketLoop<Nat44, MemoryPort, Hops>,
-    inside: MemoryPort,
-    outside: MemoryPort,
-    now: Time,
+pub(super) struct Bench {
+    pub(super) worker: PacketLoop<Nat44, MemoryPort, Hops, Words>,
+    pub(super) inside: MemoryPort,
+    pub(super) outside: MemoryPort,
+    pub(super) now: Time,
 }
 
 impl Bench {
     fn new(cable: usize) -> Self {
+        Self::with(cable, None)
+    }
+
+    pub(super) fn with(cable: usize, fast: Option<Fast<Words>>) -> Self {
         let parsed = Config::parse("test.toml", CONFIG, Path::new("."));
         let (config, _) = parsed.expect("the configuration is right");
         let nat_part = config.nat.as_ref().expect("it has a nat");
@@ -82,7 +89,10 @@ impl Bench {
             mtu: 1500,
         };
         let now = Time::from_millis(1000);
-        let runtime_config = RuntimeConfig::new([port(1), port(2)], [1, 2]);
+        let runtime_config = RuntimeConfig {
+            fast_path: fast.is_some(),
+            ..RuntimeConfig::new([port(1), port(2)], [1, 2])
+        };
         let runtime = Runtime::new(now, runtime_config, Nat44::new(function));
         let store = store::new(&config).expect("a blank store");
         let state = StateClient::Embedded(Embedded::new(store));
@@ -91,7 +101,7 @@ impl Bench {
             (SERVER, ready(SERVER, SERVER_MAC)),
         ]));
         let ports = [near_inside, near_outside];
-        let worker = PacketLoop::new(pool, ports, runtime, state, hops);
+        let worker = PacketLoop::new(pool, ports, runtime, state, hops, fast);
         let mut bench = Self {
             worker,
             inside,
@@ -102,7 +112,7 @@ impl Bench {
         bench
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for _ in 0..4 {
             self.now = self.now + Duration::from_micros(100);
             self.worker.turn(self.now);
@@ -115,7 +125,7 @@ impl Bench {
     }
 }
 
-fn udp(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
+pub(super) fn udp(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2([2, 0, 0, 0, 7, 7], [2, 0, 0, 0, 0, 2])
         .ipv4(source.0.octets(), destination.0.octets(), 64)

@@ -52,6 +52,8 @@ enum What {
     Store(Common),
     /// Regions in use: tables read in place, copies between machines
     Regions(Common),
+    /// What passes in the kernel: packets, flows, and why others did not
+    FastPath(Common),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -68,7 +70,9 @@ type Answers = BTreeMap<String, Answer>;
 
 pub(super) fn run(args: &ShowArgs) -> ExitCode {
     let (common, path) = match &args.what {
-        What::Nodes(common) | What::Regions(common) => (common, "/v1/status".to_owned()),
+        What::Nodes(common) | What::Regions(common) | What::FastPath(common) => {
+            (common, "/v1/status".to_owned())
+        }
         What::Sessions { common, limit } => (common, format!("/v1/sessions?limit={limit}")),
         What::Leases(common) => (common, "/v1/leases".to_owned()),
         What::Store(common) => (common, "/v1/store".to_owned()),
@@ -99,6 +103,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
             What::Leases(_) => leases(&answers),
             What::Store(_) => store(&answers),
             What::Regions(_) => regions::show(&answers),
+            What::FastPath(_) => fast_path(&answers),
         };
         say!("{}", table.to_string().trim_end());
         say_silent(&answers, &status);
@@ -261,6 +266,13 @@ fn detail(status: &Value) -> String {
             "{} flows, {} parked",
             function["flows"], function["parked"]
         ));
+        let fast = &function["fast_path"];
+        if let Some(share) = fast["share"].as_f64() {
+            parts.push(format!(
+                "fast path {share:.1} % of packets, {} of {} slots",
+                fast["flows"], fast["slots"]
+            ));
+        }
     }
     if let Some(instances) = status["switch"]["instances"].as_array() {
         let each = instances
@@ -318,6 +330,41 @@ fn leases(answers: &Answers) -> String {
         }));
     }
     table(&["NODE", "COVERS", "STATE", "EPOCH", "LEFT"], rows)
+}
+
+fn fast_path(answers: &Answers) -> String {
+    let rows = good(answers).map(|(name, status)| {
+        let fast = &status["function"]["fast_path"];
+        let Some(share) = fast["share"].as_f64() else {
+            return vec![name.clone(), "off".to_owned()];
+        };
+        let punts = fast["punts"].as_object().into_iter().flatten();
+        let punts = punts.map(|(why, count)| format!("{why} {count}"));
+        let field = |key: &str| text(&fast[key]);
+        vec![
+            name.clone(),
+            format!("{share:.1} %"),
+            field("hits"),
+            format!("{}/{}", fast["flows"], fast["slots"]),
+            field("full"),
+            field("next_hops"),
+            field("destinations"),
+            punts.collect::<Vec<_>>().join(", "),
+        ]
+    });
+    table(
+        &[
+            "NODE",
+            "SHARE",
+            "PACKETS",
+            "FLOWS",
+            "FULL",
+            "HOPS",
+            "DESTINATIONS",
+            "LEFT TO THE PROCESS",
+        ],
+        rows.collect(),
+    )
 }
 
 fn store(answers: &Answers) -> String {

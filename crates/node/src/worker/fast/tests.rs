@@ -1,0 +1,291 @@
+//! The worker and the reference of the XDP program on one memory: a packet meets the program
+//! first, and the worker gets what it leaves.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::AtomicU64;
+
+use etherparse::PacketBuilder;
+use stateplane_base::Time;
+use stateplane_flow::PortId;
+use stateplane_flow::fast::layout::{
+    HOP_WORDS, LEASE_WORDS, ROUTE4_WORDS, SETTINGS_WORDS, SLOT4_WORDS,
+};
+use stateplane_flow::fast::{Punt, Seed, Settings, Tables, Verdict, interpret};
+use stateplane_host::port::{Mac, Port};
+
+use super::super::egress::Hop;
+use super::super::packets::PORTS;
+use super::super::tests::{Bench, HOST, HOST_MAC, SERVER, SERVER_MAC, Words, ready, udp};
+use super::{Fast, Link, Parts, settings};
+
+const SEED: Seed = Seed::new([1, 2, 3, 4]);
+/// Where the test frames are addressed to.
+const STATION: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const IN: PortId = PORTS[0];
+const OUT: PortId = PORTS[1];
+
+fn words(number: usize) -> Words {
+    (0..number).map(|_| AtomicU64::new(0)).collect()
+}
+
+struct World {
+    bench: Bench,
+    parts: Parts<Words>,
+    settings: Words,
+    _owner: Settings<Words>,
+}
+
+/// What became of a packet.
+#[derive(Debug, PartialEq, Eq)]
+enum Out {
+    /// It passed in front of the worker.
+    Unseen(Vec<u8>),
+    /// The program left it to the worker for this reason, which sent it.
+    Sent(Punt, Vec<u8>),
+    /// The same, and nothing came of it.
+    Nothing(Punt),
+}
+
+impl World {
+    fn new(flows: usize) -> Self {
+        let parts = Parts {
+            flows: words(flows * SLOT4_WORDS),
+            hops: words(64 * HOP_WORDS),
+            routes: words(64 * ROUTE4_WORDS),
+            leases: words(4 * LEASE_WORDS),
+        };
+        let mine = Parts {
+            flows: parts.flows.clone(),
+            hops: parts.hops.clone(),
+            routes: parts.routes.clone(),
+            leases: parts.leases.clone(),
+        };
+        let mut bench = Bench::with(64, None);
+        let link = |side: usize| Link {
+            mac: bench.worker.ports[side].mac(),
+            mtu: 1500,
+            device: side as u16,
+        };
+        let fast = Fast::new(mine, SEED, [link(0), link(1)]).expect("memory of the right sizes");
+        bench = Bench::with(64, Some(fast));
+        let memory = words(SETTINGS_WORDS);
+        let function = bench.worker.runtime.function();
+        let owner = settings(memory.clone(), SEED, function, [STATION; 2], true);
+        Self {
+            bench,
+            parts,
+            settings: memory,
+            _owner: owner.expect("memory of the right size"),
+        }
+    }
+
+    fn program(&self, now: Time, port: PortId, frame: &[u8]) -> Result<Vec<u8>, Punt> {
+        let tables = Tables {
+            flows4: &self.parts.flows,
+            flows6: &[],
+            hops: &self.parts.hops,
+            routes4: &self.parts.routes,
+            routes6: &[],
+            leases: &self.parts.leases,
+            tunnels: &[],
+            settings: &self.settings,
+        };
+        let mut buffer = frame.to_vec();
+        match interpret(&tables, &mut buffer, 0, port, now) {
+            Verdict::Redirect { device, start, len } => {
+                assert_eq!(u16::from(1 - port.0), device, "out of the other port");
+                Ok(buffer[start..start + len].to_vec())
+            }
+            Verdict::Function(punt) => Err(punt),
+            Verdict::Kernel => panic!("not for the kernel"),
+        }
+    }
+
+    fn send(&mut self, port: PortId, frame: &[u8]) -> Out {
+        let punt = match self.program(self.bench.now, port, frame) {
+            Ok(frame) => return Out::Unseen(frame),
+            Err(punt) => punt,
+        };
+        let bench = &mut self.bench;
+        let (from, to) = match port {
+            IN => (&mut bench.inside, 1),
+            _ => (&mut bench.outside, 0),
+        };
+        from.inject(frame);
+        bench.turn();
+        let sent = match to {
+            1 => bench.outside.collect(),
+            _ => bench.inside.collect(),
+        };
+        sent.map_or(Out::Nothing(punt), |frame| Out::Sent(punt, frame))
+    }
+
+    /// An outbound packet from this port of the host.
+    fn ask(&mut self, from: u16, to: Ipv4Addr) -> Out {
+        self.send(IN, &udp((HOST, from), (to, 53)))
+    }
+
+    /// The kernel's table changed.
+    fn hop(&mut self, destination: Ipv4Addr, hop: Hop) {
+        let hops = &mut self.bench.worker.egress.hops_mut().0;
+        hops.insert(destination, hop);
+        self.bench.worker.ways_changed(self.bench.now);
+    }
+}
+
+fn mac(frame: &[u8]) -> Mac {
+    Mac(frame[..6].try_into().expect("six bytes"))
+}
+
+fn source(frame: &[u8]) -> (Ipv4Addr, u16) {
+    let addr: [u8; 4] = frame[26..30].try_into().expect("four bytes");
+    (addr.into(), u16::from_be_bytes([frame[34], frame[35]]))
+}
+
+fn sent(out: Out) -> Vec<u8> {
+    match out {
+        Out::Sent(_, frame) => frame,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unseen(out: Out) -> Vec<u8> {
+    match out {
+        Out::Unseen(frame) => frame,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_second_packet_passes_unseen_and_looks_the_same() {
+    let mut world = World::new(64);
+    let first = sent(world.ask(4000, SERVER));
+    assert_eq!(unseen(world.ask(4000, SERVER)), first);
+    let answer = udp((SERVER, 53), source(&first));
+    let back = unseen(world.send(OUT, &answer));
+    assert_eq!(mac(&back), HOST_MAC);
+    let received = world.bench.worker.runtime.counters().hits;
+    assert_eq!(received, 0, "no second packet came to the worker");
+    let seen = world.bench.worker.fast.as_ref().map(|fast| fast.done());
+    assert_eq!(seen.map(|done| done.installed), Some(2));
+}
+
+#[test]
+fn what_ends_a_connection_comes_to_the_worker() {
+    let mut world = World::new(64);
+    let segment = |flags: &str| {
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 7, 7], STATION.0)
+            .ipv4(HOST.octets(), SERVER.octets(), 64)
+            .tcp(4000, 443, 7, 9000);
+        let builder = match flags {
+            "S" => builder.syn(),
+            "F" => builder.fin().ack(8),
+            "R" => builder.rst(),
+            _ => builder.ack(8),
+        };
+        let mut frame = Vec::new();
+        builder.write(&mut frame, b"").expect("a Vec takes all");
+        frame
+    };
+    assert!(matches!(
+        world.send(IN, &segment("S")),
+        Out::Sent(Punt::Unknown, _)
+    ));
+    assert!(matches!(world.send(IN, &segment("A")), Out::Unseen(_)));
+    for flags in ["F", "R"] {
+        let out = world.send(IN, &segment(flags));
+        assert!(matches!(out, Out::Sent(Punt::TcpEvent, _)), "{out:?}");
+    }
+}
+
+#[test]
+fn a_new_destination_is_learned_from_its_first_packet() {
+    let mut world = World::new(64);
+    let other = Ipv4Addr::new(203, 0, 113, 77);
+    world.hop(other, ready(SERVER, SERVER_MAC)); // behind the same neighbour
+    sent(world.ask(4000, SERVER));
+    assert!(matches!(world.ask(4000, other), Out::Sent(Punt::Route, _)));
+    assert_eq!(mac(&unseen(world.ask(4000, other))), SERVER_MAC);
+}
+
+#[test]
+fn a_changed_neighbour_is_followed_at_once() {
+    let mut world = World::new(64);
+    let first = sent(world.ask(4000, SERVER));
+    let (new, newer) = (Mac([2, 0, 0, 0, 5, 5]), Mac([2, 0, 0, 0, 6, 6]));
+    world.hop(SERVER, ready(SERVER, new));
+    assert_eq!(mac(&unseen(world.ask(4000, SERVER))), new);
+    world.hop(HOST, ready(HOST, newer));
+    let answer = udp((SERVER, 53), source(&first));
+    assert_eq!(mac(&unseen(world.send(OUT, &answer))), newer);
+    // Nobody knows it any more: the worker has it resolved.
+    world.hop(SERVER, Hop::Resolving { gateway: SERVER });
+    assert_eq!(world.ask(4000, SERVER), Out::Nothing(Punt::Hop));
+    world.hop(SERVER, ready(SERVER, new));
+    assert_eq!(mac(&unseen(world.ask(4000, SERVER))), new);
+}
+
+#[test]
+fn a_changed_route_is_followed_by_the_next_packet() {
+    let mut world = World::new(64);
+    let first = sent(world.ask(4000, SERVER));
+    let (gateway, new) = (Ipv4Addr::new(203, 0, 113, 99), Mac([2, 0, 0, 0, 5, 5]));
+    world.hop(SERVER, ready(gateway, new));
+    let out = world.ask(4000, SERVER);
+    assert!(
+        matches!(&out, Out::Sent(Punt::Route, frame) if mac(frame) == new),
+        "{out:?}"
+    );
+    assert_eq!(mac(&unseen(world.ask(4000, SERVER))), new);
+    // Flows that name their next hop are offered anew.
+    let answer = udp((SERVER, 53), source(&first));
+    world.hop(HOST, ready(Ipv4Addr::new(10, 0, 0, 8), new));
+    let out = world.send(OUT, &answer);
+    assert!(
+        matches!(&out, Out::Sent(Punt::Lease, frame) if mac(frame) == new),
+        "{out:?}"
+    );
+    assert_eq!(mac(&unseen(world.send(OUT, &answer))), new);
+    assert!(matches!(world.ask(4000, SERVER), Out::Sent(Punt::Lease, _)));
+    unseen(world.ask(4000, SERVER));
+}
+
+#[test]
+fn what_finds_no_slot_is_served_by_the_worker() {
+    let mut world = World::new(8);
+    let mut unseen = 0;
+    for port in 4000..4040 {
+        sent(world.ask(port, SERVER));
+        match world.ask(port, SERVER) {
+            Out::Unseen(_) => unseen += 1,
+            Out::Sent(Punt::Unknown, _) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let fast = world.bench.worker.fast.as_ref().expect("there is one");
+    assert!(unseen > 0 && fast.done().full > 0, "{:?}", fast.done());
+    assert!(fast.pressure().used <= 8);
+}
+
+#[test]
+fn the_worker_can_take_everything_back() {
+    let mut world = World::new(64);
+    sent(world.ask(4000, SERVER));
+    unseen(world.ask(4000, SERVER));
+    world.bench.worker.take_all();
+    assert!(matches!(world.ask(4000, SERVER), Out::Sent(Punt::Lease, _)));
+}
+
+#[test]
+fn entries_end_before_their_decisions() {
+    let mut world = World::new(64);
+    sent(world.ask(4000, SERVER));
+    let frame = udp((HOST, 4000), (SERVER, 53));
+    let asked = |world: &World, after_ms: u64| {
+        let later = world.bench.now + std::time::Duration::from_millis(after_ms);
+        world.program(later, IN, &frame).err()
+    };
+    assert_eq!(asked(&world, 59_900), None);
+    // The program's clock may be as much behind.
+    assert_eq!(asked(&world, 59_995), Some(Punt::Expired));
+}
