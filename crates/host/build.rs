@@ -5,12 +5,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 6] = [
     "bench",
     "fastpath",
     "limits",
     "pass",
-    "punt",
     "sequencer",
     "steering",
 ];

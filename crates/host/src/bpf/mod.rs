@@ -2,9 +2,9 @@
 //! here.
 //!
 //! * [`bench`]: the two ends of the packet benchmarks
-//! * [`fastpath`]: forwards the packets of decided flows, and does [`punt`]'s work
+//! * [`fastpath`]: forwards the packets of decided flows, and hands a network function's other
+//!   packets to its AF_XDP sockets
 //! * [`limits`]: what forwarding in XDP can reach at most, for the benchmarks
-//! * [`punt`]: hands a network function's packets to its AF_XDP sockets
 //! * [`requests`]: the two ends of the sequencer's benchmark
 //! * [`sequencer`]: stamps requests and multicasts them to all replicas
 //! * [`steering`]: the switch that gives each flow to one instance
@@ -19,7 +19,6 @@ pub mod fastpath;
 mod generator;
 pub mod limits;
 mod prefix;
-pub mod punt;
 pub mod requests;
 pub mod sequencer;
 pub mod steering;
