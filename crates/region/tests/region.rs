@@ -348,3 +348,39 @@ proptest! {
         }
     }
 }
+
+/// Reserved huge pages, where the machine has any; else an error, not a signal later. A
+/// region of many of their size works either way, in whatever pages there are.
+#[test]
+fn huge_pages_are_taken_or_done_without() {
+    const LEN: usize = (5 << 20) + 100;
+    for reserved in [false, true] {
+        let created = Writer::<[u8]>::create(&Spec::bytes(LEN).huge_pages(reserved));
+        let mut writer = match created {
+            Ok(writer) => writer,
+            Err(error) if reserved => {
+                println!("skipped: no huge pages are reserved here: {error}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        writer.publish().unwrap();
+        let reader = Reader::<[u8]>::open(writer.fd().try_clone_to_owned().unwrap(), "").unwrap();
+        let mut snapshot = reader.snapshot().unwrap();
+        for round in 1..5u8 {
+            // Few lines far apart, as a list; then so many that only the bits tell.
+            let step = if round < 3 { 1 << 20 } else { 64 };
+            let mut expected = snapshot.to_vec();
+            for at in (usize::from(round)..LEN).step_by(step) {
+                writer.bytes_mut(at, 1)[0] = round;
+                expected[at] = round;
+            }
+            writer.publish().unwrap();
+            assert!(reader.refresh(&mut snapshot).unwrap());
+            assert!(
+                snapshot.bytes() == expected,
+                "round {round}, reserved: {reserved}"
+            );
+        }
+    }
+}
