@@ -11,12 +11,15 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::{LINE, Line};
 
 pub(super) const HUGE: usize = 2 << 20;
+/// How long a region's start may take for the sake of huge pages.
+const GATHER_MAX: Duration = Duration::from_millis(100);
 
 /// A mapping, unmapped on drop.
 #[derive(Debug)]
@@ -60,11 +63,18 @@ impl Pages {
         self.len
     }
 
-    /// Asks for huge pages where they fit. Being refused them costs speed, nothing else.
+    /// Asks for huge pages where they fit, one by one and for a bounded time: a machine
+    /// that is busy or short of whole pieces of memory takes long for each. Being refused
+    /// them costs speed, nothing else.
     pub(super) fn gather(&self) {
-        if self.len >= HUGE {
+        let begun = Instant::now();
+        for page in 0..self.len / HUGE {
+            let at = self.start().wrapping_add(page * HUGE);
             // SAFETY: the range is ours; its contents stay, whatever the kernel does.
-            unsafe { libc::madvise(self.start().cast(), self.len, libc::MADV_COLLAPSE) };
+            let result = unsafe { libc::madvise(at.cast(), HUGE, libc::MADV_COLLAPSE) };
+            if result != 0 || begun.elapsed() > GATHER_MAX {
+                return;
+            }
         }
     }
 }
