@@ -161,6 +161,8 @@ fn the_benchmark_measures_everything() {
         "10",
         "--seconds",
         "0.05",
+        "--entries",
+        "1000",
         "--json",
     ]);
     let output = command.output().expect("the binary runs");
