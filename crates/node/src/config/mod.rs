@@ -315,6 +315,8 @@ pub struct Nat {
     pub commit: Commit,
     /// Mappings one inside address may hold.
     pub limit_per_subscriber: u32,
+    /// Flows an instance knows at once; a mapping in use is two of them, one each way.
+    pub flows: u32,
     /// When unused mappings end.
     pub timeouts: Timeouts,
 }

@@ -1,6 +1,7 @@
 //! The file's tables into the configuration's types.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -198,6 +199,9 @@ fn park(root: &Section<'_, '_>, out: &mut Collector) -> Park {
     park
 }
 
+/// Rows that an instance's table of flows can have.
+const NAT_FLOWS: RangeInclusive<u64> = 1024..=1 << 24;
+
 fn nat(section: &Section<'_, '_>, out: &mut Collector) -> Option<Nat> {
     let known = [
         "inside-prefixes",
@@ -205,6 +209,7 @@ fn nat(section: &Section<'_, '_>, out: &mut Collector) -> Option<Nat> {
         "ports",
         "commit",
         "limit-per-subscriber",
+        "flows",
         "timeouts",
     ];
     section.only(&known, out);
@@ -225,6 +230,7 @@ fn nat(section: &Section<'_, '_>, out: &mut Collector) -> Option<Nat> {
     let ports = section.optional("ports", out, values::ports);
     let commit = section.optional("commit", out, values::word(&words));
     let limit = section.optional("limit-per-subscriber", out, values::integer(1..=65_536));
+    let flows = section.optional("flows", out, values::integer(NAT_FLOWS));
     let timeouts = timeouts(section, out);
     Some(Nat {
         inside_prefixes: inside_prefixes?,
@@ -232,6 +238,7 @@ fn nat(section: &Section<'_, '_>, out: &mut Collector) -> Option<Nat> {
         ports: ports.unwrap_or(1024..=65_535),
         commit: commit.unwrap_or(Commit::Strict),
         limit_per_subscriber: limit.map_or(8192, |n| n as u32),
+        flows: flows.map_or(1 << 20, |n| n as u32),
         timeouts,
     })
 }

@@ -217,6 +217,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
          help: known keys here: sequencer",
     ),
     (
+        "limit-per-subscriber = 100",
+        "flows = 1023",
+        "edge.toml:57:9: error: nat.flows: expected an integer from 1024 to 16777216, found 1023",
+    ),
+    (
         "dead-ms = 20",
         "dead-ms = \"20\"",
         "edge.toml:12:11: error: detect.dead-ms: \

@@ -318,6 +318,7 @@ fn runtime_config(setup: &WorkerSetup, addresses: [Ipv4Addr; 2], mtus: [u32; 2])
         Commit::ReplyBarrier => CommitMode::ReplyBarrier,
         Commit::Async => CommitMode::Async,
     };
+    config.flows_max = setup.nat.flows as usize;
     config.park_max = setup.park.limit;
     config.park_timeout = setup.park.timeout;
     config
