@@ -64,6 +64,7 @@ model: setup
 
 bench: build
 	target/release/stateplane bench nat
+	target/release/stateplane bench datapath
 	target/release/stateplane bench replication
 	target/release/stateplane bench sequencer
 	-$(CARGO) build --release --manifest-path peers/iceoryx2/Cargo.toml --target-dir target/peers

@@ -1,17 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The two ends of the packet benchmarks.
-//
-// bench_generate runs under the kernel's live-frame test run: every run is one
-// frame. Frames are recycled with whatever the device did to them, so the headers
-// are copied from a template each time. The UDP source port is the next of `flows`
-// ports; the UDP checksum must be 0 ("not computed", RFC 768), which stays right
-// for any port. While `window` frames are under way it drops instead: what is
-// measured is work, not loss.
-//
-// bench_count sits at the far end: it counts and drops UDP to the discard port
-// (9, RFC 863) and passes the rest, so that sockets work beside it. Both programs
-// share the counters.
+// The two ends of the sequencer's benchmark. Requests are made under the kernel's
+// live-frame test run, every run one frame; copies to the discard port (9, RFC 863) are
+// counted and dropped at the far end. Both programs share the counters.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -21,25 +12,9 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define PORT_FIRST 10000
 #define PORT_DISCARD 9
 
 #define HEADERS 42 /* Ethernet, IPv4 without options, UDP */
-
-struct bench_config {
-	__u32 flows;
-	__u32 window;
-	__u64 lost; /* frames given up: no longer under way */
-	__u8 headers[HEADERS];
-	__u8 unused[6];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct bench_config);
-} bench_settings SEC(".maps");
 
 // Frames sent, by one generator; frames counted, by whichever CPU receives. A cache
 // line each.
@@ -76,42 +51,6 @@ static __always_inline struct udphdr *udp_header(struct xdp_md *ctx)
 	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_UDP)
 		return 0;
 	return udp;
-}
-
-SEC("xdp")
-int bench_generate(struct xdp_md *ctx)
-{
-	__u32 zero = 0, one = 1;
-	struct bench_config *config = bpf_map_lookup_elem(&bench_settings, &zero);
-	struct bench_count *sent = bpf_map_lookup_elem(&bench_frames, &zero);
-	struct bench_count *counted = bpf_map_lookup_elem(&bench_frames, &one);
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
-
-	if (!config || !sent || !counted || data + HEADERS > end || config->flows == 0)
-		return XDP_ABORTED;
-	__u64 under_way = sent->frames - *(volatile __u64 *)&counted->frames -
-			  *(volatile __u64 *)&config->lost;
-	if ((__s64)under_way >= config->window)
-		return XDP_DROP;
-	__builtin_memcpy(data, config->headers, HEADERS);
-	struct udphdr *udp = data + HEADERS - sizeof(*udp);
-	udp->source = bpf_htons(PORT_FIRST + (__u32)sent->frames % config->flows);
-	sent->frames += 1;
-	return bpf_redirect_map(&bench_out, 0, 0);
-}
-
-SEC("xdp")
-int bench_count(struct xdp_md *ctx)
-{
-	__u32 one = 1;
-	struct bench_count *counted = bpf_map_lookup_elem(&bench_frames, &one);
-	struct udphdr *udp = udp_header(ctx);
-
-	if (!counted || !udp || udp->dest != bpf_htons(PORT_DISCARD))
-		return XDP_PASS;
-	__sync_fetch_and_add(&counted->frames, 1);
-	return XDP_DROP;
 }
 
 // Requests for a sequencer: each is sent once a volley, so that none is a replay, and

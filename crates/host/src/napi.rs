@@ -24,26 +24,37 @@ pub fn receive_on(interface: &str, cpu: usize) -> io::Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private)?;
     mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None)?;
+    let name = format!("napi/{interface}-");
+    let others = threads(&name)?;
     let switch = PathBuf::from(format!("/sys/class/net/{interface}/threaded"));
     fs::write(&switch, "1").map_err(|error| {
         io::Error::new(error.kind(), format!("{interface}: threaded NAPI: {error}"))
     })?;
-    let name = format!("napi/{interface}-");
-    let mut moved = 0;
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if command.starts_with(&name) {
-            let number = entry.file_name().to_string_lossy().parse().ok();
-            let mut set = CpuSet::new();
-            set.set(cpu);
-            sched_setaffinity(number.and_then(Pid::from_raw), &set)?;
-            moved += 1;
-        }
+    let mut ours = threads(&name)?;
+    ours.retain(|thread| !others.contains(thread));
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    for thread in &ours {
+        sched_setaffinity(Pid::from_raw(*thread), &set)?;
     }
-    if moved == 0 {
+    if ours.is_empty() {
         return Err(io::Error::other(format!(
             "{interface}: no thread '{name}…' appeared"
         )));
     }
     Ok(())
+}
+
+/// The kernel's threads whose names begin so. An interface of the same name in another
+/// namespace has threads of the same name.
+fn threads(name: &str) -> io::Result<Vec<i32>> {
+    let is_named = |number: &i32| {
+        let command = fs::read_to_string(format!("/proc/{number}/comm"));
+        command.is_ok_and(|command| command.starts_with(name))
+    };
+    let numbers = fs::read_dir("/proc")?.flatten();
+    Ok(numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_named)
+        .collect())
 }

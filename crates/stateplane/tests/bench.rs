@@ -58,6 +58,90 @@ fn the_nat_benchmark_compares_three_devices() {
     );
 }
 
+/// Every device that can be here is measured under every load, what arrives is as it must be,
+/// and all comparisons are made.
+#[test]
+fn the_datapath_benchmark_measures_every_device() {
+    if !is_root() {
+        return;
+    }
+    if Command::new("nft").arg("--version").output().is_err() {
+        eprintln!("skipped: nft is missing (Debian package nftables)");
+        return;
+    }
+    let report = report("datapath --quick");
+    assert_eq!(report["quick"], true);
+    let rows = report["rows"].as_array().expect("rows");
+    let count = |part: &str, device: &str| {
+        let of = |row: &&Value| row["part"] == part && row["device"] == device;
+        rows.iter().filter(of).count()
+    };
+    let skipped = |what: &str| {
+        let why = report["skipped"].get(what);
+        if let Some(why) = why {
+            eprintln!("skipped: {what}: {why}");
+        }
+        why.is_some()
+    };
+    for device in DATAPATH_DEVICES {
+        let expected = if skipped(device) { 0 } else { 1 };
+        // Three numbers of flows, and large frames with the middle one.
+        assert_eq!(count("inline", device), 4 * expected, "{device}: {rows:#?}");
+        assert_eq!(count("cross", device), 4 * expected, "{device}: {rows:#?}");
+        assert_eq!(count("latency", device), 2 * expected, "{device}");
+    }
+    for device in ["nftables-snat", "stateplane-slow", "stateplane-fast"] {
+        assert_eq!(count("new-flows", device), 2, "{device}");
+        for (part, tool) in [("tcp", "iperf3"), ("http", "wrk")] {
+            let expected = if skipped(tool) { 0 } else { 1 };
+            assert_eq!(count(part, device), expected, "{device}: {part}");
+        }
+    }
+    for row in rows {
+        let main = [
+            "pps",
+            "p50_ns",
+            "flows_per_s",
+            "gbit_per_s",
+            "requests_per_s",
+        ];
+        let found = main.iter().find_map(|name| row.get(name));
+        assert!(found.and_then(Value::as_f64) > Some(0.0), "{row}");
+        assert_eq!(
+            row.get("wrong").map_or(Some(0.0), Value::as_f64),
+            Some(0.0),
+            "{row}"
+        );
+    }
+    let ratios = report["ratios"].as_object().expect("ratios");
+    for name in [
+        "fast_vs_nftables_snat",
+        "fast_vs_nftables_snat_cross",
+        "fast_vs_nftables_snat_1m",
+        "fast_vs_xdp_lookup_10k",
+        "fast_vs_xdp_lookup_1m",
+        "slow_vs_afxdp_l2fwd",
+        "new_flows_vs_nftables",
+        "latency_vs_nftables",
+    ] {
+        assert!(ratios[name].is_f64(), "{name} in {ratios:?}");
+    }
+}
+
+const DATAPATH_DEVICES: [&str; 11] = [
+    "wire",
+    "kernel-forwarding",
+    "nftables-snat",
+    "nftables-firewall",
+    "ipvs",
+    "xdp-redirect",
+    "xdp-lookup",
+    "xdp-nat",
+    "afxdp-l2fwd",
+    "stateplane-slow",
+    "stateplane-fast",
+];
+
 /// Every group of our own is started, loaded and measured; peers are, or the report says
 /// why not.
 #[test]

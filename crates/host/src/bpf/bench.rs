@@ -1,64 +1,127 @@
-//! `xdp/bench.c`: the two ends of the packet benchmarks.
+//! `xdp/bench_flows.c`: the two ends of the packet benchmarks.
 
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use aya::maps::{Array, MapError};
+use aya::Ebpf;
+use aya::maps::{Array, MapError, XskMap};
+use stateplane_wire::checksum::Sum;
 
-use super::generator::Generator;
-use super::{BpfError, map_error, map_mut};
+use super::generator::{self, Generator};
+use super::{Attachment, BpfError, attach, load, map_error, map_mut, object, verify};
+use crate::port::Port;
+use crate::xsk::XskPort;
 
+/// The first source port of every host.
+pub const PORT_FIRST: u16 = 10_000;
 /// Frames the kernel makes at once.
 const BATCH: u32 = 64;
 /// Bytes of Ethernet, IPv4 (without options) and UDP headers.
 const HEADERS: usize = 42;
-/// Where the settings keep what, as `struct bench_config` lays it out.
-const LOST: std::ops::Range<usize> = 8..16;
-const SETTINGS: usize = 64;
+/// Bytes of payload that timed frames carry the time in.
+const STAMP: usize = 8;
+/// Processors that count, at most.
+const CPUS: u32 = 256;
+/// Times kept, at most; as in the C file.
+const SAMPLES: u32 = 65536;
+const SETTINGS: usize = 112;
 
-/// What the generator sends.
+/// Where the settings keep what, as `struct config` lays it out.
+mod at {
+    pub(super) const FLOWS: usize = 0;
+    pub(super) const WINDOW: usize = 4;
+    pub(super) const LOST: usize = 8;
+    pub(super) const HEADERS: usize = 16;
+    pub(super) const HOSTS_MASK: usize = 60;
+    pub(super) const HOSTS_BITS: usize = 64;
+    pub(super) const IP_SUM: usize = 68;
+    pub(super) const UDP_SUM: usize = 72;
+    pub(super) const PAYLOAD_SUM: usize = 76;
+    pub(super) const TIMED: usize = 80;
+    pub(super) const CPUS: usize = 84;
+    pub(super) const SOURCE: usize = 88;
+    pub(super) const SOURCE_MASK: usize = 92;
+    pub(super) const DESTINATION: usize = 96;
+    pub(super) const MAC: usize = 100;
+    pub(super) const STEP: usize = 108;
+}
+
+/// Where a frame keeps what.
+mod frame {
+    pub(super) const IP: usize = 14;
+    pub(super) const SOURCE: usize = 26;
+    pub(super) const DESTINATION: usize = 30;
+    pub(super) const UDP: usize = 34;
+    pub(super) const UDP_LENGTH: usize = 38;
+    pub(super) const PROTOCOL: u8 = 17;
+}
+
+/// What the generator sends, and what must arrive of it.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Ethernet, IPv4 without options, UDP with checksum 0; at least 42 bytes.
+    /// Ethernet, IPv4 without options, UDP to the discard port, and 8 bytes of payload at
+    /// least. Addresses, port and checksums are filled in.
     pub frame: Vec<u8>,
-    /// Source ports in turn, beginning with port 10000.
+    /// Flows that take turns, less than half of the numbers there are.
     pub flows: u32,
+    /// Addresses that they are spread over, beginning with the frame's source: a power of
+    /// two, to which that address is aligned. Each sends from ports from 10000 on.
+    pub hosts: u32,
     /// Frames under way at most.
     pub window: u32,
     /// The interface to send by, in the network namespace of the calling thread.
     pub ifindex: u32,
+    /// What the device makes of it.
+    pub expected: Expected,
 }
 
-/// A generator of UDP frames, and the sink that counts and drops those that arrive at
-/// the discard port of another interface.
+/// What a frame must be when it arrives, besides that its checksums are right.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The first of the source addresses.
+    pub source: Ipv4Addr,
+    /// Bits that all of them have in common.
+    pub source_prefix: u8,
+    /// The destination.
+    pub destination: Ipv4Addr,
+    /// The station it is addressed to.
+    pub mac: [u8; 6],
+}
+
+/// Frames at the sink.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Arrived {
+    /// Those that are as expected.
+    pub right: u64,
+    /// Those that are not.
+    pub wrong: u64,
+}
+
+/// A generator of UDP frames, and the sink that checks, counts and drops those that arrive
+/// at the discard port of another interface.
 #[derive(Debug)]
 pub struct Range {
     generator: Generator,
     settings: [u8; SETTINGS],
+    /// What the window no longer waits for.
+    lost: u64,
 }
 
 impl Range {
     /// Prepares the generator; call it where `load.ifindex` lives.
-    pub fn new(load_: Load) -> Result<Self, BpfError> {
-        let Load {
-            frame,
-            flows,
-            window,
-            ifindex,
-        } = load_;
-        let headers = frame.get(..HEADERS).ok_or_else(|| {
-            BpfError::TooMany(format!(
-                "a frame of {} bytes has no room for UDP",
-                frame.len()
-            ))
-        })?;
-        let mut settings = [0; SETTINGS];
-        settings[0..4].copy_from_slice(&flows.to_ne_bytes());
-        settings[4..8].copy_from_slice(&window.to_ne_bytes());
-        settings[16..16 + HEADERS].copy_from_slice(headers);
-        let generator = Generator::new("bench_generate", frame, ifindex)?;
+    pub fn new(load: Load) -> Result<Self, BpfError> {
+        let settings = settings(&load)?;
+        let range = generator::Range {
+            object: ("bench_flows", object!("bench_flows")),
+            program: "flows_generate",
+            out: "flows_out",
+        };
+        let generator = Generator::new(&range, load.frame, load.ifindex)?;
         let mut range = Self {
             generator,
             settings,
+            lost: 0,
         };
         range.configure()?;
         Ok(range)
@@ -66,7 +129,7 @@ impl Range {
 
     /// Attaches the sink; call it where `interface` lives.
     pub fn attach_sink(&mut self, interface: &str) -> Result<(), BpfError> {
-        self.generator.attach_sink("bench_count", interface)
+        self.generator.attach_sink("flows_count", interface)
     }
 
     /// Runs the generator `runs` times on the calling thread's processor. Runs that find
@@ -77,25 +140,206 @@ impl Range {
 
     /// Frames sent so far.
     pub fn sent(&self) -> Result<u64, BpfError> {
-        self.generator.sent()
+        let name = "flows_sent";
+        let sent: [u64; 8] = self
+            .generator
+            .array(name)?
+            .get(&0, 0)
+            .map_err(map_error(name))?;
+        Ok(sent[0])
     }
 
     /// Frames that arrived at the sink so far.
-    pub fn counted(&self) -> Result<u64, BpfError> {
-        self.generator.counted()
+    pub fn arrived(&self) -> Result<Arrived, BpfError> {
+        let name = "flows_arrived";
+        let lines: Array<_, [u64; 8]> = self.generator.array(name)?;
+        let mut sum = Arrived::default();
+        for cpu in 0..cpus() {
+            let line = lines.get(&cpu, 0).map_err(map_error(name))?;
+            sum.right += line[0];
+            sum.wrong += line[1];
+        }
+        Ok(sum)
     }
 
-    /// Frames under way are given up: the window is empty again.
+    /// Frames under way are given up: the window is empty again. How many there were.
     pub fn give_up(&mut self) -> Result<u64, BpfError> {
-        let lost = self.sent()?.saturating_sub(self.counted()?);
-        self.settings[LOST].copy_from_slice(&lost.to_ne_bytes());
+        let gone = self.sent()?.saturating_sub(self.arrived()?.right);
+        let given_up = gone.saturating_sub(self.lost);
+        self.lost = gone;
+        put(&mut self.settings, at::LOST, gone.to_ne_bytes());
         self.configure()?;
-        Ok(lost)
+        Ok(given_up)
+    }
+
+    /// Frames that were given up so far, though they may arrive yet.
+    pub fn given_up(&self) -> u64 {
+        self.lost
+    }
+
+    /// How many frames may be under way from now on.
+    pub fn set_window(&mut self, window: u32) -> Result<(), BpfError> {
+        put(&mut self.settings, at::WINDOW, window.to_ne_bytes());
+        self.configure()
+    }
+
+    /// Whether frames carry the time they were sent at from now on; forgets earlier times.
+    pub fn set_timed(&mut self, timed: bool) -> Result<(), BpfError> {
+        put(
+            &mut self.settings,
+            at::TIMED,
+            u32::from(timed).to_ne_bytes(),
+        );
+        self.configure()?;
+        map_mut!(self.generator.ebpf, "flows_times", Array<_, u32>)?
+            .set(0, 0, 0)
+            .map_err(map_error::<MapError>("flows_times"))
+    }
+
+    /// How long timed frames took, in nanoseconds, as far as there was room.
+    pub fn times(&self) -> Result<Vec<u32>, BpfError> {
+        let name = "flows_times";
+        let times: Array<_, u32> = self.generator.array(name)?;
+        let get = |place: u32| times.get(&place, 0).map_err(map_error(name));
+        let number = get(0)?.min(SAMPLES);
+        (1..=number).map(get).collect()
     }
 
     fn configure(&mut self) -> Result<(), BpfError> {
-        map_mut!(self.generator.ebpf, "bench_settings", Array<_, [u8; SETTINGS]>)?
+        map_mut!(self.generator.ebpf, "flows_settings", Array<_, [u8; SETTINGS]>)?
             .set(0, self.settings, 0)
-            .map_err(map_error::<MapError>("bench_settings"))
+            .map_err(map_error::<MapError>("flows_settings"))
+    }
+}
+
+/// Hands everything an interface receives to its AF_XDP sockets.
+#[derive(Debug)]
+pub struct ToSockets {
+    _ebpf: Ebpf,
+    _attachment: Attachment,
+}
+
+impl ToSockets {
+    /// Attaches the program to `port`'s interface.
+    pub fn attach(port: &XskPort) -> Result<Self, BpfError> {
+        let mut ebpf = load("bench_flows", object!("bench_flows"))?;
+        let mut sockets = map_mut!(ebpf, "flows_sockets", XskMap<_>)?;
+        for (queue, socket) in port.sockets() {
+            sockets
+                .set(queue, socket.as_raw_fd(), 0)
+                .map_err(map_error::<MapError>("flows_sockets"))?;
+        }
+        let attachment = attach(verify(&mut ebpf, "flows_to_sockets")?, port.name())?;
+        Ok(Self {
+            _ebpf: ebpf,
+            _attachment: attachment,
+        })
+    }
+}
+
+/// Processors there may be.
+fn cpus() -> u32 {
+    aya::util::nr_cpus().map_or(CPUS, |count| (count as u32).min(CPUS))
+}
+
+fn put<const N: usize>(settings: &mut [u8; SETTINGS], at: usize, bytes: [u8; N]) {
+    settings[at..at + N].copy_from_slice(&bytes);
+}
+
+fn settings(load: &Load) -> Result<[u8; SETTINGS], BpfError> {
+    let frame = &load.frame;
+    if frame.len() < HEADERS + STAMP {
+        let text = format!("a frame of {} bytes has no room for a time", frame.len());
+        return Err(BpfError::TooMany(text));
+    }
+    let source = address(frame, frame::SOURCE).to_bits();
+    if !load.hosts.is_power_of_two() || !source.is_multiple_of(load.hosts) || load.hosts > 1 << 16 {
+        let text = format!("{} hosts from {}", load.hosts, Ipv4Addr::from(source));
+        return Err(BpfError::TooMany(text));
+    }
+    let mut settings = [0; SETTINGS];
+    let mut word = |at, value: u32| put(&mut settings, at, value.to_ne_bytes());
+    word(at::FLOWS, load.flows.max(1));
+    word(at::STEP, step(load.flows.max(1)));
+    word(at::WINDOW, load.window);
+    word(at::HOSTS_MASK, load.hosts - 1);
+    word(at::HOSTS_BITS, load.hosts.ilog2());
+    word(at::CPUS, cpus());
+    let (ip, udp, payload) = sums(frame);
+    word(at::IP_SUM, native(ip));
+    word(at::UDP_SUM, native(udp));
+    word(at::PAYLOAD_SUM, native(payload));
+    let expected = &load.expected;
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(expected.source_prefix.min(32)))
+        .unwrap_or(0);
+    word(at::SOURCE, (expected.source.to_bits() & mask).to_be());
+    word(at::SOURCE_MASK, mask.to_be());
+    word(at::DESTINATION, expected.destination.to_bits().to_be());
+    put(&mut settings, at::MAC, expected.mac);
+    settings[at::HEADERS..at::HEADERS + HEADERS].copy_from_slice(&frame[..HEADERS]);
+    Ok(settings)
+}
+
+/// From one flow to the next, so that all are visited: about the golden ratio of them.
+fn step(flows: u32) -> u32 {
+    let is_coprime = |step: &u32| {
+        let (mut a, mut b) = (*step, flows);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    let start = (f64::from(flows) * 0.618) as u32;
+    (start..flows).find(is_coprime).unwrap_or(1)
+}
+
+/// Sums over what all frames have alike: the IPv4 header without checksum and the lower half
+/// of the source address; the UDP checksum's words without that half, the source port, the
+/// checksum and the time; the payload without the time.
+fn sums(frame: &[u8]) -> (Sum, Sum, Sum) {
+    let (source, destination) = (
+        address(frame, frame::SOURCE),
+        address(frame, frame::DESTINATION),
+    );
+    let upper = (source.to_bits() >> 16) as u16;
+    let ip = Sum::default()
+        .bytes(&frame[frame::IP..frame::IP + 10])
+        .word(upper)
+        .field(destination.to_bits());
+    let payload = Sum::default().bytes(&frame[HEADERS + STAMP..]);
+    let length = u16::from_be_bytes([frame[frame::UDP_LENGTH], frame[frame::UDP_LENGTH + 1]]);
+    let only_upper = Ipv4Addr::from(u32::from(upper) << 16);
+    let udp = payload
+        .pseudo(only_upper, destination, frame::PROTOCOL, length)
+        .bytes(&frame[frame::UDP + 2..frame::UDP + 6]);
+    (ip, udp, payload)
+}
+
+/// A folded sum as the program adds words up: as they lie in memory.
+fn native(sum: Sum) -> u32 {
+    u32::from(sum.fold().to_be())
+}
+
+fn address(frame: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::step;
+
+    #[test]
+    fn all_flows_have_their_turn() {
+        for flows in [1, 2, 3, 4, 10, 4000, 10_000] {
+            let (step, mut seen) = (step(flows), vec![false; flows as usize]);
+            let mut flow = 0;
+            for _ in 0..flows {
+                assert!(!seen[flow as usize], "{flows} flows, {flow} twice");
+                seen[flow as usize] = true;
+                let next = flow + step;
+                flow = if next < flows { next } else { next - flows };
+            }
+        }
     }
 }

@@ -1,6 +1,5 @@
-//! `xdp/bench.c`: what the generators of both packet benchmarks share. The kernel makes the
-//! frames (live test run), one a run of the generating program; others count them where they
-//! arrive.
+//! What the generators of the packet benchmarks share. The kernel makes the frames (live test
+//! run), one a run of the generating program; others count them where they arrive.
 
 use std::time::Duration;
 
@@ -8,14 +7,22 @@ use aya::Ebpf;
 use aya::maps::{Array, DevMap, MapError};
 
 use super::{
-    Attachment, BpfError, TestRunMode, attach, load, load_error, loaded, map_error, map_mut,
-    object, test_run, verify,
+    Attachment, BpfError, TestRunMode, attach, load, load_error, loaded, map_error, test_run,
+    verify,
 };
 
 /// Frames the kernel makes at once.
 const BATCH: u32 = 64;
-const SENT: u32 = 0;
-const COUNTED: u32 = 1;
+
+/// Programs that belong together.
+pub(super) struct Range {
+    /// The object's name and bytes.
+    pub(super) object: (&'static str, &'static [u8]),
+    /// The generating program.
+    pub(super) program: &'static str,
+    /// The map of the interface it sends by.
+    pub(super) out: &'static str,
+}
 
 /// A generating program, and the sinks of its frames.
 #[derive(Debug)]
@@ -27,17 +34,20 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    /// Loads `program`, which sends what it makes of `frame` by the interface `ifindex` of the
-    /// calling thread's network namespace.
-    pub(super) fn new(
-        program: &'static str,
-        frame: Vec<u8>,
-        ifindex: u32,
-    ) -> Result<Self, BpfError> {
-        let mut ebpf = load("bench", object!("bench"))?;
-        map_mut!(ebpf, "bench_out", DevMap<_>)?
+    /// Loads the program, which sends what it makes of `frame` by the interface `ifindex` of
+    /// the calling thread's network namespace.
+    pub(super) fn new(range: &Range, frame: Vec<u8>, ifindex: u32) -> Result<Self, BpfError> {
+        let Range {
+            object: (name, bytes),
+            program,
+            out,
+        } = *range;
+        let mut ebpf = load(name, bytes)?;
+        let map = ebpf.map_mut(out).expect("the object has the map");
+        DevMap::try_from(map)
+            .map_err(map_error::<MapError>(out))?
             .set(0, ifindex, None, 0)
-            .map_err(map_error("bench_out"))?;
+            .map_err(map_error(out))?;
         verify(&mut ebpf, program)?;
         Ok(Self {
             ebpf,
@@ -66,24 +76,6 @@ impl Generator {
         let outcome = test_run(program, &self.frame, runs, TestRunMode::Live { batch })
             .map_err(load_error(self.program))?;
         Ok(outcome.duration * runs)
-    }
-
-    /// Frames sent so far.
-    pub(super) fn sent(&self) -> Result<u64, BpfError> {
-        self.count(SENT)
-    }
-
-    /// Frames that arrived at sinks so far.
-    pub(super) fn counted(&self) -> Result<u64, BpfError> {
-        self.count(COUNTED)
-    }
-
-    fn count(&self, index: u32) -> Result<u64, BpfError> {
-        let count: [u64; 8] = self
-            .array("bench_frames")?
-            .get(&index, 0)
-            .map_err(map_error("bench_frames"))?;
-        Ok(count[0])
     }
 
     /// A map of the object, to be read.

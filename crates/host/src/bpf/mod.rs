@@ -15,6 +15,8 @@
 //! first, then generic mode (in the stack, slower); [`Attachment::mode`] says which.
 
 pub mod bench;
+#[cfg(test)]
+mod bench_tests;
 pub mod fastpath;
 mod generator;
 pub mod limits;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use aya::maps::{Array, MapError};
 
-use super::generator::Generator;
-use super::{BpfError, map_error, map_mut};
+use super::generator::{Generator, Range};
+use super::{BpfError, map_error, map_mut, object};
 
 /// Requests of a volley at most.
 pub const MOST: usize = 8192;
@@ -21,6 +21,8 @@ const OWN_BYTES: usize = 32;
 const BUCKETS: u32 = 8192;
 const BUCKET_NS: u64 = 8;
 const VOLLEY: usize = 40;
+const SENT: u32 = 0;
+const COUNTED: u32 = 1;
 const FULL: std::ops::Range<usize> = 32..40;
 
 /// What a volley is made of.
@@ -41,7 +43,7 @@ pub struct Volleys {
 #[derive(Debug)]
 pub struct Requests {
     generator: Generator,
-    count: u32,
+    requests: u32,
     copies: u32,
     window: u32,
     full: u64,
@@ -54,7 +56,12 @@ impl Requests {
             let text = format!("a volley has 1 to {MOST} requests");
             return Err(BpfError::TooMany(text));
         };
-        let mut generator = Generator::new("bench_request", first.clone(), volley.ifindex)?;
+        let range = Range {
+            object: ("bench", object!("bench")),
+            program: "bench_request",
+            out: "bench_out",
+        };
+        let mut generator = Generator::new(&range, first.clone(), volley.ifindex)?;
         if let Some(alike) = first.first_chunk::<ALIKE>() {
             map_mut!(generator.ebpf, "bench_template", Array<_, [u8; ALIKE]>)?
                 .set(0, *alike, 0)
@@ -63,7 +70,7 @@ impl Requests {
         }
         Ok(Self {
             generator,
-            count: volley.frames.len() as u32,
+            requests: volley.frames.len() as u32,
             copies: volley.copies,
             window: volley.window,
             full: 0,
@@ -88,7 +95,7 @@ impl Requests {
         let mut bytes = [0; VOLLEY];
         bytes[..8].copy_from_slice(&self.sent()?.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.counted()?.to_ne_bytes());
-        let words = [self.count, self.copies, self.window, u32::from(timed)];
+        let words = [self.requests, self.copies, self.window, u32::from(timed)];
         for (bytes, word) in bytes[16..].chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
@@ -107,12 +114,22 @@ impl Requests {
 
     /// Requests sent so far.
     pub fn sent(&self) -> Result<u64, BpfError> {
-        self.generator.sent()
+        self.count(SENT)
     }
 
     /// Copies that arrived so far.
     pub fn counted(&self) -> Result<u64, BpfError> {
-        self.generator.counted()
+        self.count(COUNTED)
+    }
+
+    fn count(&self, index: u32) -> Result<u64, BpfError> {
+        let name = "bench_frames";
+        let count: [u64; 8] = self
+            .generator
+            .array(name)?
+            .get(&index, 0)
+            .map_err(map_error(name))?;
+        Ok(count[0])
     }
 
     /// Runs so far that found the window full.

@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use stateplane_host::bpf::bench::Expected;
 use stateplane_host::spawn::Process;
 
-use super::testbed::Testbed;
+use super::testbed::{MAC_SINK, POOL, POOL_PREFIX, POOL_RANGE, SOURCE, TARGET, Testbed};
 
 /// What stands between generator and sink.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -36,6 +37,20 @@ impl Device {
         }
     }
 
+    /// What it makes of the generator's frames.
+    pub(super) fn expected(self) -> Expected {
+        let (source, source_prefix) = match self {
+            Device::KernelForwarding => (SOURCE, 32),
+            Device::NftablesSnat | Device::StateplaneSlow => (POOL, POOL_PREFIX),
+        };
+        Expected {
+            source,
+            source_prefix,
+            destination: TARGET,
+            mac: MAC_SINK,
+        }
+    }
+
     /// Makes the test bed's middle namespace such a device. It works until the result
     /// is dropped.
     pub(super) fn start(self, bed: &Testbed, dir: &Path) -> Result<Option<Process>> {
@@ -46,7 +61,7 @@ impl Device {
             }
             Device::NftablesSnat => {
                 bed.device.set_sysctls(&[("ipv4/ip_forward", "1")])?;
-                load_ruleset(bed, dir)?;
+                load_rules(bed, dir, &snat_rules())?;
                 Ok(None)
             }
             Device::StateplaneSlow => start_node(bed, dir).map(Some),
@@ -54,17 +69,23 @@ impl Device {
     }
 }
 
-const RULESET: &str = "table ip nat {
-  chain postrouting {
+/// Source addresses and ports are chosen at random.
+pub(super) fn snat_rules() -> String {
+    format!(
+        "table ip nat {{
+  chain postrouting {{
     type nat hook postrouting priority srcnat;
-    oifname \"wan0\" snat to 198.51.100.1-198.51.100.16 fully-random
-  }
+    oifname \"wan0\" snat to {POOL_RANGE} fully-random
+  }}
+}}
+"
+    )
 }
-";
 
-fn load_ruleset(bed: &Testbed, dir: &Path) -> Result<()> {
-    let file = dir.join("snat.nft");
-    fs::write(&file, RULESET)?;
+/// Has nft carry out `rules` in the device's namespace.
+pub(super) fn load_rules(bed: &Testbed, dir: &Path, rules: &str) -> Result<()> {
+    let file = dir.join("rules.nft");
+    fs::write(&file, rules)?;
     let mut command = Command::new("nft");
     command.arg("-f").arg(&file).stdin(Stdio::null());
     let mut nft = Process::spawn("nft", command, &bed.device)
@@ -77,7 +98,7 @@ fn load_ruleset(bed: &Testbed, dir: &Path) -> Result<()> {
 
 fn start_node(bed: &Testbed, dir: &Path) -> Result<Process> {
     let config = dir.join("bench.toml");
-    fs::write(&config, node_config(dir))?;
+    fs::write(&config, node_config(dir, 0, SLOW))?;
     let log = fs::File::create(dir.join("node.log"))?;
     let mut command = Command::new(std::env::current_exe()?);
     command
@@ -89,7 +110,13 @@ fn start_node(bed: &Testbed, dir: &Path) -> Result<Process> {
     Process::spawn("gw", command, &bed.device).context("cannot start the node")
 }
 
-fn node_config(dir: &Path) -> String {
+/// All packets cross the worker.
+pub(super) const SLOW: &str = "[fast-path]\nenabled = false\n";
+
+/// A gateway for so many mappings, with a store of its own unless the `rest` of the file says
+/// otherwise.
+pub(super) fn node_config(dir: &Path, mappings: u32, rest: &str) -> String {
+    let flows = mappings.saturating_mul(5) / 2;
     format!(
         r#"[cluster]
 name = "bench"
@@ -104,13 +131,13 @@ outside = "wan0"
 
 [nat]
 inside-prefixes = ["10.0.0.0/16"]
-outside-addresses = ["198.51.100.1-198.51.100.16"]
+outside-addresses = ["{POOL_RANGE}"]
 ports = "1024-65535"
 limit-per-subscriber = 60000
+flows = {}
 
-[fast-path]
-enabled = false
-"#,
-        dir.display()
+{rest}"#,
+        dir.display(),
+        flows.max(1 << 20)
     )
 }

@@ -14,7 +14,8 @@ use stateplane_host::bpf::bench::{Load, Range};
 use stateplane_host::link::Netlink;
 use stateplane_host::priority;
 
-use super::testbed::{TARGET, Testbed, frame};
+use super::device::Device;
+use super::testbed::{SOURCE, TARGET, Testbed, frame};
 
 /// Frames under way at most. Small enough for every queue on the path, so that what is
 /// measured is work and not loss.
@@ -33,14 +34,22 @@ pub(super) struct Rate {
 }
 
 /// Sends from `flows` source ports for about `span`, never more than a window at once.
-pub(super) fn rate(bed: &Testbed, flows: u32, span: Duration, cpu: usize) -> Result<Rate> {
+pub(super) fn rate(
+    bed: &Testbed,
+    device: Device,
+    flows: u32,
+    span: Duration,
+    cpu: usize,
+) -> Result<Rate> {
     let mut range = bed.generator.run(move || {
         let ifindex = Netlink::open()?.index("g0")?;
         let load = Load {
-            frame: frame(),
+            frame: frame(60, SOURCE, TARGET),
             flows,
+            hosts: 1,
             window: WINDOW,
             ifindex,
+            expected: device.expected(),
         };
         Range::new(load).map_err(io::Error::other)
     })?;
@@ -60,16 +69,16 @@ fn drive(range: &mut Range, flows: u32, span: Duration) -> Result<Rate, BpfError
     let enough = u64::from(flows.max(WINDOW)) * 2;
     let (until, mut runs) = (Instant::now() + Duration::from_secs(10), 100_000);
     let mut pace = Duration::from_nanos(500);
-    while range.counted()? < enough && Instant::now() < until {
+    while range.arrived()?.right < enough && Instant::now() < until {
         pace = range.run(runs)? / runs;
         thread::sleep(SETTLE);
         range.give_up()?;
     }
     runs = u32::try_from(span.as_nanos() / pace.as_nanos().max(1)).unwrap_or(u32::MAX);
-    let (sent, arrived) = (range.sent()?, range.counted()?);
+    let (sent, arrived) = (range.sent()?, range.arrived()?.right);
     let took = range.run(runs.max(1))?;
     thread::sleep(SETTLE);
-    let (sent, arrived) = (range.sent()? - sent, range.counted()? - arrived);
+    let (sent, arrived) = (range.sent()? - sent, range.arrived()?.right - arrived);
     Ok(Rate {
         pps: arrived as f64 / took.as_secs_f64(),
         lost: sent.saturating_sub(arrived),

@@ -4,8 +4,11 @@
 //! are what is compared. Devices take turns, round by round, and the median of the
 //! rounds counts.
 
+mod datapath;
 mod device;
+mod goals;
 mod measure;
+mod process;
 mod region;
 mod replication;
 mod sequencer;
@@ -31,6 +34,9 @@ pub(crate) enum Bench {
     /// Packets a second and added latency of the NAT's slow path, beside kernel
     /// forwarding and nftables SNAT.
     Nat(NatArgs),
+    /// Packets a second, latency, new flows, TCP and HTTP of fast and slow path, beside the
+    /// kernel's devices and what XDP and AF_XDP can reach at most.
+    Datapath(datapath::DatapathArgs),
     /// Operations a second, latency and processor time of the replicated store, ordered by
     /// the network or by its leader, beside Redis with WAIT and etcd.
     Replication(replication::ReplicationArgs),
@@ -98,6 +104,7 @@ type Latencies = BTreeMap<Device, Vec<Latency>>;
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Nat(args) => nat(args),
+        Bench::Datapath(args) => datapath::run(args),
         Bench::Replication(args) => replication::run(args),
         Bench::Sequencer(args) => sequencer::run(args),
         Bench::Region(args) => region::run(args),
@@ -117,12 +124,7 @@ fn nat(args: &NatArgs) -> Result<()> {
         }
     }
     let report = report(&rates, &latencies, place)?;
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print_table(&report);
-    }
-    Ok(())
+    goals::show(&report, args.json, print_table)
 }
 
 /// Which processor does what.
@@ -173,7 +175,7 @@ fn measure_device(
         .push(measure::latency(&bed, args.pings)?);
     for &flows in &args.flows {
         let span = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
-        let rate = measure::rate(&bed, flows.max(1), span, place.generator)?;
+        let rate = measure::rate(&bed, device, flows.max(1), span, place.generator)?;
         rates.entry((device, flows)).or_default().push(rate);
     }
     Ok(())

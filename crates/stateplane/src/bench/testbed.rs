@@ -15,16 +15,25 @@ use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 
 pub(super) const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// Many flows come from so many addresses, beginning with this one.
+pub(super) const HOSTS: u32 = 1024;
+pub(super) const FIRST_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 8, 0);
+/// Where a load balancer answers for the sink.
+pub(super) const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 80);
 const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub(super) const TARGET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-const POOL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
-const POOL_PREFIX: u8 = 27;
+/// What sources are translated to: room for a million ports that are not shared.
+pub(crate) const POOL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
+pub(crate) const POOL_PREFIX: u8 = 26;
+pub(super) const POOL_RANGE: &str = "198.51.100.1-198.51.100.62";
+/// Where frames without a use arrive (RFC 863).
+pub(super) const DISCARD: u16 = 9;
 
 const MAC_GENERATOR: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 1];
-const MAC_INSIDE: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 2];
-const MAC_OUTSIDE: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 3];
-const MAC_SINK: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 4];
+pub(super) const MAC_INSIDE: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 2];
+pub(super) const MAC_OUTSIDE: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 3];
+pub(super) const MAC_SINK: [u8; 6] = [0x02, 0x53, 0x50, 0xbe, 0, 4];
 
 /// The namespaces. Dropping them removes everything in them.
 pub(super) struct Testbed {
@@ -100,30 +109,27 @@ fn end_host(
     ethtool::set_offload(name, Offload::Gro, true)
 }
 
-/// From the generator to the sink.
-pub(super) fn frame() -> Vec<u8> {
-    discarded([MAC_INSIDE, MAC_GENERATOR], [SOURCE, TARGET])
+/// A frame of `bytes`, without the four of the Ethernet checksum, from `source` to the
+/// discard port of `destination` by way of the device.
+pub(super) fn frame(bytes: u32, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    discarded(bytes, [MAC_INSIDE, MAC_GENERATOR], [source, destination])
 }
 
-/// A 64-byte frame (60 without the Ethernet checksum) to a discard port, with a UDP checksum
-/// of 0: not computed (RFC 768). The first hardware address is the destination's, the second IP
-/// address too.
-pub(crate) fn discarded(macs: [[u8; 6]; 2], [from, to]: [Ipv4Addr; 2]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(60);
+/// A frame to a discard port. The generator fills checksums in. The first hardware address is
+/// the destination's, the second IP address too.
+pub(crate) fn discarded(bytes: u32, macs: [[u8; 6]; 2], [from, to]: [Ipv4Addr; 2]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(bytes as usize);
     frame.extend(macs.as_flattened());
     frame.extend([0x08, 0x00]);
-    let length = 60 - 14u16;
-    let mut ip = vec![0x45, 0];
-    ip.extend(length.to_be_bytes());
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(from.octets());
-    ip.extend(to.octets());
-    let checksum = stateplane_wire::checksum::internet(&ip);
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    frame.extend(ip);
-    frame.extend(10_000u16.to_be_bytes());
-    frame.extend(9u16.to_be_bytes());
+    let length = bytes as u16 - 14;
+    frame.extend([0x45, 0]);
+    frame.extend(length.to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend(from.octets());
+    frame.extend(to.octets());
+    frame.extend([0, 0]);
+    frame.extend(DISCARD.to_be_bytes());
     frame.extend((length - 20).to_be_bytes());
-    frame.resize(60, 0);
+    frame.resize(bytes as usize, 0);
     frame
 }

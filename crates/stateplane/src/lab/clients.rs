@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -54,7 +55,7 @@ pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-fn tool(name: &str) -> Result<Command> {
+pub(crate) fn tool(name: &str) -> Result<Command> {
     let path = find_tool(name).with_context(|| format!("{name} is not installed"))?;
     let mut command = Command::new(path);
     command.stdin(Stdio::null()).stderr(Stdio::null());
@@ -107,7 +108,7 @@ impl Servers {
         std::fs::create_dir_all(&www)?;
         let sha256 = write_random_file(&www.join("file"), real.download_mb)?;
         let conf = dir.join("nginx.conf");
-        std::fs::write(&conf, nginx_conf(dir, &www))?;
+        std::fs::write(&conf, nginx_conf(dir, &www, SERVER))?;
         let namespace = topology.namespace("server");
 
         let mut nginx = tool("nginx")?;
@@ -135,13 +136,13 @@ impl Servers {
 }
 
 /// No files outside `dir`, no daemon, no change of user.
-fn nginx_conf(dir: &Path, www: &Path) -> String {
+pub(crate) fn nginx_conf(dir: &Path, www: &Path, server: Ipv4Addr) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {}/tmp-{kind};\n", dir.display()))
         .concat();
     format!(
         "daemon off;\nmaster_process off;\npid {0}/nginx.pid;\nevents {{}}\nhttp {{\n\
-         access_log off;\n{temporary}server {{ listen {SERVER}:80; root {1}; }}\n}}\n",
+         access_log off;\n{temporary}server {{ listen {server}:80; root {1}; }}\n}}\n",
         dir.display(),
         www.display()
     )
@@ -266,7 +267,7 @@ impl Running {
     }
 }
 
-fn piped(
+pub(crate) fn piped(
     name: &str,
     mut command: Command,
     namespace: &Namespace,

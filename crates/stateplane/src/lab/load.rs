@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stateplane_host::bpf::bench;
-use stateplane_host::link::Netlink;
+use stateplane_host::ifreq;
 
 use super::topology::{INSIDE_MAC, SERVER, Topology, client_address};
-use crate::bench::testbed::discarded;
+use crate::bench::testbed::{POOL, POOL_PREFIX, discarded};
 
 /// Nobody answers to this address, as nobody answers such packets.
 const SENDER: [u8; 6] = [0x02, 0x53, 0x50, 0, 0x03, 0x01];
@@ -74,12 +74,20 @@ impl Load {
     /// Begins; the first packets make the flows.
     pub(crate) fn start(plan: LoadPlan, topology: &Topology) -> io::Result<Self> {
         let client = topology.namespace("client");
+        let server = topology.namespace("server").run(|| ifreq::mac("eth0"))?;
         let mut range = client.run(move || {
             let load = bench::Load {
-                frame: discarded([INSIDE_MAC, SENDER], [client_address(0), SERVER]),
+                frame: discarded(60, [INSIDE_MAC, SENDER], [client_address(0), SERVER]),
                 flows: plan.flows,
+                hosts: 1,
                 window: u32::MAX,
-                ifindex: Netlink::open()?.index("eth0")?,
+                ifindex: ifreq::index("eth0")?,
+                expected: bench::Expected {
+                    source: POOL,
+                    source_prefix: POOL_PREFIX,
+                    destination: SERVER,
+                    mac: server.0,
+                },
             };
             bench::Range::new(load).map_err(io::Error::other)
         })?;
@@ -118,7 +126,7 @@ fn drive(
             range.run(now_due as u32)?;
         }
         report.sent = range.sent()?;
-        let arrived = range.counted()?;
+        let arrived = range.arrived()?.right;
         if arrived != heard {
             // Before the first one there is nothing to go silent.
             if heard > 0 {
@@ -131,6 +139,6 @@ fn drive(
     report.silence = report.silence.max(last.elapsed());
     report.took = begun.elapsed();
     std::thread::sleep(SETTLE);
-    report.arrived = range.counted()?;
+    report.arrived = range.arrived()?.right;
     Ok(report)
 }

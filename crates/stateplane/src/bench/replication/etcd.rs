@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::measure::{Meter, Sample, Spans};
 use super::peer::{self, Talk, installed};
-use super::process::Child;
 use super::redis::free_ports;
+use crate::bench::process::Child;
 
 /// A running cluster.
 pub(super) struct Etcd {

@@ -18,8 +18,8 @@ use stateplane_state::op::Operation;
 
 use super::measure::{Meter, Sample, Spans, Tally};
 use super::network::{ARRIVES, At, Network};
-use super::process::Child;
 use super::systems::System;
+use crate::bench::process::Child;
 use crate::lab::nodes::http_get;
 
 /// The node the load comes from.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-use super::process::Child;
+use crate::bench::process::Child;
 
 /// How long a loop runs before it counts, and while it does.
 #[derive(Clone, Copy, Debug)]

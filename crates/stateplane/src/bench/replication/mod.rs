@@ -3,7 +3,7 @@
 //!
 //! * `systems`: what is compared; `group`, `redis`, `etcd`: how each is run and loaded;
 //!   `network`: the group's namespaces where the sequencer may be a program on an interface
-//! * `process`, `measure`, `peer`: children and what they use; what a closed loop yields
+//! * `measure`, `peer`: children and what they use; what a closed loop yields
 //! * `ratios`, `report`, `plot`: what is wanted; medians, table, picture
 
 mod etcd;
@@ -12,7 +12,6 @@ mod measure;
 mod network;
 mod peer;
 mod plot;
-mod process;
 mod ratios;
 mod redis;
 mod report;
@@ -25,8 +24,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use stateplane_host::priority;
 
-use super::Place;
-use crate::say::say;
+use super::{Place, goals};
 use measure::Spans;
 use report::{Case, Placement, Report, Results};
 use systems::System;
@@ -99,12 +97,7 @@ pub(super) fn run(args: &ReplicationArgs) -> Result<()> {
     if let Some(path) = &args.plot {
         plot::draw(&report, path)?;
     }
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
-    }
-    Ok(())
+    goals::show(&report, args.json, Report::print)
 }
 
 struct Bench {

@@ -1,16 +1,8 @@
 //! What is compared with what, and what we want of it.
 
-use serde::Serialize;
-
-use super::report::{Placement, Row, rounded};
+use super::report::{Placement, Row};
 use super::systems::System;
-
-/// What is wanted of a value, and whether it is so.
-#[derive(Debug, Serialize)]
-pub(super) struct Goal {
-    pub(super) wanted: f64,
-    pub(super) met: bool,
-}
+use crate::bench::goals::{Bound, Goal, rounded};
 
 /// A figure of a system, where most is outstanding.
 #[derive(Clone, Copy)]
@@ -64,8 +56,7 @@ pub(super) struct Ratio {
     pub(super) name: &'static str,
     over: (Figure, System),
     under: Option<(Figure, System)>,
-    at_least: Option<f64>,
-    at_most: Option<f64>,
+    bound: Bound,
 }
 
 const fn ratio(name: &'static str, figure: Figure, ours: System, theirs: System) -> Ratio {
@@ -73,8 +64,7 @@ const fn ratio(name: &'static str, figure: Figure, ours: System, theirs: System)
         name,
         over: (figure, ours),
         under: Some((figure, theirs)),
-        at_least: None,
-        at_most: None,
+        bound: Bound::None,
     }
 }
 
@@ -83,22 +73,21 @@ const fn cost(name: &'static str, figure: Figure) -> Ratio {
         name,
         over: (figure, System::Nopaxos),
         under: None,
-        at_least: None,
-        at_most: None,
+        bound: Bound::None,
     }
 }
 
 impl Ratio {
     const fn at_least(self, wanted: f64) -> Self {
         Self {
-            at_least: Some(wanted),
+            bound: Bound::AtLeast(wanted),
             ..self
         }
     }
 
     const fn at_most(self, wanted: f64) -> Self {
         Self {
-            at_most: Some(wanted),
+            bound: Bound::AtMost(wanted),
             ..self
         }
     }
@@ -115,12 +104,7 @@ impl Ratio {
 
     /// What is wanted of it, if anything.
     pub(super) fn judge(&self, value: f64) -> Option<Goal> {
-        let wanted = self.at_least.or(self.at_most)?;
-        let met = match self.at_least {
-            Some(_) => value >= wanted,
-            None => value <= wanted,
-        };
-        Some(Goal { wanted, met })
+        self.bound.judge(value)
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::measure::{Meter, Sample, Spans};
 use super::peer::{self, Talk, installed};
-use super::process::Child;
+use crate::bench::process::Child;
 
 /// A running master with its replicas; the master comes first.
 pub(super) struct Redis {

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::Place;
 use super::measure::Sample;
-use super::ratios::{Goal, RATIOS};
+use super::ratios::RATIOS;
 use super::systems::System;
+use crate::bench::goals::{self, Goal, rounded};
 use crate::say::say;
 
 /// Where the processes ran while a row was measured.
@@ -94,10 +95,6 @@ const HOW: [&str; 5] = [
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-pub(super) fn rounded(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
 }
 
 fn row(case: &Case, samples: &[(String, Sample)]) -> Row {
@@ -208,14 +205,7 @@ impl Report {
             ]);
         }
         say!("{table}\n");
-        for (name, ratio) in &self.ratios {
-            let goal = match self.goals.get(name) {
-                None => String::new(),
-                Some(Goal { wanted, met: true }) => format!("goal {wanted}: met"),
-                Some(Goal { wanted, met: false }) => format!("goal {wanted}: missed"),
-            };
-            say!("{name:<38} {ratio:<9} {goal}");
-        }
+        goals::print(&self.ratios, &self.goals);
         for (system, why) in &self.missing {
             say!("{system}: not measured: {why}");
         }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::etcd::Etcd;
 use super::group::Group;
 use super::measure::{Sample, Spans};
-use super::process::Child;
 use super::redis::Redis;
+use crate::bench::process::Child;
 
 /// A way to keep state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]

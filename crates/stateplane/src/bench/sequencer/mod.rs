@@ -26,8 +26,7 @@ use stateplane_host::bpf::requests::SHORTEST;
 use stateplane_host::bpf::sequencer::Mode;
 
 use self::measure::{Measured, measure};
-use super::Place;
-use crate::say::say;
+use super::{Place, goals};
 
 /// Frames of 64 bytes on a wire, four of them its checksum: no requests, but what the kernel
 /// can do at best.
@@ -135,10 +134,5 @@ pub(super) fn run(args: &SequencerArgs) -> Result<()> {
         }
     }
     let report = report::Report::new(&found, args.sizes[0], place)?;
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
-    }
-    Ok(())
+    goals::show(&report, args.json, report::Report::print)
 }

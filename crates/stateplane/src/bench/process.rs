@@ -12,19 +12,19 @@ use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
 
 /// A child and what it is called in a report.
-pub(super) struct Child {
-    pub(super) name: String,
+pub(in crate::bench) struct Child {
+    pub(in crate::bench) name: String,
     process: Process,
 }
 
 impl Child {
     /// Starts `program`; what it says goes to a file in `dir`.
-    pub(super) fn start(name: &str, command: Command, dir: &Path) -> Result<Self> {
+    pub(in crate::bench) fn start(name: &str, command: Command, dir: &Path) -> Result<Self> {
         Self::start_in(&Namespace::current()?, name, command, dir)
     }
 
     /// The same in a namespace of its own.
-    pub(super) fn start_in(
+    pub(in crate::bench) fn start_in(
         space: &Namespace,
         name: &str,
         mut command: Command,
@@ -42,7 +42,7 @@ impl Child {
     }
 
     /// All its threads run on `cpu` from now on, and so will those they start.
-    pub(super) fn pin(&self, cpu: usize) -> Result<()> {
+    pub(in crate::bench) fn pin(&self, cpu: usize) -> Result<()> {
         let mut set = CpuSet::new();
         set.set(cpu);
         for entry in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
@@ -54,7 +54,7 @@ impl Child {
     }
 
     /// Processor time it has used, in the kernel and outside.
-    pub(super) fn cpu(&self) -> Result<Duration> {
+    pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
         ticks(&stat)
             .map(|ticks| {
@@ -64,10 +64,37 @@ impl Child {
             .with_context(|| format!("cannot read what {} has used", self.name))
     }
 
+    /// Processor time its threads have used, to the nanosecond. Those that ended are left out.
+    pub(in crate::bench) fn run_time(&self) -> Result<Duration> {
+        run_time(self.process.id())
+    }
+
+    /// Whether it has ended by itself.
+    pub(in crate::bench) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.poll()?.is_some())
+    }
+
     /// Ends it and waits until it has.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(in crate::bench) fn stop(mut self) -> Result<()> {
         Ok(self.process.stop(Duration::from_secs(5))?)
     }
+}
+
+/// Processor time that the present threads of a process have used.
+pub(in crate::bench) fn run_time(process: u32) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))?.flatten() {
+        // A thread that ends meanwhile counts as nothing.
+        let line = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        sum += scheduled(&line).unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+/// The first field of `schedstat`: time on a processor.
+pub(in crate::bench) fn scheduled(line: &str) -> Option<Duration> {
+    let nanos = line.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
 }
 
 /// utime and stime of a line of `/proc/PID/stat`; the name before them may hold anything.

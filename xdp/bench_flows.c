@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The two ends of the packet benchmarks.
+ *
+ *   flows_generate ──▶ interface ··· device under test ··· interface ──▶ flows_count
+ *
+ * flows_generate runs under the kernel's live-frame test run: every run is one frame.
+ * Frames are recycled with whatever the device did to them, so the headers are written
+ * anew each time. A flow is an inside address and a source port; flows take turns, in no
+ * order that a processor could foresee.
+ * While `window` frames are under way it drops instead: what is measured is work, not
+ * loss.
+ *
+ * flows_count counts and drops UDP to the discard port (9, RFC 863) if the frame is what
+ * the device had to make of it: addressed to this station, from the expected addresses
+ * to the expected one, both checksums right. What is not is counted as wrong. The rest
+ * passes, so that sockets work beside it.
+ *
+ * The payload is the same in all frames, but for the time of sending in timed ones, so
+ * checksums need the headers alone.
+ */
+#include "stateplane.h"
+
+#define HEADERS 42 /* Ethernet, IPv4 without options, UDP */
+#define STAMP_BYTES 8
+#define PORT_FIRST 10000
+#define PORT_DISCARD 9
+#define CPUS 256
+#define SAMPLES 65536
+/* Runs that pass before a full window is looked at again: looking takes the counter's
+ * cache line away from the processor that counts. */
+#define PATIENCE 16
+/* A window opens when so many frames more may go. */
+#define OPENING 32
+
+struct config {
+	__u32 flows;
+	__u32 window;
+	__u64 lost; /* frames given up: no longer under way */
+	__u64 headers[HEADERS / 8]; /* in words: what the generator costs is in every figure */
+	__u16 headers_end;
+	__u16 unused;
+	/* Flow n is address number n & hosts_mask, port number n >> hosts_bits. */
+	__u32 hosts_mask;
+	__u32 hosts_bits;
+	/* Sums of 16-bit words, the flow's address half and port and the checksum left out. */
+	__u32 ip_sum;
+	__u32 udp_sum;
+	__u32 payload_sum;
+	__u32 timed;
+	__u32 cpus;
+	/* What arrives, in network order. */
+	__u32 source;
+	__u32 source_mask;
+	__u32 destination;
+	__u32 mac_high; /* the first four bytes */
+	__u16 mac_low;  /* the other two */
+	__u16 unused2;
+	/* From one flow to the next: large, and without a divisor in common with `flows`. In
+	 * order, tables would be read in the order they were filled in. */
+	__u32 step;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} flows_settings SEC(".maps");
+
+/* The generator's own. */
+struct sent {
+	__u64 frames;
+	__u64 limit; /* of frames, as far as the window is known to be open */
+	__u32 flow;
+	__u32 patience;
+	__u64 unused[5];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sent);
+} flows_sent SEC(".maps");
+
+/* A cache line for each processor. */
+struct arrived {
+	__u64 right;
+	__u64 wrong;
+	__u64 unused[6];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CPUS);
+	__type(key, __u32);
+	__type(value, struct arrived);
+} flows_arrived SEC(".maps");
+
+/* Nanoseconds on the way, in the order of arrival; the first word is their number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SAMPLES + 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} flows_times SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} flows_out SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} flows_sockets SEC(".maps");
+
+#define AT(type, at) (*(type *)(at))
+
+force_inline __u32 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static long add_arrived(__u32 cpu, void *sum)
+{
+	struct arrived *line = bpf_map_lookup_elem(&flows_arrived, &cpu);
+	if (line)
+		*(__u64 *)sum += *(volatile __u64 *)&line->right;
+	return 0;
+}
+
+/* Frames under way. */
+force_inline __u64 under_way(const struct config *config, __u64 sent)
+{
+	__u64 gone = *(volatile const __u64 *)&config->lost;
+	bpf_loop(config->cpus, add_arrived, &gone, 0);
+	return sent - gone;
+}
+
+/* Whether one more may go. */
+force_inline int open(const struct config *config, struct sent *sent)
+{
+	if (sent->frames < sent->limit)
+		return 1;
+	if (sent->patience > 0) {
+		sent->patience -= 1;
+		return 0;
+	}
+	__s64 room = (__s64)config->window - (__s64)under_way(config, sent->frames);
+	__s64 opening = config->window < OPENING ? config->window : OPENING;
+	if (room < opening || room <= 0) {
+		sent->patience = PATIENCE;
+		return 0;
+	}
+	sent->limit = sent->frames + room;
+	return 1;
+}
+
+SEC("xdp")
+int flows_generate(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	struct config *config = bpf_map_lookup_elem(&flows_settings, &zero);
+	struct sent *sent = bpf_map_lookup_elem(&flows_sent, &zero);
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (!config || !sent || data + HEADERS + STAMP_BYTES > end)
+		return XDP_ABORTED;
+	if (!open(config, sent))
+		return XDP_DROP;
+	__u32 flow = sent->flow, next = flow + config->step;
+	sent->flow = next < config->flows ? next : next - config->flows;
+	sent->frames += 1;
+
+	for (int word = 0; word < HEADERS / 8; word++)
+		AT(__u64, data + 8 * word) = config->headers[word];
+	AT(__u16, data + HEADERS - 2) = config->headers_end;
+	/* The address's lower half, and the port. */
+	__u16 host = AT(__u16, data + 28) | bpf_htons(flow & config->hosts_mask);
+	__u16 port = bpf_htons(PORT_FIRST + (flow >> config->hosts_bits));
+	__u64 udp_sum = (__u64)config->udp_sum + host + port;
+	if (config->timed) {
+		__u64 now = bpf_ktime_get_ns();
+		AT(__u64, data + HEADERS) = now;
+		udp_sum += (now & 0xffffffff) + (now >> 32);
+	}
+	__u16 udp_check = ~fold(udp_sum);
+	AT(__u16, data + 28) = host;
+	AT(__u16, data + 24) = ~fold((__u64)config->ip_sum + host);
+	AT(__u16, data + 34) = port;
+	AT(__u16, data + 40) = udp_check ? udp_check : 0xffff;
+	return bpf_redirect_map(&flows_out, 0, 0);
+}
+
+/* Whether the frame is what the device had to send. */
+force_inline int right(const struct config *config, const void *data)
+{
+	__u32 source = AT(__u32, data + 26), destination = AT(__u32, data + 30);
+	if (AT(__u32, data) != config->mac_high || AT(__u16, data + 4) != config->mac_low)
+		return 0;
+	if ((source & config->source_mask) != config->source || destination != config->destination)
+		return 0;
+	__u64 addresses = (__u64)source + destination;
+	__u64 ip_sum = addresses + AT(__u32, data + 14) + AT(__u32, data + 18) + AT(__u32, data + 22);
+	if (fold(ip_sum) != 0xffff)
+		return 0;
+	__u64 udp_sum = addresses + AT(__u32, data + 34) + AT(__u32, data + 38) +
+			AT(__u16, data + 38) + bpf_htons(PROTO_UDP) + config->payload_sum;
+	if (config->timed)
+		udp_sum += (__u64)AT(__u32, data + HEADERS) + AT(__u32, data + HEADERS + 4);
+	return fold(udp_sum) == 0xffff;
+}
+
+force_inline void note_time(__u64 sent_at)
+{
+	__u32 zero = 0;
+	__u32 *number = bpf_map_lookup_elem(&flows_times, &zero);
+	if (!number)
+		return;
+	__u32 place = __sync_fetch_and_add(number, 1) % SAMPLES + 1;
+	__u32 *time = bpf_map_lookup_elem(&flows_times, &place);
+	if (time)
+		*time = bpf_ktime_get_ns() - sent_at;
+}
+
+SEC("xdp")
+int flows_count(struct xdp_md *ctx)
+{
+	__u32 zero = 0, cpu = bpf_get_smp_processor_id();
+	struct config *config = bpf_map_lookup_elem(&flows_settings, &zero);
+	struct arrived *arrived = bpf_map_lookup_elem(&flows_arrived, &cpu);
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (!config || !arrived || data + HEADERS + STAMP_BYTES > end)
+		return XDP_PASS;
+	/* IPv4 without options, UDP, the discard port. */
+	if (AT(__u16, data + 12) != bpf_htons(ETHERTYPE_IPV4) || AT(__u8, data + 14) != 0x45 ||
+	    AT(__u8, data + 23) != PROTO_UDP || AT(__u16, data + 36) != bpf_htons(PORT_DISCARD))
+		return XDP_PASS;
+	if (!right(config, data)) {
+		arrived->wrong += 1;
+		return XDP_DROP;
+	}
+	arrived->right += 1;
+	if (config->timed)
+		note_time(AT(__u64, data + HEADERS));
+	return XDP_DROP;
+}
+
+/* In the place of a device that works in user space. */
+SEC("xdp")
+int flows_to_sockets(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&flows_sockets, ctx->rx_queue_index, XDP_DROP);
+}
+
+char _license[] SEC("license") = "Apache-2.0";
