@@ -295,7 +295,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[\"sequencer\"]",
         "[\"sequenser\"]",
         "edge.toml:15:10: error: node.seq.roles[0]: expected one of \"sequencer\", \"replica\", \
-         \"function\", \"switch\", \"resp\", found \"sequenser\"; help: did you mean \"sequencer\"?",
+         \"function\", \"switch\", \"resp\", \"regions\", found \"sequenser\"; help: did you mean \"sequencer\"?",
     ),
     (
         "[\"sequencer\"]",
