@@ -20,23 +20,29 @@ pub(super) fn regions<const N: usize>(plan: &Plan, name: &str, rows: &mut Vec<Ro
     let (mut answer, answered) = side::<N>()?;
     let stop = AtomicBool::new(false);
     let all = std::thread::scope(|scope| -> Result<Vec<f64>> {
-        let peer = scope.spawn(|| -> Result<()> {
-            move_over(plan)?;
-            let mut seen = asked.snapshot()?;
-            while wait(&asked, &mut seen, &stop)? {
-                answer.edit_all().fill(seen[0]);
-                answer.publish()?;
-            }
-            Ok(())
+        // Taken before the first question: a peer that starts late must not miss it.
+        let (mut seen, mut heard) = (answered.snapshot()?, asked.snapshot()?);
+        let (asked, answer, stop) = (&asked, &mut answer, &stop);
+        let peer = scope.spawn(move || -> Result<()> {
+            let done = (|| -> Result<()> {
+                move_over(plan)?;
+                while wait(asked, &mut heard, stop)? {
+                    answer.edit_all().fill(heard[0]);
+                    answer.publish()?;
+                }
+                Ok(())
+            })();
+            // Nobody answers any more: whoever waits must not wait for ever.
+            stop.store(true, Ordering::Relaxed);
+            done
         });
         let measured = (|| {
-            let mut seen = answered.snapshot()?;
             let mut all = Vec::with_capacity(plan.rounds);
             for round in 0..plan.rounds {
                 let start = Instant::now();
                 ask.edit_all().fill(round as u8);
                 ask.publish()?;
-                if peer.is_finished() || !wait(&answered, &mut seen, &stop)? {
+                if !wait(&answered, &mut seen, stop)? {
                     break;
                 }
                 all.push(start.elapsed().as_nanos() as f64 / 2.0);
