@@ -18,6 +18,8 @@ use crate::bench::testbed::{POOL, POOL_PREFIX, discarded};
 const SENDER: [u8; 6] = [0x02, 0x53, 0x50, 0, 0x03, 0x01];
 /// Packets are made in slices of this length; silence is known as exactly.
 const SLICE: Duration = Duration::from_millis(2);
+/// Packets under way at most: fewer than any queue between the ends holds.
+const WINDOW: u32 = 192;
 /// Packets still on their way at the end have this long to arrive.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -80,7 +82,7 @@ impl Load {
                 frame: discarded(60, [INSIDE_MAC, SENDER], [client_address(0), SERVER]),
                 flows: plan.flows,
                 hosts: 1,
-                window: u32::MAX,
+                window: WINDOW,
                 ifindex: ifreq::index("eth0")?,
                 expected: bench::Expected {
                     source: POOL,
@@ -97,7 +99,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
         let thread = client.spawn_thread("load", move || {
-            drive(&range, plan.rate, &asked).map_err(io::Error::other)
+            drive(&mut range, plan.rate, &asked).map_err(io::Error::other)
         })?;
         Ok(Self { stop, thread })
     }
@@ -111,7 +113,7 @@ impl Load {
 }
 
 fn drive(
-    range: &bench::Range,
+    range: &mut bench::Range,
     rate: u32,
     stop: &AtomicBool,
 ) -> Result<LoadReport, stateplane_host::bpf::BpfError> {
@@ -126,6 +128,8 @@ fn drive(
             range.run(now_due as u32)?;
         }
         report.sent = range.sent()?;
+        // What has not arrived by the next slice is lost, and makes room.
+        range.give_up()?;
         let arrived = range.arrived()?.right;
         if arrived != heard {
             // Before the first one there is nothing to go silent.
