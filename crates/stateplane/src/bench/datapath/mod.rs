@@ -174,7 +174,11 @@ pub(super) fn run(args: &DatapathArgs) -> Result<()> {
     if let Some(path) = &args.plot {
         plot::draw(&report, path)?;
     }
-    goals::show(&report, args.json, Report::print)
+    goals::show(&report, args.json, Report::print)?;
+    if !bench.results.failed.is_empty() {
+        bail!("not everything could be measured; the report says what");
+    }
+    Ok(())
 }
 
 struct Bench {
@@ -235,8 +239,8 @@ impl Bench {
             for device in self.devices(Part::Inline) {
                 self.go_on()?;
                 eprintln!("round {round}/{rounds}: {}, {flows} flows", device.name());
-                self.packets(device, flows)
-                    .with_context(|| format!("measuring {} with {flows} flows", device.name()))?;
+                let measured = self.packets(device, flows);
+                self.note(measured, || format!("{}, {flows} flows", device.name()));
             }
         }
         for (part, measure) in [
@@ -250,14 +254,25 @@ impl Bench {
             for device in self.devices(part) {
                 self.go_on()?;
                 eprintln!("round {round}/{rounds}: {}, {}", device.name(), part.name());
-                let figures = measure(part, device, &self.scale, self.place)
-                    .with_context(|| format!("measuring {} ({})", device.name(), part.name()))?;
-                for (case, figures) in figures {
-                    self.results.add(case, figures);
-                }
+                let figures = measure(part, device, &self.scale, self.place);
+                let added = figures.map(|figures| {
+                    for (case, figures) in figures {
+                        self.results.add(case, figures);
+                    }
+                });
+                self.note(added, || format!("{}, {}", device.name(), part.name()));
             }
         }
         Ok(())
+    }
+
+    /// What fails is reported; the rest is measured all the same.
+    fn note(&mut self, measured: Result<()>, what: impl FnOnce() -> String) {
+        if let Err(error) = measured {
+            let what = what();
+            eprintln!("{what}: {error:#}");
+            self.results.failed.insert(what, format!("{error:#}"));
+        }
     }
 
     fn go_on(&self) -> Result<()> {

@@ -34,6 +34,8 @@ pub(super) struct Results {
     samples: BTreeMap<Case, Vec<Figures>>,
     /// A device or a tool, and why.
     pub(super) skipped: BTreeMap<&'static str, String>,
+    /// What should have been measured, and what went wrong.
+    pub(super) failed: BTreeMap<String, String>,
 }
 
 impl Results {
@@ -67,6 +69,7 @@ pub(super) struct Report {
     how: [&'static str; 6],
     pub(super) rows: Vec<Row>,
     skipped: BTreeMap<&'static str, String>,
+    failed: BTreeMap<String, String>,
     pub(super) ratios: BTreeMap<&'static str, f64>,
     goals: BTreeMap<&'static str, Goal>,
 }
@@ -159,6 +162,7 @@ impl Report {
             how: HOW,
             rows,
             skipped: results.skipped.clone(),
+            failed: results.failed.clone(),
             ratios,
             goals,
         })
@@ -183,6 +187,9 @@ impl Report {
         goals::print(&self.ratios, &self.goals);
         for (what, why) in &self.skipped {
             say!("{what}: not measured: {why}");
+        }
+        for (what, why) in &self.failed {
+            say!("{what}: failed: {why}");
         }
         say!("");
         for how in self.how {
