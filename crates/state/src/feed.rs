@@ -89,12 +89,15 @@ impl Feed {
         let mut seen = 0;
         let complete = match rows {
             Rows::Hashed(parts) => {
-                for (key, value) in parts.part(walk.part) {
-                    each(walk.table, key, value);
-                    seen += 1;
+                // Parts only split, and what is split off comes last: no row is passed over. Fewer
+                // than before are there if the table was cleared, but all that came since is noted.
+                if walk.part < parts.count() {
+                    for (key, value) in parts.part(walk.part) {
+                        each(walk.table, key, value);
+                        seen += 1;
+                    }
+                    walk.part += 1;
                 }
-                walk.part += 1;
-                // Parts only split, and what is split off comes last: no row is passed over.
                 walk.part >= parts.count()
             }
             Rows::Ordered(rows) => {
