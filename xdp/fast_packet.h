@@ -114,6 +114,9 @@ force_inline int read_echo(struct packet *packet, __u32 room, __u8 request, __u8
 		return FAST_PUNT_MALFORMED;
 	if (icmp[0] != request && icmp[0] != reply)
 		return FAST_PUNT_ICMP;
+	/* It may consist of zeros alone; then an update of its checksum does not suffice. */
+	if (icmp[0] == 0 && !WORD16(icmp + 6))
+		return FAST_PUNT_ICMP;
 	packet->kind = FAST_KIND_ECHO;
 	packet->source_port = WORD16(icmp + 4);
 	packet->destination_port = WORD16(icmp + 4);

@@ -93,7 +93,14 @@ impl FlowAction {
                 if let Some(endpoint) = self.destination.or(self.source) {
                     packet.set(headers.l4 + 4, endpoint.port, &mut message)?;
                 }
-                packet.settle(headers.l4 + 2, message)
+                packet.settle(headers.l4 + 2, message)?;
+                // Of nothing but zeros the sum is zero, which an update cannot tell from its
+                // other form (RFC 1624 section 3).
+                let message = &mut packet.bytes[headers.l4..];
+                if message.iter().all(|byte| *byte == 0) {
+                    message[2..4].fill(0xff);
+                }
+                Ok(())
             }
             Transport::Error(inner) => {
                 let mut message = Delta::default();

@@ -206,3 +206,22 @@ fn what_has_no_ports_is_not_rewritten() {
     let routed = apply(&action(None, None, true), &fragment).unwrap();
     assert_eq!(routed[22], 8, "but it can be routed");
 }
+
+/// The sum of nothing but zeros has two forms, of which receivers take one.
+#[test]
+fn an_echo_reply_of_zeros_alone_keeps_a_right_checksum() {
+    for (from, to) in [(0xae87, 0), (0xffff, 0), (0, 0), (0, 9)] {
+        let reply = |identifier| {
+            let packet = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([1; 4], [2; 4], 9);
+            let mut out = Vec::new();
+            let echo = packet.icmpv4_echo_reply(identifier, 0);
+            echo.write(&mut out, &[0; 6]).unwrap();
+            out
+        };
+        let mut frame = reply(from);
+        let headers = Headers::parse(&frame).unwrap();
+        let rewrite = action(None, Some(([2; 4], to)), false);
+        rewrite.apply(&mut frame, &headers).unwrap();
+        assert_eq!(frame, reply(to), "{from} to {to}");
+    }
+}

@@ -252,6 +252,10 @@ impl Transport {
         if !kinds.contains(&header[0]) {
             return Err(Aside::Function(Punt::Icmp));
         }
+        // It may consist of zeros alone; then an update of its checksum does not suffice.
+        if header[0] == 0 && word(header, 6) == 0 {
+            return Err(Aside::Function(Punt::Icmp));
+        }
         let identifier = word(header, 4);
         Ok(Transport {
             kind: Kind::Echo,

@@ -39,7 +39,7 @@ punts! {
     Expired = 5, "expired", "The entry's time is over.";
     Lease = 6, "lease", "The lease that the entry depends on is over or somebody else's.";
     TcpEvent = 7, "tcp-event", "A TCP flag that the function has to see.";
-    Icmp = 8, "icmp", "An ICMP message other than echo.";
+    Icmp = 8, "icmp", "An ICMP message other than echo, or the reply numbered 0.";
     Fragment = 9, "fragment", "A fragment.";
     Ttl = 10, "ttl", "Its time to live ends here.";
     Mtu = 11, "mtu", "Longer than the next hop's link carries.";
