@@ -16,6 +16,16 @@ enum Flows {
     Many,
 }
 
+impl Flows {
+    const fn at_least(self) -> u32 {
+        match self {
+            Flows::Few => 1,
+            Flows::Some => 10_000,
+            Flows::Many => 1_000_000,
+        }
+    }
+}
+
 /// Ours over theirs.
 struct Ratio {
     name: &'static str,
@@ -66,13 +76,18 @@ impl Ratio {
         }
     }
 
-    fn of(&self, rows: &[Row], flows: &[u32]) -> Option<f64> {
+    /// Nothing if the flows are not those that the name speaks of; a quick run names what a
+    /// whole one would.
+    fn of(&self, rows: &[Row], flows: &[u32], quick: bool) -> Option<f64> {
         let (few, some, many) = (flows.first()?, flows.get(flows.len() / 2)?, flows.last()?);
         let flows = match self.flows {
             Flows::Few => few,
             Flows::Some => some,
             Flows::Many => many,
         };
+        if !quick && *flows < self.flows.at_least() {
+            return None;
+        }
         let of = |device: Device| {
             let row = rows.iter().find(|row| {
                 row.part == self.part
@@ -230,10 +245,11 @@ const RATIOS: &[Ratio] = &[
 pub(super) fn of(
     rows: &[Row],
     flows: &[u32],
+    quick: bool,
 ) -> (BTreeMap<&'static str, f64>, BTreeMap<&'static str, Goal>) {
     let (mut ratios, mut goals) = (BTreeMap::new(), BTreeMap::new());
     for ratio in RATIOS {
-        let Some(value) = ratio.of(rows, flows) else {
+        let Some(value) = ratio.of(rows, flows, quick) else {
             continue;
         };
         ratios.insert(ratio.name, value);

@@ -154,7 +154,7 @@ impl Report {
         let samples = results.samples.iter();
         let mut rows: Vec<Row> = samples.map(|(case, samples)| row(case, samples)).collect();
         add_added_latency(&mut rows);
-        let (ratios, goals) = ratios::of(&rows, flows);
+        let (ratios, goals) = ratios::of(&rows, flows, quick);
         Ok(Self {
             bench: "datapath",
             quick,
