@@ -50,6 +50,15 @@ fn command() -> impl Strategy<Value = Words> {
     ]
 }
 
+/// Commands of one operation, two where both fit.
+fn operations(log: &[Words]) -> impl Iterator<Item = &[Words]> {
+    log.chunks(2).flat_map(|two| {
+        let bytes: usize = two.iter().flatten().map(Vec::len).sum();
+        let fits = bytes + 1_000 < Limits::default().op_bytes;
+        two.chunks(if fits { 2 } else { 1 })
+    })
+}
+
 /// What one operation leaves for another, because enough was said, follows in the next.
 fn run_all(ours: &mut Ours, commands: &[Words]) -> Vec<Reply> {
     let mut said = Vec::new();
@@ -84,7 +93,7 @@ fn large_values_are_answered_as_by_redis() {
         let mut theirs = theirs.borrow_mut();
         theirs.ask(&[b"FLUSHALL".to_vec()]);
         let mut ours = Ours::new();
-        for part in log.chunks(2) {
+        for part in operations(&log) {
             for (words, ours) in part.iter().zip(run_all(&mut ours, part)) {
                 if exceeds(&ours) {
                     return Ok(());
@@ -130,4 +139,22 @@ fn what_is_too_large_is_refused_and_leaves_no_trace() {
         vec![Reply::Bulk(mib); 3],
         "one after the other"
     );
+}
+
+#[test]
+fn commands_that_exceed_an_operation_together_are_told_so() {
+    let rpush = [
+        b"rpush".to_vec(),
+        b"l".to_vec(),
+        bytes(1 << 20, 1),
+        bytes(1 << 20, 2),
+    ];
+    let log = [rpush.to_vec(), rpush.to_vec()];
+    assert!(Ours::new().run(0, &[], &log).is_err());
+    assert_eq!(operations(&log).count(), 2);
+    let mut ours = Ours::new();
+    let replies: Vec<_> = operations(&log)
+        .flat_map(|part| run_all(&mut ours, part))
+        .collect();
+    assert_eq!(replies, [Reply::Int(2), Reply::Int(4)]);
 }
