@@ -4,26 +4,7 @@
 
 use crate::GroupConfig;
 
-/// Defines [`Mutation`] with the names used in commands.
-macro_rules! mutations {
-    ($($name:ident = $text:literal, $doc:literal;)*) => {
-        /// A rule to break.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum Mutation { $(#[doc = $doc] $name,)* }
-
-        impl Mutation {
-            /// All mutations.
-            pub const ALL: &'static [Mutation] = &[$(Mutation::$name,)*];
-
-            /// The name used in commands.
-            pub const fn name(self) -> &'static str {
-                match self { $(Mutation::$name => $text,)* }
-            }
-        }
-    };
-}
-
-mutations! {
+stateplane_base::mutations! {
     ClientQuorum = "client-quorum", "A client trusts f replies, the leader's among them.";
     ReadWithoutFollowers = "read-without-followers", "A client trusts a leader's read without its followers.";
     ReadAcrossViews = "read-across-views", "A client counts replicas of other views for a read.";

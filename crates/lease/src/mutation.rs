@@ -4,26 +4,7 @@
 use crate::grant::Terms;
 use crate::holder::HolderConfig;
 
-/// Defines [`Mutation`] with the names used in commands.
-macro_rules! mutations {
-    ($($name:ident = $text:literal, $doc:literal;)*) => {
-        /// A rule to break.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum Mutation { $(#[doc = $doc] $name,)* }
-
-        impl Mutation {
-            /// All mutations.
-            pub const ALL: &'static [Mutation] = &[$(Mutation::$name,)*];
-
-            /// The name used in commands.
-            pub const fn name(self) -> &'static str {
-                match self { $(Mutation::$name => $text,)* }
-            }
-        }
-    };
-}
-
-mutations! {
+stateplane_base::mutations! {
     CountedFromAck = "counted-from-ack", "The holder counts its lease from the answer.";
     NoDriftMargin = "no-drift-margin", "The holder uses all of the span it was granted.";
     TimeNotLookedAt = "time-not-looked-at", "The holder takes its lease for live until its timer says otherwise.";
