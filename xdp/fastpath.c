@@ -331,11 +331,14 @@ force_inline int leave(struct xdp_md *ctx, struct arrival *arrival, struct packe
 	return 0;
 }
 
-force_inline int forward4(struct xdp_md *ctx, struct arrival *arrival, struct packet *packet)
+/* `is_ipv4` is a constant of each call. */
+force_inline int forward(struct xdp_md *ctx, struct arrival *arrival, struct packet *packet,
+			 int is_ipv4)
 {
 	struct action action;
 	__u32 hop = 0;
-	int verdict = read_ipv4(ctx, packet, arrival->port->flags);
+	__u8 flags = arrival->port->flags;
+	int verdict = is_ipv4 ? read_ipv4(ctx, packet, flags) : read_ipv6(ctx, packet, flags);
 
 	if (verdict == KERNEL)
 		return KERNEL;
@@ -344,25 +347,9 @@ force_inline int forward4(struct xdp_md *ctx, struct arrival *arrival, struct pa
 	if (verdict)
 		return verdict;
 	arrival->now = coarse_time(arrival->counters);
-	verdict = decide4(arrival, packet, &action, &hop);
-	return verdict ? verdict : leave(ctx, arrival, packet, &action, hop, 1);
-}
-
-force_inline int forward6(struct xdp_md *ctx, struct arrival *arrival, struct packet *packet)
-{
-	struct action action;
-	__u32 hop = 0;
-	int verdict = read_ipv6(ctx, packet, arrival->port->flags);
-
-	if (verdict == KERNEL)
-		return KERNEL;
-	if (TAKE(arrival->settings->enabled) != 1)
-		return FAST_PUNT_DISABLED;
-	if (verdict)
-		return verdict;
-	arrival->now = coarse_time(arrival->counters);
-	verdict = decide6(arrival, packet, &action, &hop);
-	return verdict ? verdict : leave(ctx, arrival, packet, &action, hop, 0);
+	verdict = is_ipv4 ? decide4(arrival, packet, &action, &hop)
+			  : decide6(arrival, packet, &action, &hop);
+	return verdict ? verdict : leave(ctx, arrival, packet, &action, hop, is_ipv4);
 }
 
 /* An IPv4 packet that the function shall see is the kernel's nevertheless if it is for one of
@@ -415,11 +402,11 @@ force_inline int serve(struct xdp_md *ctx, __u32 number)
 		return to_kernel(&arrival);
 	int verdict = KERNEL;
 	if (packet.type == ETHERTYPE_IPV4 && (flags & FAST_PORT_IPV4)) {
-		verdict = forward4(ctx, &arrival, &packet);
+		verdict = forward(ctx, &arrival, &packet, 1);
 		if (verdict > 0 && is_for_machine(ctx, packet.l3_at))
 			verdict = KERNEL;
 	} else if (packet.type == ETHERTYPE_IPV6 && (flags & FAST_PORT_IPV6)) {
-		verdict = forward6(ctx, &arrival, &packet);
+		verdict = forward(ctx, &arrival, &packet, 0);
 	}
 	if (!verdict)
 		return send(&arrival);
