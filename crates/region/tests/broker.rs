@@ -1,46 +1,14 @@
 //! Regions by name: through a real broker, its socket and its board.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+mod support;
+
+use std::thread;
 use std::time::{Duration, Instant};
 
 use stateplane_region::{
     Broker, Fenced, Host, HostError, Limits, Name, ReadError, Reader, Refusal, Spec, Writer,
 };
-
-/// A broker in a thread; it ends when dropped.
-struct Running {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn new(dir: &Path, limits: Limits) -> Self {
-        let mut broker = Broker::open(dir, limits).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            while !told.load(Ordering::Acquire) {
-                broker.turn(Duration::from_millis(2)).unwrap();
-            }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
+use support::Running;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()

@@ -3,12 +3,14 @@
 //!
 //! The full run, 10,000 kills: `make kills`.
 
+mod support;
+
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stateplane_region::{Broker, Host, Limits, Name, ReadError, Reader, Spec, Writer};
+use stateplane_region::{Host, Limits, Name, ReadError, Reader, Spec, Writer};
+use support::Running;
 
 /// Tells the writer's process where to write.
 const DIR: &str = "STATEPLANE_REGION_KILL_DIR";
@@ -106,18 +108,8 @@ fn attach(host: &Host, after: u64, child: &mut Child) -> Reader<[u64]> {
 
 fn kills(count: u64) {
     let dir = tempfile::tempdir().unwrap();
-    let mut broker = Broker::open(dir.path(), Limits::default()).unwrap();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Acquire) {
-                broker.turn(Duration::from_millis(5)).unwrap();
-            }
-        });
-        let ended = std::panic::catch_unwind(|| kill_and_read(dir.path(), count));
-        stop.store(true, Ordering::Release);
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
+    let _broker = Running::new(dir.path(), Limits::default());
+    kill_and_read(dir.path(), count);
 }
 
 fn kill_and_read(dir: &Path, count: u64) {

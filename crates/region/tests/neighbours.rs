@@ -1,12 +1,14 @@
 //! A process that is stopped, or killed, holds nobody up but its own readers: the regions
 //! of all others go on, and so does the broker.
 
+mod support;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stateplane_region::{Broker, Host, Limits, Name, ReadError, Reader, Spec, Writer};
+use stateplane_region::{Host, Limits, Name, ReadError, Reader, Spec, Writer};
+use support::Running;
 
 /// Tell a writer's process where to write, and what.
 const DIR: &str = "STATEPLANE_REGION_NEIGHBOUR_DIR";
@@ -111,18 +113,8 @@ fn go_on(readers: &[Reader<[u64]>], during: &str) -> Vec<Duration> {
 #[test]
 fn a_stopped_or_killed_writer_holds_no_neighbour_up() {
     let dir = tempfile::tempdir().unwrap();
-    let mut broker = Broker::open(dir.path(), Limits::default()).unwrap();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Acquire) {
-                broker.turn(Duration::from_millis(2)).unwrap();
-            }
-        });
-        let ended = std::panic::catch_unwind(|| stop_and_kill(dir.path()));
-        stop.store(true, Ordering::Release);
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
+    let _broker = Running::new(dir.path(), Limits::default());
+    stop_and_kill(dir.path());
 }
 
 fn stop_and_kill(dir: &Path) {

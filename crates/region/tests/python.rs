@@ -1,13 +1,15 @@
 //! The reader in Python against a live writer: by name, by path, and whoever writes next.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use std::os::fd::AsRawFd;
 
-use stateplane_region::{Broker, Host, Limits, Name, Spec, Writer};
+use stateplane_region::{Host, Limits, Name, Spec, Writer};
+use support::Running;
 
 const WORDS: usize = 512;
 const NAME: &str = "/test/python/writer/numbers";
@@ -98,18 +100,8 @@ fn a_script_reads_whole_versions_of_every_writer() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut broker = Broker::open(dir.path(), Limits::default()).unwrap();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Acquire) {
-                broker.turn(Duration::from_millis(2)).unwrap();
-            }
-        });
-        let ended = std::panic::catch_unwind(|| write_for(dir.path()));
-        stop.store(true, Ordering::Release);
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
+    let _broker = Running::new(dir.path(), Limits::default());
+    write_for(dir.path());
 }
 
 fn write_for(dir: &Path) {
