@@ -155,14 +155,17 @@ impl Source {
             }),
         };
         match (read, &self.snapshot) {
-            (Ok(true), Some(snapshot)) => {
+            (Ok(new), Some(snapshot)) => {
                 let edition = snapshot.edition();
                 let at = At {
                     epoch: edition.epoch,
                     version: edition.version,
                 };
-                self.export
-                    .update(now, snapshot.bytes(), at, edition.published_day_ns);
+                if new {
+                    let day_ns = edition.published_day_ns;
+                    self.export.update(now, snapshot.bytes(), at, day_ns);
+                }
+                self.export.checked(edition.current);
                 Ok(())
             }
             // Nothing yet, or too fast just now: the next turn tries again.
@@ -189,7 +192,8 @@ impl AsFd for Source {
 }
 
 /// Receives a region of another machine, and is the writer of its copy here. The copy's age
-/// counts from its last version: an original that rests looks like one that is cut off.
+/// is that of the original, as far as it is known: it grows when the original's writer is
+/// gone, or cannot be reached, and not while that has nothing new.
 #[derive(Debug)]
 pub struct Copy {
     socket: BatchSocket,
@@ -263,6 +267,7 @@ impl Copy {
                 fenced = step.publish(copy).map(|_| ());
             }
         })?;
+        import.confirm(copy);
         fenced.map_err(io::Error::other)?;
         if let Some(report) = self.import.poll(now) {
             let mut datagram = Vec::new();
@@ -277,6 +282,11 @@ impl Copy {
     /// clock there.
     pub fn day_ns(&self) -> Option<u64> {
         self.day_ns
+    }
+
+    /// When that version was last known to be all there is, on this machine's clock.
+    pub fn current(&self) -> Option<Time> {
+        self.import.current()
     }
 
     /// What it has taken.

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::{self, Relaxed};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
-use crate::clock;
 use crate::layout::{LAYOUT, MAGIC, NAME_AT, NAME_MAX, Plan, Word};
 use crate::memory::{Line, Mapping};
 use crate::protocol::{Cell, Cells, Control, MAX_VERSION};
@@ -107,7 +106,6 @@ impl Object {
             (Word::Schema, self.schema),
             (Word::Epoch, self.epoch),
             (Word::NameLen, self.name.len() as u64),
-            (Word::Checked, clock::now()),
         ] {
             self.set(word, value);
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use stateplane_base::Time;
 use zerocopy::IntoBytes;
 
 use crate::clock;
@@ -85,7 +86,12 @@ impl Publisher {
             io::Error::other("the former writer publishes on; is it of an earlier release?")
         })?;
         new.version = last.version;
-        new.publish_at(clock::now(), last.version + 1);
+        // As old as it is: that there is a writer again makes nothing newer.
+        let told = |word: Word| old.get(word);
+        let current = told(Word::Published(last.image)).max(told(Word::Checked));
+        let times = [current.min(clock::now()), told(Word::Day(last.image))];
+        let next = new.prepare(times, last.version + 1, false);
+        new.commit(next);
         Ok(new)
     }
 
@@ -207,14 +213,28 @@ impl Publisher {
     }
 
     /// Publishes a copy of a region that is written elsewhere: under its version if that
-    /// is newer here too, and with the day when the original was published.
-    pub(crate) fn publish_copy(&mut self, version: u64, day_ns: u64) -> Result<u64, Fenced> {
+    /// is newer here too, with the day when the original was published, and as old as it is
+    /// known to be.
+    pub(crate) fn publish_copy(
+        &mut self,
+        version: u64,
+        day_ns: u64,
+        current: Time,
+    ) -> Result<u64, Fenced> {
         self.check_fence()?;
         let version = version.clamp(self.version + 1, protocol::MAX_VERSION);
-        let next = self.prepare([clock::now(), day_ns], version, false);
+        let known = current.as_nanos().min(clock::now());
+        let next = self.prepare([known, day_ns], version, false);
         self.commit(next);
         self.confirm()?;
         Ok(version)
+    }
+
+    /// Says of a copy, which did not change, when that was last known of the original.
+    pub(crate) fn confirm_copy(&self, current: Time) {
+        let known = current.as_nanos().min(clock::now());
+        let said = self.object.get(Word::Checked);
+        self.object.set(Word::Checked, known.max(said));
     }
 
     /// Writes the next image; it is not in force yet.

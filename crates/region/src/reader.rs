@@ -28,7 +28,8 @@ pub struct Edition {
     pub version: u64,
     /// Rises with every writer.
     pub epoch: u64,
-    /// When it was published, on the clock that all processes of this machine share.
+    /// When it was published, on the clock that all processes of this machine share. Of a
+    /// copy: when it was known to be the newest where it comes from.
     pub published: Time,
     /// The same as time of day, in nanoseconds since 1970.
     pub published_day_ns: u64,

@@ -80,7 +80,7 @@ pub struct ReceivedStatus {
     pub version: u64,
     /// Of which writer.
     pub epoch: u64,
-    /// How old that is, by the two machines' clocks.
+    /// How long ago that was known to be all there is.
     pub age_ms: Option<f64>,
     /// Versions that came whole.
     pub versions: u64,
@@ -316,10 +316,9 @@ impl Receiving {
         ReceivedStatus {
             version: has.version,
             epoch: has.epoch,
-            age_ms: copy.day_ns().map(|day_ns| {
-                let age = clock::wall().as_nanos().saturating_sub(day_ns);
-                age as f64 / 1e6
-            }),
+            age_ms: copy
+                .current()
+                .map(|current| clock::now().since(current).as_secs_f64() * 1e3),
             versions: taken.versions,
             given_up: taken.given_up,
             pieces: taken.pieces,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use stateplane_base::Time;
 
 use super::message::{
-    Mark, Message, PIECE_HEAD, Piece, RUN_HEAD, RUN_MAX, Report, decode, encode_announce, run_head,
+    Mark, Message, PIECE_HEAD, Piece, RUN_HEAD, RUN_MAX, Report, decode, encode_announce,
+    encode_still, run_head,
 };
 use super::mutation::{Mutation, broken};
 use super::{At, Malformed, Timing};
@@ -64,6 +65,8 @@ pub struct Export {
     changed: Vec<u64>,
     at: At,
     day_ns: u64,
+    /// When the present version was last known to be all there is.
+    current: Time,
     /// When the present version was taken up.
     since: Option<Time>,
     peers: BTreeMap<u16, Peer>,
@@ -71,6 +74,8 @@ pub struct Export {
     ways: BTreeMap<u64, Way>,
     queue: VecDeque<Job>,
     announce: BTreeSet<u16>,
+    /// Receivers that have the present version and are to hear that it is still that.
+    still: BTreeSet<u16>,
     /// Bytes that this turn may still send, and when the next begins.
     left: usize,
     next_turn: Time,
@@ -85,6 +90,8 @@ struct Peer {
     /// When pieces were last sent to it, and when it was last reminded.
     served: Time,
     reminded: Time,
+    /// When it was last told that what it has is all there is.
+    reassured: Time,
     /// How long it may hold the others up, and until when it may not at all.
     hold: Duration,
     rests: Time,
@@ -116,11 +123,13 @@ impl Export {
             changed: Vec::new(),
             at: At::default(),
             day_ns: 0,
+            current: Time::ZERO,
             since: None,
             peers: BTreeMap::new(),
             ways: BTreeMap::new(),
             queue: VecDeque::new(),
             announce: BTreeSet::new(),
+            still: BTreeSet::new(),
             left: timing.burst,
             next_turn: Time::ZERO,
             marks: BTreeSet::new(),
@@ -140,7 +149,8 @@ impl Export {
     }
 
     /// Takes up a version of the region: its bytes, which it is, when it was published.
-    /// One that is not newer is passed over.
+    /// One that is not newer is passed over. It counts as all there is at this moment,
+    /// unless [`Export::checked`] says otherwise.
     pub fn update(&mut self, now: Time, bytes: &[u8], at: At, day_ns: u64) {
         if at <= self.at || at.version == 0 {
             return;
@@ -155,6 +165,7 @@ impl Export {
         self.sent.versions += 1;
         let former = self.at;
         (self.at, self.day_ns, self.since) = (at, day_ns, Some(now));
+        self.current = now;
         self.compare(bytes, former.epoch == at.epoch);
         self.ways.clear();
         self.queue.clear();
@@ -165,6 +176,17 @@ impl Export {
             let base = self.base(former);
             self.send_way(together.into(), base);
         }
+    }
+
+    /// Says when the version that was taken up was last known to be all there is: a writer
+    /// that rests still says so, one that is gone does not. Receivers learn how long ago
+    /// that is.
+    pub fn checked(&mut self, current: Time) {
+        self.current = current;
+    }
+
+    fn age_ns(&self, now: Time) -> u64 {
+        u64::try_from(now.since(self.current).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Which lines are other than before.
@@ -282,6 +304,7 @@ impl Export {
             heard: now,
             served: Time::ZERO,
             reminded: Time::ZERO,
+            reassured: Time::ZERO,
             hold,
             rests: Time::ZERO,
         });
@@ -289,6 +312,11 @@ impl Export {
         if report.has == self.at {
             (peer.hold, peer.rests) = (hold, Time::ZERO);
             self.announce.remove(&from);
+            // What came lately said how old it was.
+            let due = peer.served.max(peer.reassured) + self.timing.lease / 4;
+            if now >= due && !broken(Mutation::NobodyReassured) {
+                self.still.insert(from);
+            }
             return;
         }
         // What is under way need not be sent twice.
@@ -337,6 +365,7 @@ impl Export {
             let gone = |job: &Job| !job.to.iter().any(|to| peers.contains_key(to));
             self.queue.retain(|job| !gone(job));
             self.announce.retain(|to| peers.contains_key(to));
+            self.still.retain(|to| peers.contains_key(to));
         }
         if self.queue.is_empty() && self.at.version > 0 {
             let silent = |(number, peer): (&u16, &Peer)| {
@@ -390,9 +419,15 @@ impl Export {
         let to: To = if let Some(number) = self.announce.pop_first() {
             encode_announce(self.region, self.at, &mut body);
             Arc::new([number])
+        } else if let Some(number) = self.still.pop_first() {
+            encode_still(self.region, self.at, self.age_ns(now), &mut body);
+            if let Some(peer) = self.peers.get_mut(&number) {
+                peer.reassured = now;
+            }
+            Arc::new([number])
         } else {
             let job = self.queue.pop_front()?;
-            self.write_piece(&job, &mut body);
+            self.write_piece(now, &job, &mut body);
             self.sent.pieces += 1;
             for number in job.to.iter() {
                 if let Some(peer) = self.peers.get_mut(number) {
@@ -405,13 +440,14 @@ impl Export {
         Some(Outgoing { to, body })
     }
 
-    fn write_piece(&mut self, job: &Job, out: &mut Vec<u8>) {
+    fn write_piece(&mut self, now: Time, job: &Job, out: &mut Vec<u8>) {
         let way = self.way(job.base);
         let head = Piece {
             region: self.region,
             at: self.at,
             base: job.base,
             day_ns: self.day_ns,
+            age_ns: self.age_ns(now),
             len: self.len as u64,
             index: job.index,
             count: way.len() as u32,
@@ -427,7 +463,8 @@ impl Export {
 
     /// When [`Export::on_time`] should be called next, at the latest.
     pub fn next_timer(&self) -> Time {
-        if !self.queue.is_empty() || !self.announce.is_empty() {
+        let waiting = self.announce.len() + self.still.len() + self.queue.len();
+        if waiting > 0 {
             return self.next_turn;
         }
         let due = self.peers.values().map(|peer| {

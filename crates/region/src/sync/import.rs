@@ -23,6 +23,8 @@ pub struct Import {
     reported: Time,
     marks: BTreeSet<Mark>,
     taken: Taken,
+    /// When what it has was last known to be all there is.
+    current: Option<Time>,
 }
 
 /// What came of a version so far.
@@ -31,6 +33,7 @@ struct Collected {
     at: At,
     base: u64,
     day_ns: u64,
+    current: Time,
     pieces: Vec<Option<Box<[u8]>>>,
     missing: usize,
     bytes: usize,
@@ -56,6 +59,7 @@ pub struct Taken {
 pub struct Step {
     at: At,
     day_ns: u64,
+    current: Time,
     from_nothing: bool,
     pieces: Vec<Box<[u8]>>,
     len: usize,
@@ -70,6 +74,12 @@ impl Step {
     /// When that was published, in nanoseconds since 1970, by its writer's clock.
     pub fn day_ns(&self) -> u64 {
         self.day_ns
+    }
+
+    /// When that was last known to be all there is, on this machine's clock: too late by
+    /// as long as datagrams were on their way.
+    pub fn current(&self) -> Time {
+        self.current
     }
 
     /// Whether whatever is not told is zero, instead of as before.
@@ -96,7 +106,7 @@ impl Step {
             copy.bytes_mut(0, self.len).fill(0);
         }
         self.for_each(|at, bytes| copy.bytes_mut(at, bytes.len()).copy_from_slice(bytes));
-        copy.publish_copy(self.at.version, self.day_ns)
+        copy.publish_copy(self.at.version, self.day_ns, self.current)
     }
 }
 
@@ -114,6 +124,7 @@ impl Import {
             reported: Time::ZERO,
             marks: BTreeSet::new(),
             taken: Taken::default(),
+            current: None,
         }
     }
 
@@ -124,6 +135,13 @@ impl Import {
             Message::Piece(piece) if piece.region == self.region => self.on_piece(now, &piece),
             Message::Announce { region, at } if region == self.region => {
                 self.on_announce(now, at);
+                Ok(None)
+            }
+            Message::Still { region, at, age_ns } if region == self.region => {
+                if at == self.has {
+                    let current = Some(before(now, age_ns));
+                    self.current = self.current.max(current);
+                }
                 Ok(None)
             }
             _ => Ok(None),
@@ -171,6 +189,7 @@ impl Import {
         let Some(place) = collected.pieces.get_mut(piece.index as usize) else {
             return Err(Malformed("another number of pieces"));
         };
+        collected.current = collected.current.max(before(now, piece.age_ns));
         if place.is_none() || broken(Mutation::DuplicatesCount) {
             *place = Some(piece.runs.into());
             collected.missing -= 1;
@@ -221,6 +240,7 @@ impl Import {
             at: piece.at,
             base: piece.base,
             day_ns: piece.day_ns,
+            current: Time::ZERO,
             pieces: vec![None; piece.count as usize],
             missing: piece.count as usize,
             bytes: 0,
@@ -231,12 +251,14 @@ impl Import {
     fn complete(&mut self, now: Time) -> Option<Step> {
         let collected = self.collects.take()?;
         self.has = collected.at;
+        self.current = Some(collected.current);
         self.taken.versions += 1;
         self.taken.from_nothing += u64::from(collected.base == 0);
         self.due = now;
         Some(Step {
             at: collected.at,
             day_ns: collected.day_ns,
+            current: collected.current,
             from_nothing: collected.base == 0 && !broken(Mutation::NothingIsKept),
             pieces: collected.pieces.into_iter().flatten().collect(),
             len: self.len,
@@ -296,8 +318,27 @@ impl Import {
         self.has
     }
 
+    /// When the newest whole version was last known to be all there is, on this machine's
+    /// clock; none before the first. A source that rests says so now and then, one that is
+    /// gone or cannot be reached does not.
+    pub fn current(&self) -> Option<Time> {
+        self.current
+    }
+
+    /// Tells the readers of the copy, which must hold what this has, how old that is.
+    pub fn confirm(&self, copy: &mut Publisher) {
+        if let Some(current) = self.current {
+            copy.confirm_copy(current);
+        }
+    }
+
     /// Rare branches that were taken.
     pub fn marks(&self) -> impl Iterator<Item = Mark> {
         self.marks.iter().copied()
     }
+}
+
+/// So long before now.
+fn before(now: Time, age_ns: u64) -> Time {
+    Time::from_nanos(now.as_nanos().saturating_sub(age_ns))
 }

@@ -1,16 +1,19 @@
 //! What sender and receivers of a region say to each other. The fields are big-endian.
 //!
 //! ```text
-//! piece     1, region (8), epoch (8), base (8), version (8), day (8), length (8),
-//!           index (4), count (4), then runs: line << 6 | lines - 1 (4), lines * 64 bytes
+//! piece     1, region (8), epoch (8), base (8), version (8), day (8), age (8),
+//!           length (8), index (4), count (4),
+//!           then runs: line << 6 | lines - 1 (4), lines * 64 bytes
 //! announce  2, region (8), epoch (8), version (8)
 //! report    3, region (8), epoch (8), version (8): what the receiver has;
 //!           base (8), version (8) of what it collects, or zeros;
 //!           then what that lacks: first piece (4), pieces (4), ...
+//! still     4, region (8), epoch (8), version (8), age (8)
 //! ```
 //!
 //! A base of 0 stands for nothing: lines that no piece names are zero then. Else a line
-//! that no piece names has not changed since the base.
+//! that no piece names has not changed since the base. An age says how long before it was
+//! sent the version was known to be all there is, so that no clocks are compared.
 
 use stateplane_wire::codec::{Reader, Writer};
 
@@ -20,7 +23,7 @@ use super::At;
 use crate::memory::LINE;
 
 /// Bytes of a piece before its runs.
-pub(super) const PIECE_HEAD: usize = 1 + 6 * 8 + 2 * 4;
+pub(super) const PIECE_HEAD: usize = 1 + 7 * 8 + 2 * 4;
 /// Bytes before the lines of a run.
 pub(super) const RUN_HEAD: usize = 4;
 /// Lines of one run.
@@ -54,6 +57,7 @@ pub(super) struct Piece<'a> {
     pub(super) base: u64,
     /// When the version was published, in nanoseconds since 1970.
     pub(super) day_ns: u64,
+    pub(super) age_ns: u64,
     pub(super) len: u64,
     pub(super) index: u32,
     pub(super) count: u32,
@@ -75,6 +79,12 @@ pub(super) enum Message<'a> {
     Piece(Piece<'a>),
     Announce { region: u64, at: At },
     Report(Report),
+    /// The version is still all there is.
+    Still {
+        region: u64,
+        at: At,
+        age_ns: u64,
+    },
 }
 
 impl Piece<'_> {
@@ -88,6 +98,7 @@ impl Piece<'_> {
             self.base,
             self.at.version,
             self.day_ns,
+            self.age_ns,
             self.len,
         ] {
             w.u64(value);
@@ -103,6 +114,14 @@ pub(super) fn encode_announce(region: u64, at: At, out: &mut Vec<u8>) {
     w.u64(region);
     w.u64(at.epoch);
     w.u64(at.version);
+}
+
+pub(super) fn encode_still(region: u64, at: At, age_ns: u64, out: &mut Vec<u8>) {
+    let mut w = Writer::new(out);
+    w.u8(4);
+    for value in [region, at.epoch, at.version, age_ns] {
+        w.u64(value);
+    }
 }
 
 impl Report {
@@ -128,7 +147,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             let epoch = r.u64()?;
             let base = r.u64()?;
             let version = r.u64()?;
-            let (day_ns, len) = (r.u64()?, r.u64()?);
+            let (day_ns, age_ns, len) = (r.u64()?, r.u64()?, r.u64()?);
             let (index, count) = (r.u32()?, r.u32()?);
             if index >= count || base >= version {
                 return Err(Malformed("piece"));
@@ -138,6 +157,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
                 at: At { epoch, version },
                 base,
                 day_ns,
+                age_ns,
                 len,
                 index,
                 count,
@@ -168,6 +188,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
                 collects: (collects.1 != 0).then_some(collects),
                 gaps,
             }))
+        }
+        4 => {
+            let region = r.u64()?;
+            let (epoch, version) = (r.u64()?, r.u64()?);
+            let age_ns = r.u64()?;
+            r.finish()?;
+            let at = At { epoch, version };
+            Ok(Message::Still { region, at, age_ns })
         }
         _ => Err(Malformed("kind")),
     }
@@ -213,7 +241,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 1..400)) {
-            for kind in [bytes[0], 1, 2, 3] {
+            for kind in [bytes[0], 1, 2, 3, 4] {
                 bytes[0] = kind;
                 if let Ok(Message::Piece(piece)) = decode(&bytes) {
                     let _ = runs(piece.runs, 100, |first, bytes| {
@@ -240,6 +268,7 @@ mod tests {
                 at,
                 base,
                 day_ns: numbers[2],
+                age_ns: numbers[0] ^ 5,
                 len: 640,
                 index,
                 count: 10,
@@ -258,6 +287,11 @@ mod tests {
             let mut bytes = vec![];
             encode_announce(5, at, &mut bytes);
             prop_assert_eq!(decode(&bytes), Ok(Message::Announce { region: 5, at }));
+
+            let mut bytes = vec![];
+            encode_still(5, at, numbers[2], &mut bytes);
+            let still = Message::Still { region: 5, at, age_ns: numbers[2] };
+            prop_assert_eq!(decode(&bytes), Ok(still));
 
             let report = Report { region: 5, has: at, collects: Some((base, 2000)), gaps };
             let mut bytes = vec![];

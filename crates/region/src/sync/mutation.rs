@@ -23,6 +23,8 @@ pub(super) enum Mutation {
     GapsUnnamed,
     /// A receiver that is told of a version does not answer.
     AnnouncesUnheard,
+    /// A receiver that has everything hears nothing more.
+    NobodyReassured,
 }
 
 /// Whether a test broke this rule, in this thread.
@@ -65,6 +67,7 @@ mod tests {
             BackIsOn,
             GapsUnnamed,
             AnnouncesUnheard,
+            NobodyReassured,
         ] {
             BROKEN.set(Some(rule));
             let noticed = (0..SEEDS).find(|seed| catch_unwind(|| check(*seed)).is_err());

@@ -38,6 +38,10 @@ struct World {
     marks: BTreeSet<Mark>,
     taken: u64,
     last_loss: Time,
+    /// When the source went on from each version, and since when its writer is gone: nobody
+    /// says any more that the last one is all there is.
+    left: BTreeMap<At, Time>,
+    gone: Option<Time>,
 }
 
 impl World {
@@ -72,6 +76,8 @@ impl World {
             marks: BTreeSet::new(),
             taken: 0,
             last_loss: Time::ZERO,
+            left: BTreeMap::new(),
+            gone: None,
             rng,
         };
         for _ in 0..world.rng.usize(1..4) {
@@ -103,6 +109,9 @@ impl World {
                     self.source[at] = self.rng.u8(..);
                 }
             }
+        }
+        if let Some((last, _)) = self.history.last_key_value() {
+            self.left.insert(*last, self.now);
         }
         self.at.version += 1;
         self.history.insert(self.at, self.source.clone());
@@ -141,6 +150,7 @@ impl World {
         if self.export.is_ready(self.now) && self.at.version > 0 {
             self.export
                 .update(self.now, &self.source, self.at, self.at.version * 10);
+            self.export.checked(self.gone.unwrap_or(self.now));
         }
         self.export.on_time(self.now);
         while let Some(Outgoing { to, body }) = self.export.poll(self.now) {
@@ -181,9 +191,21 @@ impl World {
         self.taken += 1;
     }
 
+    /// No copy claims to be newer than it is, but for the time on the wire.
+    fn check_ages(&self) {
+        for (import, _) in &self.imports {
+            let has = import.has();
+            assert!(has.version > 0 || import.current().is_none());
+            let left = self.left.get(&has).copied().or(self.gone);
+            let latest = left.unwrap_or(self.now) + RTT / 2;
+            assert!(import.current().is_none_or(|at| at <= latest), "{has:?}");
+        }
+    }
+
     fn run(&mut self, until: Time) {
         loop {
             self.turn();
+            self.check_ages();
             let timers = self.imports.iter().map(|(import, _)| import.next_timer());
             let mail = self.mail.keys().next().map_or(Time::MAX, |(at, _)| *at);
             let next = timers.min().unwrap_or(Time::MAX).min(mail);
@@ -271,6 +293,17 @@ pub(super) fn check(seed: u64) -> (Duration, BTreeSet<Mark>, u64) {
         );
     }
     let took = world.now.since(end);
+    // At rest all hear that what they have is all there is, until the writer is gone.
+    let lease = world.timing.lease;
+    let age = |world: &World| {
+        let currents = world.imports.iter().map(|(import, _)| import.current());
+        world.now.since(currents.min().flatten().expect("all have it"))
+    };
+    world.run(world.now + lease * 2);
+    assert!(age(&world) <= lease / 3 + RTT * 2, "{:?}", age(&world));
+    world.gone = Some(world.now);
+    world.run(world.now + lease * 2);
+    assert!(age(&world) >= lease * 2 - RTT, "{:?}", age(&world));
     let World {
         export,
         imports,
