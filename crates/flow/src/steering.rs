@@ -242,14 +242,34 @@ impl Table {
     /// those back, and every node computes the same table from the same set, in
     /// whatever order it lists them. [`NOBODY`] is not an instance and is skipped.
     pub fn compute(live: &[u8]) -> Table {
+        Self::owners(live.iter().map(|&instance| (instance, 1)))
+    }
+
+    /// The same with weights: an instance's share of the buckets is as its weight among
+    /// those of all (weighted rendezvous hashing: Schindelhauer and Schomaker, 2005). A
+    /// change of one weight moves buckets to or from that instance only, and no more than
+    /// its share changes by. Of weight 0 an instance gets none; equal weights make the
+    /// table of [`Table::compute`], as do weights that are all 0.
+    pub fn weighted(live: &[(u8, u32)]) -> Table {
+        let someone = live.iter().any(|(_, weight)| *weight > 0);
+        let weight = |weight| if someone { weight } else { 1 };
+        Self::owners(live.iter().map(|&(n, w)| (n, weight(w))))
+    }
+
+    fn owners(live: impl Iterator<Item = (u8, u32)> + Clone) -> Table {
+        let live = live.filter(|(instance, weight)| *instance != NOBODY && *weight > 0);
         let side = |seed: u32| {
             core::array::from_fn(|bucket| {
                 let spread = mix(bucket as u32 ^ seed);
-                live.iter()
-                    .copied()
-                    .filter(|&instance| instance != NOBODY)
-                    .max_by_key(|&instance| (mix(spread ^ mix(u32::from(instance) + 1)), instance))
-                    .unwrap_or(NOBODY)
+                let mut best = None;
+                for (instance, weight) in live.clone() {
+                    let rank = mix(spread ^ mix(u32::from(instance) + 1));
+                    let bid = Bid::new(rank, weight, instance);
+                    if best.as_ref().is_none_or(|best| bid.beats(best)) {
+                        best = Some(bid);
+                    }
+                }
+                best.map_or(NOBODY, |bid| bid.instance)
             })
         };
         Table {
@@ -271,6 +291,82 @@ impl Table {
     pub const fn owner_of_block(&self, address: u32, block: u16) -> u8 {
         self.outside[outside_bucket(address, block) as usize]
     }
+}
+
+/// What an instance bids for a bucket. It depends on nobody else, so that a weight that
+/// changes moves no bucket between others.
+struct Bid {
+    rank: u32,
+    /// How far the rank is from the highest, on a logarithmic scale: of a lower number
+    /// divided by the weight the chance to be the lowest is as the weight.
+    distance: u64,
+    weight: u64,
+    instance: u8,
+}
+
+impl Bid {
+    fn new(rank: u32, weight: u32, instance: u8) -> Self {
+        Self {
+            rank,
+            distance: (32 << LOG_BITS) - log2(rank),
+            weight: u64::from(weight),
+            instance,
+        }
+    }
+
+    fn beats(&self, other: &Self) -> bool {
+        // distance / weight, without dividing: 38 and 32 bits at most.
+        let (mine, others) = (self.distance * other.weight, other.distance * self.weight);
+        match mine.cmp(&others) {
+            // Ranks that the logarithm does not tell apart.
+            core::cmp::Ordering::Equal => (self.rank, self.instance) > (other.rank, other.instance),
+            order => order.is_lt(),
+        }
+    }
+}
+
+/// Binary digits of a logarithm after the point.
+const LOG_BITS: u32 = 26;
+/// The logarithms of 1 to 2 in steps of 1/256: between them straight lines do.
+const LOGS: [u32; 257] = {
+    let mut logs = [0; 257];
+    let mut step = 0;
+    while step <= 256 {
+        logs[step] = fraction(256 + step as u64);
+        step += 1;
+    }
+    logs
+};
+
+/// The logarithm of `n / 256`, which is from 1 to 2, digit by digit: each squaring
+/// doubles it.
+const fn fraction(n: u64) -> u32 {
+    let (mut x, mut log, mut digit) = (n << 23, 0u32, 0);
+    if n == 512 {
+        return 1 << LOG_BITS;
+    }
+    while digit < LOG_BITS {
+        x = ((x as u128 * x as u128) >> 31) as u64;
+        log <<= 1;
+        if x >= 2 << 31 {
+            x >>= 1;
+            log |= 1;
+        }
+        digit += 1;
+    }
+    log
+}
+
+/// The binary logarithm of `n + 1`, with [`LOG_BITS`] digits after the point: the same on
+/// every machine, and of larger numbers never smaller.
+const fn log2(n: u32) -> u64 {
+    let n = n as u64 + 1;
+    let whole = n.ilog2();
+    // The digits behind the first, as 32 bits.
+    let rest = (n << (32 - whole)) & 0xffff_ffff;
+    let (step, within) = ((rest >> 24) as usize, rest & 0xff_ffff);
+    let (low, high) = (LOGS[step] as u64, LOGS[step + 1] as u64);
+    ((whole as u64) << LOG_BITS) + low + (((high - low) * within) >> 24)
 }
 
 #[cfg(test)]

@@ -212,3 +212,86 @@ fn nobody_lives_in_an_empty_set() {
     assert_eq!(Table::compute(&[3]), Table::pinned(3, 3));
     assert_eq!(Table::pinned(1, 2).owner_of_block(OUT, 9), 2);
 }
+
+/// Buckets of each instance, both sides.
+fn shares(table: &Table) -> [f64; 8] {
+    let mut shares = [0.0; 8];
+    for owner in table.inside.iter().chain(&table.outside) {
+        shares[usize::from(*owner)] += 1.0 / (2 * BUCKETS) as f64;
+    }
+    shares
+}
+
+#[test]
+fn shares_are_as_the_weights() {
+    for weights in [
+        [100, 300, 0, 0],
+        [1, 1, 2, 4],
+        [50, 100, 100, 100],
+        [1000, 1, 1, 1],
+    ] {
+        let live: Vec<(u8, u32)> = (0..).zip(weights).collect();
+        let (total, shares) = (weights.iter().sum::<u32>(), shares(&Table::weighted(&live)));
+        for (share, weight) in shares.iter().zip(weights) {
+            let due = f64::from(weight) / f64::from(total);
+            // Four deviations of what chance gives each of 2048 buckets.
+            let chance = (due * (1.0 - due) / 2048.0).sqrt() * 4.0 + 0.001;
+            assert!((share - due).abs() <= chance, "{weights:?}: {shares:?}");
+        }
+        assert!(weights[2] > 0 || shares[2] == 0.0);
+    }
+}
+
+#[test]
+fn equal_weights_are_no_weights() {
+    let live = [0u8, 3, 4, 9, 40];
+    for weight in [0, 1, 7, 1000, u32::MAX] {
+        let weighted = live.map(|n| (n, weight));
+        assert_eq!(
+            Table::weighted(&weighted),
+            Table::compute(&live),
+            "{weight}"
+        );
+    }
+    assert_eq!(Table::weighted(&[]), Table::pinned(NOBODY, NOBODY));
+    assert_eq!(Table::weighted(&[(3, 0), (4, 1)]), Table::pinned(4, 4));
+}
+
+#[test]
+fn the_logarithm_is_one() {
+    let scale = f64::from(1u32 << LOG_BITS);
+    let mut last = 0;
+    for n in (0..32).flat_map(|bit| [0, 1, 77, 12_345].map(|d| (1u64 << bit) + d - 1)) {
+        let Ok(n) = u32::try_from(n) else { continue };
+        let exact = (f64::from(n) + 1.0).log2();
+        assert!((log2(n) as f64 / scale - exact).abs() < 4e-6, "{n}");
+    }
+    for n in (0..u32::MAX - 70_001).step_by(70_001) {
+        assert!(log2(n) >= last && log2(n + 1) >= log2(n), "{n}");
+        last = log2(n);
+    }
+    assert_eq!(log2(u32::MAX), 32 << LOG_BITS);
+}
+
+proptest! {
+    /// What one weight's change moves, it moves to or from that instance, and no more than
+    /// its share changes by.
+    #[test]
+    fn a_weight_moves_only_its_own_buckets(
+        weights in prop::collection::vec(1u32..1000, 2..9), to in 0u32..1000,
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let mut live: Vec<(u8, u32)> = (0..).zip(weights).collect();
+        let before = Table::weighted(&live);
+        let changed = pick.index(live.len());
+        let grows = to > live[changed].1;
+        live[changed].1 = to;
+        let after = Table::weighted(&live);
+        let changed = changed as u8;
+        for (old, new) in before.inside.iter().zip(&after.inside)
+            .chain(before.outside.iter().zip(&after.outside)) {
+            let mine = if grows { *new == changed } else { *old == changed };
+            prop_assert!(old == new || mine, "{} to {}", old, new);
+        }
+    }
+}

@@ -36,7 +36,7 @@
 //!   without their being noted.
 //! * **Readers cannot write**: the memory is sealed by the kernel.
 //!
-//! Structures that lie in a region ([`Map`], [`Ring`]), regions of many writers read as one
+//! Structures that lie in a region ([`Map`], [`Ring`], [`Text`], [`Counters`]), regions of many writers read as one
 //! ([`Merged`]), copies on other machines ([`sync`]) and regions by name ([`Host`],
 //! [`Broker`]) build on that.
 //!
@@ -68,7 +68,9 @@ pub use broker::message::{Access, Entry, Refusal};
 pub use broker::{Broker, Limits};
 pub use fence::Fenced;
 pub use host::{Host, HostError};
-pub use inside::{Full, Map, Ring, Seen, Source};
+pub use inside::{
+    Counted, Counter, Counters, Full, How, Map, Ring, Seen, Source, Tally, Text, TooLong,
+};
 pub use layout::MAX_LEN;
 pub use memory::LINE;
 pub use merge::{Count, Distinct, Frequencies, Largest, Level, Members, Merge, Merged};

@@ -1,15 +1,19 @@
-//! Structures that lie in a region: a map, a ring.
+//! Structures that lie in a region: a map, a ring, a text, counters with names.
 //!
 //! Each knows only where it lies and how large it is. The writer changes it through its
 //! [`Publisher`](crate::Publisher); readers look it up in a [`Snapshot`](crate::Snapshot),
 //! or in place through a [`View`](crate::View), which touches only the lines in question.
 //! (An array needs no structure: a region can be a `[V]`, or hold `[V; N]`.)
 
+mod counters;
 mod map;
 mod ring;
+mod text;
 
+pub use counters::{Counted, Counter, Counters, How, Tally};
 pub use map::{Full, Map};
 pub use ring::{Ring, Seen};
+pub use text::{Text, TooLong};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

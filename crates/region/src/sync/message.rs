@@ -77,7 +77,10 @@ pub(super) struct Report {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Message<'a> {
     Piece(Piece<'a>),
-    Announce { region: u64, at: At },
+    Announce {
+        region: u64,
+        at: At,
+    },
     Report(Report),
     /// The version is still all there is.
     Still {

@@ -297,7 +297,9 @@ pub(super) fn check(seed: u64) -> (Duration, BTreeSet<Mark>, u64) {
     let lease = world.timing.lease;
     let age = |world: &World| {
         let currents = world.imports.iter().map(|(import, _)| import.current());
-        world.now.since(currents.min().flatten().expect("all have it"))
+        world
+            .now
+            .since(currents.min().flatten().expect("all have it"))
     };
     world.run(world.now + lease * 2);
     assert!(age(&world) <= lease / 3 + RTT * 2, "{:?}", age(&world));
