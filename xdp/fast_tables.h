@@ -9,9 +9,6 @@
 #include "fastpath.h"
 #include "stateplane.h"
 
-/* The ports of a function that this object has programs for. */
-#define PORTS 2
-
 /* How many of each there are, less one: powers of two, set before loading, so that they are
  * constants to the verifier. */
 const volatile __u32 flows4_mask = 7;
@@ -107,6 +104,12 @@ force_inline __u64 hash_tag(const struct fast_settings *with, __u64 hash, __u64 
 	return hash ^ hash >> 32;
 }
 
+/* Where a key's second choice of slot comes from. */
+force_inline __u64 second_choice(const struct fast_settings *with, __u64 hash)
+{
+	return hash * with->multiply[0] >> 32;
+}
+
 force_inline void unpack(struct action *action, __u64 rewrite, __u64 guard)
 {
 	action->source_port = rewrite;
@@ -150,11 +153,12 @@ force_inline int find4(const struct fast_settings *with, __u64 addresses, __u64 
 		       struct action *action)
 {
 	__u64 hash = hash_tag(with, hash_word(with, 0, addresses), tag);
+	__u32 in_use = flows4_mask & TAKE(with->in_use[0]);
 
 	action->hash = hash;
 #pragma unroll
 	for (int choice = 0; choice < 2; choice++) {
-		__u32 first = (choice ? hash >> 32 : hash) & flows4_mask;
+		__u32 first = (choice ? second_choice(with, hash) : hash) & in_use;
 		__u32 index = first / FAST_BUCKET_SLOTS;
 		struct bucket4 *bucket = bpf_map_lookup_elem(&flows4, &index);
 		if (!bucket)
@@ -204,6 +208,7 @@ force_inline int find6(const struct fast_settings *with, const __u64 *addresses,
 		       struct action *action)
 {
 	__u64 hash = 0;
+	__u32 in_use = flows6_mask & TAKE(with->in_use[1]);
 
 #pragma unroll
 	for (int n = 0; n < 4; n++)
@@ -212,7 +217,7 @@ force_inline int find6(const struct fast_settings *with, const __u64 *addresses,
 	action->hash = hash;
 #pragma unroll
 	for (int choice = 0; choice < 2; choice++) {
-		__u32 first = (choice ? hash >> 32 : hash) & flows6_mask;
+		__u32 first = (choice ? second_choice(with, hash) : hash) & in_use;
 		__u32 index = first / FAST_BUCKET_SLOTS;
 		struct bucket6 *bucket = bpf_map_lookup_elem(&flows6, &index);
 		if (!bucket)

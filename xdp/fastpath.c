@@ -11,49 +11,15 @@
  *     ├── to a local address ───────────────────────────────▶ kernel
  *     └── else ─────────────────────────────────────────────▶ function
  *
- * A pool address goes to the function even where it is also the interface's own: then the
- * function shares the one public address with the host's kernel, which still answers ARP for it.
- *
  * Verdicts are those of the reference, crates/flow/src/fast/interpret.rs, check by check.
  */
 #include "fast_packet.h"
 #include "fast_rewrite.h"
 #include "fast_tables.h"
-
-/* Sockets of one port. */
-#define QUEUES 64
-
-/* Counters that follow those of the reference. */
-enum {
-	COUNT_FUNCTION = FAST_COUNTERS,
-	COUNT_KERNEL,
-	COUNT_ARP,
-	COUNT_NO_SOCKET,
-	COUNT_NO_DEVICE,
-	COUNTERS
-};
-
-struct counters {
-	__u64 of[COUNTERS];
-	__u64 tick; /* of the kernel's, and the time when it was first seen */
-	__u64 now;
-};
+#include "function.h"
 
 /* Whether two of the kernel's ticks are no longer than the clock may be behind (10 ms). */
 const volatile __u8 short_ticks = 0;
-
-struct prefix {
-	__u32 length;
-	__u8 address[4];
-};
-
-/* By port, then queue. */
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, PORTS * QUEUES);
-	__type(key, __u32);
-	__type(value, __u32);
-} sockets SEC(".maps");
 
 /* What next hops call devices. */
 struct {
@@ -62,31 +28,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } devices SEC(".maps");
-
-/* Addresses of this machine, in network order. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, __u8);
-} locals SEC(".maps");
-
-/* Addresses the function owns. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix);
-	__type(value, __u8);
-} pool SEC(".maps");
-
-/* Of each port. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PORTS);
-	__type(key, __u32);
-	__type(value, struct counters);
-} counters SEC(".maps");
 
 /* The circumstances of a frame. */
 struct arrival {
@@ -97,55 +38,6 @@ struct arrival {
 	__u64 now;
 	__u32 device; /* where it leaves */
 };
-
-force_inline int is_local(const __u8 *address)
-{
-	__u32 key = WORD32(address);
-	return bpf_map_lookup_elem(&locals, &key) != NULL;
-}
-
-force_inline int is_pool(const __u8 *address)
-{
-	struct prefix key = { .length = 32 };
-	__builtin_memcpy(key.address, address, 4);
-	return bpf_map_lookup_elem(&pool, &key) != NULL;
-}
-
-force_inline int to_kernel(const struct arrival *arrival)
-{
-	arrival->counters->of[COUNT_KERNEL] += 1;
-	return XDP_PASS;
-}
-
-force_inline int to_function(struct xdp_md *ctx, const struct arrival *arrival, __u32 counter)
-{
-	__u32 queue = ctx->rx_queue_index;
-	long action = XDP_DROP;
-
-	/* Where the queue has no socket the frame belongs to nobody else either: the
-	 * kernel would answer it with a reset. */
-	if (queue < QUEUES)
-		action = bpf_redirect_map(&sockets, arrival->number * QUEUES + queue, XDP_DROP);
-	arrival->counters->of[action == XDP_REDIRECT ? counter : COUNT_NO_SOCKET] += 1;
-	return action;
-}
-
-/* A request: Ethernet and IPv4 addresses, operation 1; the target's protocol
- * address is the last field (RFC 826). */
-force_inline int arp(struct xdp_md *ctx, const struct arrival *arrival)
-{
-	struct frame frame = frame_of(ctx);
-	const __u8 *packet = frame.data + ETH_BYTES;
-
-	if (packet + 28 > frame.end)
-		return to_kernel(arrival);
-	if (be32(packet) != 0x00010800 || be32(packet + 4) != 0x06040001)
-		return to_kernel(arrival);
-	const __u8 *target = packet + 24;
-	if (is_pool(target) && !is_local(target))
-		return to_function(ctx, arrival, COUNT_ARP);
-	return to_kernel(arrival);
-}
 
 /* Which reserved destination the packet has, if any; keys may leave destinations out. */
 force_inline int reserved4(const struct arrival *arrival, __u32 destination)
@@ -389,17 +281,17 @@ force_inline int serve(struct xdp_md *ctx, __u32 number)
 		return XDP_ABORTED;
 	arrival.port = &arrival.settings->ports[number];
 	if (read_link(frame, &packet))
-		return to_kernel(&arrival);
+		return to_kernel(arrival.counters);
 	if (packet.l3_at == ETH_BYTES && packet.type == ETHERTYPE_ARP)
-		return arp(ctx, &arrival);
+		return arp(ctx, arrival.counters, number);
 	/* Hardware address and flags are one word. */
 	__u64 port = take_word(arrival.port);
 	__u64 destination = WORD32(frame.data) | (__u64)WORD16(frame.data + 4) << 32;
 	__u8 flags = port >> 48;
 	if ((port & 0xffffffffffffULL) != destination)
-		return to_kernel(&arrival);
+		return to_kernel(arrival.counters);
 	if (packet.l3_at != ETH_BYTES && !(flags & FAST_PORT_TAGGED))
-		return to_kernel(&arrival);
+		return to_kernel(arrival.counters);
 	int verdict = KERNEL;
 	if (packet.type == ETHERTYPE_IPV4 && (flags & FAST_PORT_IPV4)) {
 		verdict = forward(ctx, &arrival, &packet, 1);
@@ -411,13 +303,13 @@ force_inline int serve(struct xdp_md *ctx, __u32 number)
 	if (!verdict)
 		return send(&arrival);
 	if (verdict == KERNEL)
-		return to_kernel(&arrival);
+		return to_kernel(arrival.counters);
 	/* The compiler knows that it is one; the verifier wants to see it. */
 	__u32 reason = verdict;
 	asm volatile("" : "+r"(reason));
 	if (reason < FAST_COUNTERS)
 		arrival.counters->of[reason] += 1;
-	return to_function(ctx, &arrival, COUNT_FUNCTION);
+	return to_function(ctx, arrival.counters, number, COUNT_FUNCTION);
 }
 
 /* The port is a constant of its program: no look-up tells it. */

@@ -56,6 +56,7 @@
 #define FAST_SETTINGS_WORDS 144
 #define FAST_SETTINGS_ENABLED_WORD 0
 #define FAST_SETTINGS_SEED_WORD 1
+#define FAST_SETTINGS_IN_USE_WORD 5
 #define FAST_SETTINGS_PORTS_WORD 8
 #define FAST_PORT_WORDS 8
 #define FAST_SETTINGS_RESERVED4_WORD 72
@@ -208,7 +209,8 @@ struct fast_settings {
 	__u64 enabled;
 	__u64 add[2];
 	__u64 multiply[2];
-	__u64 zero[3];
+	__u64 in_use[2]; /* masks of the numbers of slots: IPv4, IPv6 */
+	__u64 zero;
 	struct fast_port ports[FAST_PORTS];
 	struct fast_reserved4 reserved4[FAST_RESERVED4];
 	struct fast_reserved6 reserved6[FAST_RESERVED6];
@@ -244,6 +246,7 @@ FAST_WORDS_ARE(fast_tunnel, FAST_TUNNEL_WORDS);
 FAST_WORDS_ARE(fast_port, FAST_PORT_WORDS);
 FAST_WORD_IS(fast_settings, enabled, FAST_SETTINGS_ENABLED_WORD);
 FAST_WORD_IS(fast_settings, add, FAST_SETTINGS_SEED_WORD);
+FAST_WORD_IS(fast_settings, in_use, FAST_SETTINGS_IN_USE_WORD);
 FAST_WORD_IS(fast_settings, ports, FAST_SETTINGS_PORTS_WORD);
 FAST_WORD_IS(fast_settings, reserved4, FAST_SETTINGS_RESERVED4_WORD);
 FAST_WORD_IS(fast_settings, reserved6, FAST_SETTINGS_RESERVED6_WORD);

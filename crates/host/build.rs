@@ -5,12 +5,13 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "bench",
     "bench_flows",
     "fastpath",
     "limits",
     "pass",
+    "punt",
     "sequencer",
     "steering",
 ];

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use stateplane_base::Time;
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{
-    Action, Address, Entry, Found, Guard, Hop, Key, Kind, Seed, Table, Vlans, look_up, note,
+    Action, Address, Entry, Found, Guard, Hop, Key, Kind, Seed, Settings, Table, Vlans, layout,
+    look_up, note,
 };
 
 const SEED: Seed = Seed::new([
@@ -79,6 +80,26 @@ fn at(step: u64) -> Time {
     Time::from_nanos(step << 24)
 }
 
+/// A table that begins with eight of its slots, and the settings that tell readers.
+fn growing<A: Address>(slots: usize) -> (Table<Words, A>, Words) {
+    let settings: Words = (0..layout::SETTINGS_WORDS)
+        .map(|_| AtomicU64::new(0))
+        .collect();
+    let extent = Settings::new(Arc::clone(&settings), SEED)
+        .unwrap()
+        .extent::<A>();
+    let table = Table::growing(memory::<A>(slots), SEED, extent, 8).unwrap();
+    (table, settings)
+}
+
+/// The slots that readers look at.
+fn in_use<'a, A: Address>(memory: &'a [AtomicU64], settings: &[AtomicU64]) -> &'a [AtomicU64] {
+    let family = usize::from(A::PAIR_WORDS > 1);
+    let mask = settings[layout::SETTINGS_IN_USE_WORD + family].load(Ordering::Acquire);
+    let last = (memory.len() / A::SLOT_WORDS - 1) as u64 & mask;
+    &memory[..(last as usize + 1) * A::SLOT_WORDS]
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Insert(u32, u32, u64),
@@ -88,11 +109,14 @@ enum Op {
     Packet(u32, usize),
     Sweep(usize),
     Pass(u64),
+    Tend(usize),
     Clear,
 }
 
+const KEYS: u32 = 60;
+
 fn ops() -> impl Strategy<Value = Op> {
-    let keys = 0..60u32;
+    let keys = 0..KEYS;
     let ends = 1..40u64;
     prop_oneof![
         12 => (keys.clone(), any::<u32>(), ends.clone()).prop_map(|(k, e, s)| Op::Insert(k, e, s)),
@@ -102,6 +126,7 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => (keys, 0..2000usize).prop_map(|(k, n)| Op::Packet(k, n)),
         1 => (0..40usize).prop_map(Op::Sweep),
         3 => (0..4u64).prop_map(Op::Pass),
+        2 => (0..20usize).prop_map(Op::Tend),
         1 => Just(Op::Clear),
     ]
 }
@@ -115,18 +140,22 @@ struct Known<A> {
     last: Time,
 }
 
-/// A table of 32 slots and the map it must be.
+/// A table and the map it must be.
 struct Pair<A: Address, F> {
     table: Table<Words, A>,
+    settings: Words,
     map: HashMap<Key<A>, Known<A>>,
     now: u64,
     to_addr: F,
 }
 
 impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
-    fn new(to_addr: F) -> Self {
+    /// With so many slots, of which eight are in use at first.
+    fn new(slots: usize, to_addr: F) -> Self {
+        let (table, settings) = growing(slots);
         Pair {
-            table: table(32),
+            table,
+            settings,
             map: HashMap::new(),
             now: 1,
             to_addr,
@@ -135,6 +164,10 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
 
     fn key(&self, number: u32) -> Key<A> {
         key(number, self.to_addr)
+    }
+
+    fn look_up(&self, key: &Key<A>) -> Found<A> {
+        look_up(in_use::<A>(self.table.memory(), &self.settings), &SEED, key)
     }
 
     fn entry(&self, number: u32, span: u64) -> Entry<A> {
@@ -164,7 +197,7 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
             }
             Op::Packet(k, bytes) => {
                 let key = self.key(k);
-                if let Found::Entry(slot, _) = look_up(self.table.memory(), &SEED, &key) {
+                if let Found::Entry(slot, _) = self.look_up(&key) {
                     note::<A>(self.table.memory(), slot, now, bytes);
                     let known = self.map.get_mut(&key).expect("an entry that was inserted");
                     known.packets += 1;
@@ -178,9 +211,11 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
                 assert_eq!(before - self.table.len(), freed);
                 self.forget_ended();
                 let ended = self.map.values().any(|known| known.entry.until <= now);
-                assert!(slots < 32 || !ended, "a whole round leaves nothing");
+                let whole = slots >= self.table.pressure().in_use;
+                assert!(!whole || !ended, "a whole round leaves nothing");
             }
             Op::Pass(steps) => self.now += steps,
+            Op::Tend(slots) => self.table.tend(slots),
             Op::Clear => {
                 self.table.clear();
                 self.map.clear();
@@ -227,12 +262,12 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
 
     fn check(&self) {
         assert_eq!(self.table.len(), self.map.len());
-        for k in 0..60 {
+        for k in 0..KEYS {
             let key = self.key(k);
             let known = self.map.get(&key);
             let entry = known.map(|known| known.entry);
             assert_eq!(self.table.get(&key), entry);
-            match look_up(self.table.memory(), &SEED, &key) {
+            match self.look_up(&key) {
                 Found::Entry(_, found) => assert_eq!(Some(found), entry),
                 found => assert_eq!((found, entry), (Found::Nothing, None)),
             }
@@ -245,8 +280,9 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
     }
 }
 
-fn compare<A: Address>(ops: Vec<Op>, to_addr: impl Fn(u32) -> A + Copy) {
-    let mut pair = Pair::new(to_addr);
+/// Slots enough for all keys, or too few, or no more than at first.
+fn compare<A: Address>(ops: Vec<Op>, slots: usize, to_addr: impl Fn(u32) -> A + Copy) {
+    let mut pair = Pair::new(slots, to_addr);
     for op in ops {
         pair.run(op);
     }
@@ -254,9 +290,12 @@ fn compare<A: Address>(ops: Vec<Op>, to_addr: impl Fn(u32) -> A + Copy) {
 
 proptest! {
     #[test]
-    fn a_table_is_a_map_that_can_be_full(ops in prop::collection::vec(ops(), 1..200)) {
-        compare(ops.clone(), Ipv4Addr::from);
-        compare(ops, |n| Ipv6Addr::from(u128::from(n) << 64 | u128::from(n)));
+    fn a_table_is_a_map_that_can_be_full(
+        ops in prop::collection::vec(ops(), 1..200),
+        slots in prop::sample::select(vec![8usize, 32, 256]),
+    ) {
+        compare(ops.clone(), slots, Ipv4Addr::from);
+        compare(ops, slots, |n| Ipv6Addr::from(u128::from(n) << 64 | u128::from(n)));
     }
 }
 
@@ -299,6 +338,56 @@ fn a_table_fills_to_its_nine_tenths_before_it_refuses() {
         table.insert(at(1000), &key4(inserted + 1), &entry4(1, at(2000))),
         Ok(())
     );
+}
+
+/// What comes back to a NAT has few addresses and many ports.
+#[test]
+fn ports_of_one_address_fill_a_small_table_too() {
+    for slots in [64, 1 << 12] {
+        let mut table = table::<Ipv4Addr>(slots);
+        let inserted = (0..).find(|&n: &u32| {
+            let key = Key {
+                source: Ipv4Addr::UNSPECIFIED,
+                source_port: 0,
+                destination: Ipv4Addr::new(192, 0, 2, 1),
+                destination_port: 1024 + n as u16,
+                ..key4(0)
+            };
+            table.insert(at(1), &key, &entry4(n, at(9))).is_err()
+        });
+        let load = f64::from(inserted.expect("it is bounded")) / slots as f64;
+        println!("{slots} slots: first refusal at a load of {load:.3}");
+        assert!(load > 0.75, "{slots} slots: {load}");
+    }
+}
+
+/// What a table takes follows its flows; none is refused, whatever the rest of its memory.
+#[test]
+fn a_table_grows_with_its_flows_and_no_further() {
+    let (mut table, settings) = growing::<Ipv4Addr>(1 << 14);
+    assert_eq!(table.pressure().in_use, 8);
+    for n in 0..8000u32 {
+        table
+            .insert(at(1), &key4(n), &entry4(n, at(1000)))
+            .expect("there is room for twice as many");
+        let pressure = table.pressure();
+        assert!(pressure.in_use <= 4 * (n as usize + 4), "{pressure:?}");
+    }
+    let pressure = table.pressure();
+    assert_eq!((pressure.used, pressure.in_use), (8000, 1 << 14));
+    table.tend(1 << 15);
+    assert!((0..8000).all(|n| {
+        let found = look_up(
+            in_use::<Ipv4Addr>(table.memory(), &settings),
+            &SEED,
+            &key4(n),
+        );
+        matches!(found, Found::Entry(_, entry) if entry == entry4(n, at(1000)))
+    }));
+    // No slot holds what another holds too.
+    let tags = table.memory().chunks(layout::SLOT4_WORDS);
+    let taken = tags.filter(|slot| slot[layout::KEY4_WORDS].load(Ordering::Relaxed) != 0);
+    assert_eq!(taken.count(), 8000);
 }
 
 #[test]
@@ -392,4 +481,65 @@ fn readers_never_get_a_mixture() {
         hits > 0 && table.pressure().moved > 0,
         "something was tried"
     );
+}
+
+/// Readers look while the slots double again and again: what they find is whole and no older than
+/// what the writer had done before they began, be it a change or a removal.
+#[test]
+fn readers_of_a_growing_table_find_nothing_that_is_gone() {
+    const ALL: u32 = 260;
+    let to_addr = |n: u32| Ipv6Addr::from(u128::from(n) << 64 | u128::from(!n));
+    let mut hits = 0u64;
+    for round in 1..=30u32 {
+        let (mut table, settings) = growing::<Ipv6Addr>(512);
+        let memory = Arc::clone(table.memory());
+        // The oldest version of each key that may be found.
+        let least: Vec<AtomicU64> = (0..ALL).map(|_| AtomicU64::new(1)).collect();
+        let over = AtomicBool::new(false);
+        let look = || {
+            let mut hits = 0u64;
+            while !over.load(Ordering::Relaxed) {
+                for k in 0..ALL {
+                    let least = least[k as usize].load(Ordering::Acquire);
+                    let slots = in_use::<Ipv6Addr>(&memory, &settings);
+                    if let Found::Entry(slot, found) = look_up(slots, &SEED, &key(k, to_addr)) {
+                        let number = found.action.guard.epoch;
+                        assert_eq!(number % ALL, k);
+                        assert_eq!(found, entry(number, found.until, to_addr));
+                        let version = u64::from(number / ALL);
+                        assert!(version >= least, "{version} of {k}, not {least}");
+                        note::<Ipv6Addr>(&memory, slot, at(1), 1);
+                        hits += 1;
+                    }
+                }
+            }
+            hits
+        };
+        hits += std::thread::scope(|scope| {
+            let readers = [scope.spawn(look), scope.spawn(look)];
+            let (mut random, mut version) = (round, 1u64);
+            for turn in 0..4000u32 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // More and more keys, so that the slots double all the time.
+                let k = (random >> 8) % (ALL.min(1 + turn / 10));
+                let key = key(k, to_addr);
+                version += 1;
+                if random >> 4 & 3 == 0 {
+                    table.remove(&key);
+                } else {
+                    let number = version as u32 * ALL + k;
+                    let inserted = table.insert(at(1), &key, &entry(number, at(1000), to_addr));
+                    inserted.expect("there is room");
+                }
+                least[k as usize].store(version, Ordering::Release);
+                table.tend(random as usize >> 12 & 1);
+            }
+            over.store(true, Ordering::Relaxed);
+            let hits = readers.map(|reader| reader.join().expect("nothing old, no mixture"));
+            hits.into_iter().sum::<u64>()
+        });
+        assert_eq!(table.pressure().in_use, 512, "it doubled six times");
+    }
+    println!("{hits} hits");
+    assert!(hits > 0, "something was tried");
 }

@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{KeyMask, PortSettings, Seed, Settings};
-use stateplane_host::bpf::AttachMode;
-use stateplane_host::bpf::fastpath::{
-    FastCounters, FastPath, FastPathProgram, Part, Prefix, Sizes,
-};
+use stateplane_host::bpf::fastpath::{FastCounters, FastPath, Part, PortProgram, Prefix, Sizes};
+use stateplane_host::bpf::{AttachAs, AttachMode};
 use stateplane_host::ethtool;
 use stateplane_host::frame::{Frame, FramePool, PoolConfig};
 use stateplane_host::link::Netlink;
@@ -88,7 +86,7 @@ fn close_all(ports: Vec<XskPort>, mut pool: FramePool) {
 }
 
 /// Directs the function's packets to `port`'s sockets, with the fast path off.
-fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> FastPathProgram {
+fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> PortProgram {
     let fast_path = FastPath::new(&Sizes::LEAST).unwrap();
     let mut settings = Settings::new(fast_path.words(Part::Settings), Seed::default()).unwrap();
     let all = PortSettings {
@@ -100,7 +98,15 @@ fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> FastPathProg
         partial_checksums: false,
     };
     settings.set_port(PortId::INSIDE, Some(&all));
-    FastPathProgram::attach(port, &fast_path, PortId::INSIDE, pool, locals).unwrap()
+    PortProgram::attach(
+        port,
+        &fast_path,
+        PortId::INSIDE,
+        pool,
+        locals,
+        AttachAs::Auto,
+    )
+    .unwrap()
 }
 
 /// Turns every packet round until told to stop.
@@ -227,7 +233,7 @@ fn forward(ready: &Barrier, stop: &AtomicBool) -> [PortStats; 2] {
     let (mut pool, config) = small();
     let open = |pool: &mut FramePool, name| XskPort::open(pool, name, &config).unwrap();
     let mut ports = vec![open(&mut pool, "gw0"), open(&mut pool, "gw1")];
-    let _programs: Vec<FastPathProgram> = ports
+    let _programs: Vec<PortProgram> = ports
         .iter()
         .map(|port| program(port, &[], &[LOCAL, OUTSIDE]))
         .collect();

@@ -81,8 +81,10 @@ pub struct FunctionStatus {
     pub store_pending: u64,
     /// The leases it holds or wants.
     pub leases: Vec<LeaseView>,
-    /// What passes in front of the worker; none if the configuration says so.
+    /// What passes in front of the worker, if anything does.
     pub fast_path: Option<FastPathStatus>,
+    /// Why nothing does, if so.
+    pub fast_path_off: Option<String>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Everything else that is counted, by name.
@@ -128,6 +130,8 @@ pub struct FastPathStatus {
     pub punts: BTreeMap<String, u64>,
     /// Slots of its table of flows.
     pub slots: u64,
+    /// Of these, those that are in use: more come with the flows.
+    pub slots_in_use: u64,
     /// Of these, those that hold a flow.
     pub flows: u64,
     /// Flows that found no slot, and stayed with the worker.

@@ -43,14 +43,19 @@ impl Lab {
     /// A world with a running instance; nothing without the right to make one. `more`: further
     /// lines of its configuration.
     fn start(more: &str) -> Option<Self> {
+        Self::with_queues(1, more)
+    }
+
+    /// The same, with so many queues each way on every interface.
+    fn with_queues(queues: u32, more: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: network namespaces and XDP programs need root");
             return None;
         }
-        Some(Self::build(more).expect("root can build it"))
+        Some(Self::build(queues, more).expect("root can build it"))
     }
 
-    fn build(more: &str) -> io::Result<Self> {
+    fn build(queues: u32, more: &str) -> io::Result<Self> {
         let [client, device, server] = ["client", "device", "server"].map(Namespace::create);
         let (client, device, server) = (client?, device?, server?);
         let (left, right) = (client.try_clone()?, server.try_clone()?);
@@ -61,6 +66,8 @@ impl Lab {
                 ("wan0", "s0", &right, OUTSIDE, 24),
             ] {
                 netlink.add_veth(here, there)?;
+                ethtool::set_queues(here, queues)?;
+                ethtool::set_queues(there, queues)?;
                 netlink.move_to(there, space.as_fd())?;
                 netlink.add_address(here, address, prefix)?;
                 netlink.set_up(here)?;
@@ -320,4 +327,58 @@ fn a_mapping_used_in_the_kernel_alone_lives_on_and_an_idle_one_ends() {
         status["function"]["drops"]["no-mapping"].as_u64() == Some(1)
     });
     assert_eq!(status["function"]["fast_path"]["wayless"], 0);
+}
+
+/// Where the driver's own mode cannot be had or is not wanted, the stack's does the same.
+#[test]
+fn generic_mode_forwards_too() {
+    let Some(lab) = Lab::start("[fast-path]\nmode = \"generic\"\n") else {
+        return;
+    };
+    let flow = lab.socket();
+    let seen = lab.begin(&flow);
+    let answered = (0..200).filter(|_| flow.ask() == Some(seen)).count();
+    assert_eq!(answered, 200);
+    let status = lab.until("it says so", |status| fast(status, "hits") >= 400);
+    assert!(received(&status) < 60, "{status:#?}");
+    let mode = &status["function"]["interfaces"]["lan0"]["mode"];
+    assert_eq!(mode, "fast path in XDP generic, others by AF_XDP copy");
+}
+
+/// The packets of many flows arrive on all queues: each is served, in the kernel and before.
+#[test]
+fn several_queues_are_served() {
+    let queues = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4));
+    let Some(lab) = Lab::with_queues(queues as u32, "") else {
+        return;
+    };
+    let flows: Vec<Flow> = (0..64).map(|_| lab.socket()).collect();
+    let seen: Vec<SocketAddr> = flows.iter().map(|flow| lab.begin(flow)).collect();
+    for _ in 0..10 {
+        for (flow, seen) in flows.iter().zip(&seen) {
+            assert_eq!(flow.ask(), Some(*seen));
+        }
+    }
+    let status = lab.until("it counts", |status| fast(status, "hits") >= 2 * 10 * 64);
+    assert!(received(&status) < 64 * 6, "{status:#?}");
+    for side in ["inside", "outside"] {
+        let missed = &status["function"]["counters"][format!("{side}-no-socket")];
+        assert_eq!(missed.as_u64(), Some(0), "{status:#?}");
+    }
+}
+
+/// Without the fast path all packets come to the process, which says why.
+#[test]
+fn without_it_the_process_forwards_everything() {
+    let Some(lab) = Lab::with_queues(1, "[fast-path]\nenabled = false\n") else {
+        return;
+    };
+    let flow = lab.socket();
+    let seen = lab.begin(&flow);
+    let answered = (0..100).filter(|_| flow.ask() == Some(seen)).count();
+    assert_eq!(answered, 100);
+    let status = lab.until("it says so", |status| received(status) >= 200);
+    assert!(status["function"]["fast_path"].is_null(), "{status:#?}");
+    let why = &status["function"]["fast_path_off"];
+    assert_eq!(why, "the configuration says so");
 }

@@ -149,7 +149,7 @@ impl Arrival<'_> {
         key: &Key<A>,
         packet: &Packet<A>,
     ) -> Result<(usize, Action<A>), Aside> {
-        let (slot, entry) = match look_up(flows, seed, key) {
+        let (slot, entry) = match look_up(self.view.in_use::<A>(flows), seed, key) {
             Found::Entry(slot, entry) => (slot, entry),
             Found::Nothing => return Err(Aside::Function(Punt::Unknown)),
             Found::Busy => return Err(Aside::Function(Punt::Busy)),

@@ -31,8 +31,10 @@
 //!
 //! # Where a key lies
 //!
-//! [`Seed::hash`](super::Seed::hash) gives 64 bits: the first choice of slot is their low, the second
-//! their high half, both modulo the number of slots. Around each lies its *bucket* of four neighbours.
+//! [`Seed::hash`](super::Seed::hash) gives 64 bits. The first choice of slot is their low half, the
+//! second one the high half of their product with the first multiplier
+//! ([`Seed::second`](super::Seed::second)), both modulo the number of slots in use. Around each lies
+//! its *bucket* of four neighbours.
 
 /// Words of an IPv4 slot.
 pub const SLOT4_WORDS: usize = 8;
@@ -112,6 +114,9 @@ pub const SETTINGS_WORDS: usize = 144;
 pub const SETTINGS_ENABLED_WORD: usize = 0;
 /// Settings: the hash's secrets: two words to add, two odd ones to multiply by.
 pub const SETTINGS_SEED_WORD: usize = 1;
+/// Settings: which slots of the flow tables, IPv4 and IPv6, are in use: a mask of their numbers,
+/// all ones for the whole table. A table that grows begins with few.
+pub const SETTINGS_IN_USE_WORD: usize = 5;
 /// Settings: the first port's words.
 pub const SETTINGS_PORTS_WORD: usize = 8;
 /// Words of a port: hardware address 6 with flags u8, then the masks of the key: IPv4

@@ -32,7 +32,7 @@ pub use interpret::{Tables, interpret};
 pub use key::{Address, Key, Kind, Seed, Vlans};
 pub use memory::{BeyondEnd, Memory, WrongSize};
 pub use routes::Routes;
-pub use settings::{KeyMask, PortSettings, Reserve, Reserved, Settings, TooMany};
+pub use settings::{Extent, KeyMask, PortSettings, Reserve, Reserved, Settings, TooMany};
 pub use table::{Found, Full, Pressure, Seen, Table, look_up, note};
 pub use tunnels::{BadTunnel, Tunnel, Tunnels};
 pub use verdict::{COUNTER_BYTES, COUNTER_HITS, COUNTERS, Counters, Punt, Verdict};

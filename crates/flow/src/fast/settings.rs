@@ -9,8 +9,8 @@ use super::key::{Address, Seed};
 use super::layout::{
     PORT_IPV4, PORT_IPV6, PORT_PARTIAL, PORT_RESERVED, PORT_TAGGED, PORT_WORDS, PORTS,
     RESERVED_FUNCTION, RESERVED_KERNEL, RESERVED4, RESERVED6, SETTINGS_ENABLED_WORD,
-    SETTINGS_PORTS_WORD, SETTINGS_RESERVED4_WORD, SETTINGS_RESERVED6_WORD, SETTINGS_SEED_WORD,
-    SETTINGS_WORDS,
+    SETTINGS_IN_USE_WORD, SETTINGS_PORTS_WORD, SETTINGS_RESERVED4_WORD, SETTINGS_RESERVED6_WORD,
+    SETTINGS_SEED_WORD, SETTINGS_WORDS,
 };
 use super::memory::{Memory, WrongSize, store};
 use crate::PortId;
@@ -123,6 +123,21 @@ pub struct TooMany {
     pub room: usize,
 }
 
+/// How much of a flow table readers look at: a word of the settings that the table's writer has.
+#[derive(Clone, Debug)]
+pub struct Extent<M> {
+    settings: M,
+    word: usize,
+}
+
+impl<M: Memory> Extent<M> {
+    /// Readers look at so many slots from now on: a power of two.
+    pub(super) fn set(&self, slots: usize) {
+        // SYNC: with the load in `view::in_use`: who looks there finds what was written there.
+        self.settings[self.word].store(slots as u64 - 1, Ordering::Release);
+    }
+}
+
 /// The settings, as their one writer has them.
 #[derive(Debug)]
 pub struct Settings<M>(M);
@@ -139,11 +154,26 @@ impl<M: Memory> Settings<M> {
         for at in 0..SETTINGS_WORDS {
             store(&settings.0, at, 0);
         }
+        for table in 0..2 {
+            store(&settings.0, SETTINGS_IN_USE_WORD + table, u64::MAX);
+        }
         let secrets = seed.add.into_iter().chain(seed.multiply);
         for (n, word) in secrets.enumerate() {
             store(&settings.0, SETTINGS_SEED_WORD + n, word);
         }
         Ok(settings)
+    }
+
+    /// What tells readers how much of a table is in use, for [`Table::growing`](super::Table::growing).
+    pub fn extent<A: Address>(&self) -> Extent<M>
+    where
+        M: Clone,
+    {
+        let table = usize::from(A::PAIR_WORDS > 1);
+        Extent {
+            settings: self.0.clone(),
+            word: SETTINGS_IN_USE_WORD + table,
+        }
     }
 
     /// Switches the fast path on or off. Switch it off before other settings change.

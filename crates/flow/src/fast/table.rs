@@ -4,6 +4,12 @@
 //! are full, an entry of theirs moves to its own other bucket: copied there first, so that a
 //! reader finds it at one place at least. A slot whose time is over counts as free for others;
 //! one that lives is never given away: the caller is told which one was idle longest.
+//!
+//! A table may begin with few of its slots and double as flows come ([`grow`]), so that few flows
+//! lie in few pages however many there is room for.
+
+mod grow;
+mod read;
 
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
@@ -11,16 +17,24 @@ use core::time::Duration;
 
 use stateplane_base::Time;
 
-use super::action::{Action, Entry, state_word};
+use super::action::{Action, Entry, SlotWords, state_word};
 use super::key::{Address, Key, Seed};
 use super::layout::{BUCKET_SLOTS, SEEN_SHIFT, STATE_SEQUENCE};
 use super::memory::{self, Memory, WrongSize, change, load, store};
+use super::settings::Extent;
+use grow::Growth;
+pub use read::{Found, look_up, note};
 
 /// The flow table of one address family, as its one writer has it.
 #[derive(Debug)]
 pub struct Table<M, A> {
     memory: M,
     seed: Seed,
+    /// What tells readers; a table without it is in use as a whole.
+    extent: Option<Extent<M>>,
+    /// Slots in use: a power of two.
+    in_use: usize,
+    growth: Growth,
     used: usize,
     full: u64,
     moved: u64,
@@ -57,6 +71,8 @@ pub struct Seen {
 pub struct Pressure {
     /// Slots.
     pub capacity: usize,
+    /// Of these, those that readers look at: as many as the flows so far needed.
+    pub in_use: usize,
     /// Slots taken, those among them whose time is over and that nobody needed since.
     pub used: usize,
     /// Insertions refused since the beginning.
@@ -76,9 +92,13 @@ impl<M: Memory, A: Address> Table<M, A> {
     pub fn new(memory: M, seed: Seed) -> Result<Self, WrongSize> {
         let what = "the slots of a flow table";
         memory::sized(&memory, A::SLOT_WORDS, 2 * BUCKET_SLOTS, what)?;
+        let in_use = memory.len() / A::SLOT_WORDS;
         let mut table = Table {
             memory,
             seed,
+            extent: None,
+            in_use,
+            growth: Growth::Done,
             used: 0,
             full: 0,
             moved: 0,
@@ -101,6 +121,7 @@ impl<M: Memory, A: Address> Table<M, A> {
             return Err(self.crowded(now, key));
         };
         self.fill(now, slot, key, entry);
+        self.keep_up();
         Ok(())
     }
 
@@ -117,9 +138,11 @@ impl<M: Memory, A: Address> Table<M, A> {
     pub fn prolong(&mut self, key: &Key<A>, until: Time) -> bool {
         let found = self.find(key);
         if let Some(slot) = found {
-            let words = self.slot(slot);
-            let state = load(words, Slot::<A>::STATE);
-            store(words, Slot::<A>::STATE, state_word(until, state));
+            for slot in [Some(slot), self.twin(slot)].into_iter().flatten() {
+                let words = self.slot(slot);
+                let state = load(words, Slot::<A>::STATE);
+                store(words, Slot::<A>::STATE, state_word(until, state));
+            }
         }
         found.is_some()
     }
@@ -135,10 +158,10 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// Removes all entries.
     pub fn clear(&mut self) {
+        self.growth = Growth::Done;
         for slot in 0..self.capacity() {
-            if load(self.slot(slot), A::PAIR_WORDS) != 0 {
-                self.used += 1;
-                self.empty(slot);
+            if self.is_taken(slot) {
+                self.change(slot, Time::ZERO, clear_key::<A>);
             }
         }
         self.used = 0;
@@ -147,11 +170,10 @@ impl<M: Memory, A: Address> Table<M, A> {
     /// Frees slots whose time is over, among the next `slots` in a circle; says how many.
     pub fn sweep(&mut self, now: Time, slots: usize) -> usize {
         let before = self.used;
-        for _ in 0..slots.min(self.capacity()) {
+        for _ in 0..slots.min(self.in_use) {
             let slot = self.sweep;
-            self.sweep = (slot + 1) % self.capacity();
-            let words = self.slot(slot);
-            if load(words, A::PAIR_WORDS) != 0 && over(load(words, Slot::<A>::STATE), now) {
+            self.sweep = (slot + 1) % self.in_use;
+            if self.is_taken(slot) && over(load(self.slot(slot), Slot::<A>::STATE), now) {
                 self.empty(slot);
             }
         }
@@ -169,13 +191,7 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// What the program noted about an entry.
     pub fn seen(&self, key: &Key<A>, now: Time) -> Option<Seen> {
-        let words = self.slot(self.find(key)?);
-        let word = load(words, Slot::<A>::SEEN);
-        Some(Seen {
-            packets: word as u32,
-            bytes: load(words, Slot::<A>::BYTES),
-            idle: idle(word, now),
-        })
+        Some(self.noted(self.find(key)?, now))
     }
 
     /// Slots taken.
@@ -197,13 +213,14 @@ impl<M: Memory, A: Address> Table<M, A> {
     pub fn pressure(&self) -> Pressure {
         Pressure {
             capacity: self.capacity(),
+            in_use: self.in_use,
             used: self.used,
             full: self.full,
             moved: self.moved,
         }
     }
 
-    /// Its memory, for readers.
+    /// Its memory.
     pub fn memory(&self) -> &M {
         &self.memory
     }
@@ -214,7 +231,11 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// The two slots that a key would like best.
     fn choices(&self, key: &Key<A>) -> [usize; 2] {
-        choices(self.seed.hash_of(key), self.capacity())
+        choices(&self.seed, self.seed.hash_of(key), self.in_use)
+    }
+
+    fn is_taken(&self, slot: usize) -> bool {
+        load(self.slot(slot), A::PAIR_WORDS) != 0
     }
 
     fn key(&self, slot: usize) -> Option<Key<A>> {
@@ -258,8 +279,7 @@ impl<M: Memory, A: Address> Table<M, A> {
     /// A slot of the bucket around `choice` that nobody needs, the nearest one.
     fn free(&self, now: Time, choice: usize) -> Option<usize> {
         bucket(choice).find(|&slot| {
-            let words = self.slot(slot);
-            load(words, A::PAIR_WORDS) == 0 || over(load(words, Slot::<A>::STATE), now)
+            !self.is_taken(slot) || over(load(self.slot(slot), Slot::<A>::STATE), now)
         })
     }
 
@@ -267,7 +287,10 @@ impl<M: Memory, A: Address> Table<M, A> {
     /// for it in the same way, so many times `deep`.
     fn make_room(&mut self, now: Time, choice: usize, deep: usize) -> Option<usize> {
         for slot in bucket(choice) {
-            let key = self.key(slot)?;
+            self.part(slot);
+            let Some(key) = self.key(slot) else {
+                return Some(slot);
+            };
             let [a, b] = self.choices(&key);
             let there = if a / BUCKET_SLOTS == slot / BUCKET_SLOTS {
                 b
@@ -291,23 +314,29 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// Copies an entry to another slot, then empties its own.
     fn shift(&mut self, from: usize, to: usize) {
-        let words: super::action::SlotWords = {
-            let slot = self.slot(from);
-            core::array::from_fn(|at| slot.get(at).map_or(0, |_| load(slot, at)))
-        };
-        let until = Time::from_nanos(words[Slot::<A>::STATE] & !STATE_SEQUENCE);
-        self.write(to, until, |slot| {
-            for (at, &word) in words[..A::SLOT_WORDS].iter().enumerate() {
-                if at != Slot::<A>::STATE {
-                    store(slot, at, word);
-                }
-            }
-        });
-        self.empty(from);
+        self.vacate(to);
+        // Looked up before: an entry that moves to the slot opposite is not held twice.
+        let twin = self.twin(from);
+        let (until, words) = self.words(from);
+        self.write(to, until, |slot| put::<A>(slot, &words));
+        for slot in [Some(from), twin].into_iter().flatten() {
+            self.change(slot, Time::ZERO, clear_key::<A>);
+        }
+        self.used -= 1;
         self.moved += 1;
     }
 
+    /// What a slot holds, and until when.
+    fn words(&self, slot: usize) -> (Time, SlotWords) {
+        let slot = self.slot(slot);
+        let words: SlotWords =
+            core::array::from_fn(|at| slot.get(at).map_or(0, |_| load(slot, at)));
+        let until = Time::from_nanos(words[Slot::<A>::STATE] & !STATE_SEQUENCE);
+        (until, words)
+    }
+
     fn fill(&mut self, now: Time, slot: usize, key: &Key<A>, entry: &Entry<A>) {
+        self.vacate(slot);
         let (addresses, tag) = key.words();
         self.write(slot, entry.until, |words| {
             for (at, &word) in addresses[..A::PAIR_WORDS].iter().enumerate() {
@@ -327,84 +356,40 @@ impl<M: Memory, A: Address> Table<M, A> {
     }
 
     fn empty(&mut self, slot: usize) {
-        self.write(slot, Time::ZERO, |words| {
-            for at in 0..=A::PAIR_WORDS {
-                store(words, at, 0);
-            }
-        });
+        self.write(slot, Time::ZERO, clear_key::<A>);
     }
 
-    /// Changes a slot under its sequence, and keeps count of those taken.
-    fn write(&mut self, slot: usize, until: Time, write: impl FnOnce(&[AtomicU64])) {
+    /// Changes a slot and its copy, if it has one, and keeps count of those taken.
+    fn write(&mut self, slot: usize, until: Time, write: impl Fn(&[AtomicU64])) {
+        let twin = self.twin(slot);
+        let was = self.is_taken(slot);
+        self.change(slot, until, &write);
+        if let Some(twin) = twin {
+            self.change(twin, until, &write);
+            self.after_copy(twin);
+        }
+        let is = self.is_taken(slot);
+        self.used = self.used + usize::from(is) - usize::from(was);
+    }
+
+    /// Changes one slot under its sequence.
+    fn change(&self, slot: usize, until: Time, write: impl FnOnce(&[AtomicU64])) {
         let words = self.slot(slot);
-        let was = load(words, A::PAIR_WORDS) != 0;
-        let state = &words[Slot::<A>::STATE];
         let before = load(words, Slot::<A>::STATE) & STATE_SEQUENCE;
         // An end of zero: whoever does not look at the sequence finds it over.
         let busy = state_word(Time::ZERO, before | 1);
         let done = state_word(until, (before | 1) + 1);
-        change(state, busy, done, || write(words));
-        let is = load(words, A::PAIR_WORDS) != 0;
-        self.used = self.used + usize::from(is) - usize::from(was);
+        change(&words[Slot::<A>::STATE], busy, done, || write(words));
     }
 
     fn crowded(&self, now: Time, key: &Key<A>) -> Full<A> {
         let candidates = self.choices(key).into_iter().flat_map(bucket);
         let (idle, idlest) = candidates
-            .filter_map(|slot| {
-                let since = idle(load(self.slot(slot), Slot::<A>::SEEN), now);
-                Some((since, self.key(slot)?))
-            })
+            .filter_map(|slot| Some((self.noted(slot, now).idle, self.key(slot)?)))
             .max()
             .expect("no slot was free, so all have keys");
         Full { idlest, idle }
     }
-}
-
-/// What a reader finds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Found<A> {
-    /// No entry.
-    Nothing,
-    /// An entry that is being changed at this moment.
-    Busy,
-    /// The entry and the slot it lies in.
-    Entry(usize, Entry<A>),
-}
-
-/// A reader's look-up. Whatever the writer does meanwhile, an entry is given whole.
-pub fn look_up<A: Address>(memory: &[AtomicU64], seed: &Seed, key: &Key<A>) -> Found<A> {
-    let (addresses, tag) = key.words();
-    let addresses = &addresses[..A::PAIR_WORDS];
-    let choices = choices(seed.hash(addresses, tag), memory.len() / A::SLOT_WORDS);
-    for slot in choices.into_iter().flat_map(bucket) {
-        let words = &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
-        if !matches(words, addresses, tag) {
-            continue;
-        }
-        let read = memory::read(&words[Slot::<A>::STATE], STATE_SEQUENCE, || {
-            matches(words, addresses, tag).then(|| action(words))
-        });
-        return match read {
-            None => Found::Busy,
-            Some((_, None)) => Found::Nothing,
-            Some((state, Some(action))) => {
-                let until = Time::from_nanos(state & !STATE_SEQUENCE);
-                Found::Entry(slot, Entry { action, until })
-            }
-        };
-    }
-    Found::Nothing
-}
-
-/// The program's note that a packet passed: not atomic as a whole, since a flow's packets come
-/// by one queue as a rule, and an exact count of the others is not worth a locked instruction.
-pub fn note<A: Address>(memory: &[AtomicU64], slot: usize, now: Time, bytes: usize) {
-    let words = &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
-    let total = load(words, Slot::<A>::BYTES).wrapping_add(bytes as u64);
-    store(words, Slot::<A>::BYTES, total);
-    let packets = (load(words, Slot::<A>::SEEN) as u32).wrapping_add(1);
-    store(words, Slot::<A>::SEEN, u64::from(packets) | tick(now) << 32);
 }
 
 /// Where things lie in a slot: [`layout`](super::layout).
@@ -435,6 +420,21 @@ fn action<A: Address>(words: &[AtomicU64]) -> Action<A> {
     Action::from_words([at(Slot::<A>::ACTION), at(Slot::<A>::ACTION + 1)], ends)
 }
 
+/// All of a slot but its state.
+fn put<A: Address>(slot: &[AtomicU64], words: &SlotWords) {
+    for (at, &word) in words[..A::SLOT_WORDS].iter().enumerate() {
+        if at != Slot::<A>::STATE {
+            store(slot, at, word);
+        }
+    }
+}
+
+fn clear_key<A: Address>(words: &[AtomicU64]) {
+    for at in 0..=A::PAIR_WORDS {
+        store(words, at, 0);
+    }
+}
+
 fn write_action<A: Address>(words: &[AtomicU64], action: &Action<A>) {
     let (head, ends) = action.words();
     store(words, Slot::<A>::ACTION, head[0]);
@@ -445,9 +445,12 @@ fn write_action<A: Address>(words: &[AtomicU64], action: &Action<A>) {
 }
 
 /// The slots that a hash likes best, in two buckets (now and then it is one).
-fn choices(hash: u64, slots: usize) -> [usize; 2] {
+fn choices(seed: &Seed, hash: u64, slots: usize) -> [usize; 2] {
     let mask = slots - 1;
-    [hash as u32 as usize & mask, (hash >> 32) as usize & mask]
+    [
+        hash as u32 as usize & mask,
+        seed.second(hash) as usize & mask,
+    ]
 }
 
 /// The slots of the bucket around `choice`, that one first.

@@ -1,14 +1,14 @@
 //! The settings, as readers see them.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use stateplane_wire::eth::Mac;
 
 use super::key::{Address, Key, Seed};
 use super::layout::{
-    PORT_WORDS, PORTS, RESERVED_FUNCTION, RESERVED_KERNEL, RESERVED4, RESERVED6,
-    SETTINGS_ENABLED_WORD, SETTINGS_PORTS_WORD, SETTINGS_RESERVED4_WORD, SETTINGS_RESERVED6_WORD,
-    SETTINGS_SEED_WORD, SETTINGS_WORDS,
+    BUCKET_SLOTS, PORT_WORDS, PORTS, RESERVED_FUNCTION, RESERVED_KERNEL, RESERVED4, RESERVED6,
+    SETTINGS_ENABLED_WORD, SETTINGS_IN_USE_WORD, SETTINGS_PORTS_WORD, SETTINGS_RESERVED4_WORD,
+    SETTINGS_RESERVED6_WORD, SETTINGS_SEED_WORD, SETTINGS_WORDS,
 };
 use super::memory::load;
 use super::settings::Reserve;
@@ -56,6 +56,19 @@ impl PortView<'_> {
         Seed {
             add: [at(0), at(1)],
             multiply: [at(2), at(3)],
+        }
+    }
+
+    /// The part of a flow table that is in use.
+    pub(super) fn in_use<'t, A: Address>(&self, flows: &'t [AtomicU64]) -> &'t [AtomicU64] {
+        let table = usize::from(A::PAIR_WORDS > 1);
+        let word = &self.settings[SETTINGS_IN_USE_WORD + table];
+        let last = (flows.len() / A::SLOT_WORDS).saturating_sub(1) as u64;
+        let slots = (last & word.load(Ordering::Acquire)) as usize + 1;
+        let in_use = flows.get(..slots * A::SLOT_WORDS).unwrap_or_default();
+        match slots.is_power_of_two() && slots >= BUCKET_SLOTS {
+            true => in_use,
+            false => &[],
         }
     }
 

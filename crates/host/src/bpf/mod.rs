@@ -127,6 +127,18 @@ impl fmt::Display for AttachMode {
     }
 }
 
+/// Where in the kernel a program is to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AttachAs {
+    /// In the driver if it can, else in the stack.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the stack, whatever the driver can.
+    Generic,
+}
+
 /// A program on an interface. Dropping it, or the end of the process, detaches.
 #[derive(Debug)]
 pub struct Attachment {
@@ -186,29 +198,42 @@ fn loaded<'a>(ebpf: &'a Ebpf, program: &'static str) -> Result<&'a Xdp, BpfError
 
 /// Attaches natively if the driver can, else generically.
 fn attach(xdp: &mut Xdp, interface: &str) -> Result<Attachment, BpfError> {
+    attach_as(xdp, interface, AttachAs::Auto)
+}
+
+fn attach_as(xdp: &mut Xdp, interface: &str, how: AttachAs) -> Result<Attachment, BpfError> {
     let ifindex = ifreq::index(interface).map_err(|source| BpfError::Interface {
         interface: interface.to_owned(),
         source,
     })?;
     let mut try_mode = |mode, flags| {
-        attach_as(xdp, ifindex, flags).map(|link| Attachment {
+        attach_to(xdp, ifindex, flags).map(|link| Attachment {
             interface: interface.to_owned(),
             mode,
             _link: link,
         })
     };
-    let native = match try_mode(AttachMode::Native, XdpMode::Driver) {
+    const NOT_TRIED: &str = "not tried, as the configuration says";
+    let native = match how {
+        AttachAs::Generic => Err(NOT_TRIED.to_owned()),
+        AttachAs::Auto | AttachAs::Native => try_mode(AttachMode::Native, XdpMode::Driver),
+    };
+    let native = match native {
         Ok(attachment) => {
             tracing::info!("{interface}: XDP program attached in native mode");
             return Ok(attachment);
         }
         Err(error) => error,
     };
-    match try_mode(AttachMode::Generic, XdpMode::Skb) {
+    let generic = match how {
+        AttachAs::Native => Err(NOT_TRIED.to_owned()),
+        AttachAs::Auto | AttachAs::Generic => try_mode(AttachMode::Generic, XdpMode::Skb),
+    };
+    match generic {
         Ok(attachment) => {
             tracing::warn!(
-                "{interface}: XDP program attached in generic mode, which is slower, \
-                            since native mode failed: {native}"
+                "{interface}: XDP program attached in generic mode, which is slower; native mode: \
+                 {native}"
             );
             Ok(attachment)
         }
@@ -220,7 +245,7 @@ fn attach(xdp: &mut Xdp, interface: &str) -> Result<Attachment, BpfError> {
     }
 }
 
-fn attach_as(xdp: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, String> {
+fn attach_to(xdp: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink, String> {
     let text = |error: ProgramError| chain(&error);
     let id = xdp.attach_to_if_index(ifindex, mode).map_err(text)?;
     let link = xdp.take_link(id).map_err(text)?;

@@ -148,6 +148,47 @@ fn a_lease_revoked_in_mid_flow_stops_the_next_packet() {
     assert_eq!(verdict(&world), Verdict::Function(Punt::Disabled));
 }
 
+/// At each moment of a doubling the program finds each flow, and none twice.
+#[test]
+fn flows_pass_while_their_table_doubles() {
+    if !can_make_interfaces() {
+        return;
+    }
+    let mut world = World::new(&mut Random(3));
+    let now = clock::now();
+    let before = world.flows4.pressure().in_use;
+    let mut flows = 0;
+    while world.flows4.pressure().in_use == before {
+        flows += 1;
+        let entry = entry(all_say(flows as u8));
+        world.flows4.insert(now, &key(flows), &entry).unwrap();
+        for flow in [1, flows / 2, flows] {
+            let mut reference = world.reference();
+            reference.resume(&world);
+            let verdict = reference.compare(&world, &frame(flow.max(1)), PortId::INSIDE);
+            assert!(
+                matches!(verdict, Verdict::Redirect { .. }),
+                "{flow} of {flows}"
+            );
+            reference.compare_notes(&world);
+        }
+    }
+    for step in 0..before {
+        world.flows4.tend(1);
+        let flow = step as u16 % flows + 1;
+        let outcome = world
+            .fast_path
+            .try_on(PortId::INSIDE, &frame(flow))
+            .unwrap();
+        assert_eq!(outcome.action, XDP_REDIRECT, "{flow}");
+        assert_eq!(outcome.frame[26..38], [flow as u8; 12], "{flow}");
+    }
+    let packets = |flow| u64::from(world.flows4.seen(&key(flow), now).unwrap().packets);
+    let counted = world.fast_path.counters(PortId::INSIDE).unwrap().fast;
+    let noted: u64 = (1..=flows).map(packets).sum();
+    assert_eq!(noted, counted.0[0], "no packet is forgotten");
+}
+
 #[test]
 fn a_full_table_keeps_what_it_has() {
     if !can_make_interfaces() {

@@ -12,7 +12,8 @@ use stateplane_flow::fast::{
     Action, Entry, Guard, Hop, KeyMask, NextHop, PortSettings, Punt, TCP_EVENTS, Verdict, Vlans,
 };
 use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
-use stateplane_host::bpf::fastpath::{FastCounters, FastPathProgram, Prefix};
+use stateplane_host::bpf::AttachAs;
+use stateplane_host::bpf::fastpath::{FastCounters, PortProgram, Prefix};
 use stateplane_host::clock;
 use stateplane_host::frame::{Frame, FramePool, PoolConfig};
 use stateplane_host::link::Netlink;
@@ -157,12 +158,13 @@ fn serve(world: &World, translate: bool, ready: &Barrier, stop: &AtomicBool) -> 
     } else {
         &[]
     };
-    let programs: Vec<FastPathProgram> = ports
+    let programs: Vec<PortProgram> = ports
         .iter()
         .zip([PortId::INSIDE, PortId::OUTSIDE])
         .map(|(port, id)| {
             let locals = [LOCAL, OUTSIDE];
-            FastPathProgram::attach(port, &world.fast_path, id, pool_addresses, &locals).unwrap()
+            let (path, how) = (&world.fast_path, AttachAs::Auto);
+            PortProgram::attach(port, path, id, pool_addresses, &locals, how).unwrap()
         })
         .collect();
     ready.wait();

@@ -1,8 +1,9 @@
-//! What the function, and what the kernel gets, with the fast path switched off.
+//! What the function, and what the kernel gets, with the fast path switched off and without one.
 
 use stateplane_flow::PortId;
 use stateplane_flow::fast::PortSettings;
-use stateplane_host::bpf::fastpath::Prefix;
+use stateplane_host::bpf::fastpath::{Prefix, Programs};
+use stateplane_host::port::Mac;
 
 use crate::support::{Random, can_make_interfaces};
 use crate::world::{PORT, World};
@@ -36,10 +37,30 @@ fn arp(operation: u8, target: [u8; 4]) -> Vec<u8> {
     packet
 }
 
+const KERNEL: u32 = 2; // XDP_PASS
+const FUNCTION: u32 = 1; // XDP_DROP: there is no socket
+
+/// Each frame goes to whom it is said to.
+fn share(programs: &Programs, port: PortId, cases: &[(&str, u32, Vec<u8>)]) {
+    let owned = Prefix::cover(POOL.into(), POOL_AND_LOCAL.into());
+    programs.add_pool(&owned).unwrap();
+    programs.set_locals(&[FAR.into()]).unwrap();
+    let locals = [LOCAL.into(), POOL_AND_LOCAL.into()];
+    programs.set_locals(&locals).unwrap();
+    for (name, expected, frame) in cases {
+        let outcome = programs.try_on(port, frame).unwrap();
+        assert_eq!(outcome.action, *expected, "{name}, {port:?}");
+        assert_eq!(outcome.frame, *frame, "{name}: left unchanged");
+    }
+    let counters = programs.counters(port).unwrap();
+    let dropped = cases.iter().filter(|case| case.1 == FUNCTION).count() as u64;
+    assert_eq!((counters.function, counters.arp), (0, 0));
+    assert_eq!(counters.no_socket, dropped);
+    assert_eq!(counters.kernel, cases.len() as u64 - dropped);
+}
+
 #[test]
 fn the_function_gets_its_packets_and_the_kernel_the_rest() {
-    const KERNEL: u32 = 2; // XDP_PASS
-    const FUNCTION: u32 = 1; // XDP_DROP: there is no socket
     if !can_make_interfaces() {
         return;
     }
@@ -51,11 +72,6 @@ fn the_function_gets_its_packets_and_the_kernel_the_rest() {
     };
     world.settings.set_port(PortId::INSIDE, Some(&four));
     world.settings.enable(false);
-    let owned = Prefix::cover(POOL.into(), POOL_AND_LOCAL.into());
-    world.fast_path.add_pool(&owned).unwrap();
-    world.fast_path.set_locals(&[FAR.into()]).unwrap();
-    let locals = [LOCAL.into(), POOL_AND_LOCAL.into()];
-    world.fast_path.set_locals(&locals).unwrap();
     let ip = |protocol, destination| ethernet(MAC, 0x0800, &ipv4(protocol, destination));
     let request = |target| ethernet([0xff; 6], 0x0806, &arp(1, target));
     let cases: Vec<(&str, u32, Vec<u8>)> = vec![
@@ -105,14 +121,12 @@ fn the_function_gets_its_packets_and_the_kernel_the_rest() {
             ethernet(MAC, 0x0806, &arp(1, POOL)[..27]),
         ),
     ];
-    for (name, expected, frame) in &cases {
-        let outcome = world.fast_path.try_on(PortId::INSIDE, frame).unwrap();
-        assert_eq!(outcome.action, *expected, "{name}");
-        assert_eq!(outcome.frame, *frame, "{name}: left unchanged");
+    let stations = [Mac(OTHER_MAC), Mac(MAC)];
+    let punt = Programs::punt(stations).unwrap();
+    let switched_off: &Programs = &world.fast_path;
+    for (programs, port) in [(switched_off, PortId::INSIDE), (&punt, PortId::OUTSIDE)] {
+        share(programs, port, &cases);
     }
-    let counters = world.fast_path.counters(PortId::INSIDE).unwrap();
-    let dropped = cases.iter().filter(|case| case.1 == FUNCTION).count() as u64;
-    assert_eq!((counters.function, counters.arp), (0, 0));
-    assert_eq!(counters.no_socket, dropped);
-    assert_eq!(counters.kernel, cases.len() as u64 - dropped);
+    let at_the_other = punt.try_on(PortId::INSIDE, &ip(17, FAR)).unwrap();
+    assert_eq!(at_the_other.action, KERNEL, "not that port's station");
 }

@@ -54,6 +54,9 @@ const SIZES: Sizes = Sizes {
     tunnels: 6,
 };
 
+/// Slots of a table of flows in use at first.
+const FIRST: usize = 64;
+
 pub(crate) fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
@@ -80,12 +83,25 @@ impl World {
         fast_path.set_device(DEVICE, LOOPBACK).unwrap();
         let seed = Seed::new(seed);
         let words = |part| fast_path.words(part);
+        let settings = Settings::new(words(Part::Settings), seed).unwrap();
         let mut world = World {
-            flows4: Table::new(words(Part::Flows4), seed).unwrap(),
-            flows6: Table::new(words(Part::Flows6), seed).unwrap(),
+            flows4: Table::growing(
+                words(Part::Flows4),
+                seed,
+                settings.extent::<Ipv4Addr>(),
+                FIRST,
+            )
+            .unwrap(),
+            flows6: Table::growing(
+                words(Part::Flows6),
+                seed,
+                settings.extent::<Ipv6Addr>(),
+                FIRST,
+            )
+            .unwrap(),
             hops: Hops::new(words(Part::Hops)),
             leases: Leases::new(words(Part::Leases)),
-            settings: Settings::new(words(Part::Settings), seed).unwrap(),
+            settings,
             routes4: Routes::new(words(Part::Routes4), seed).unwrap(),
             routes6: Routes::new(words(Part::Routes6), seed).unwrap(),
             tunnels: Tunnels::new(words(Part::Tunnels)),

@@ -1,5 +1,7 @@
 //! How much passes without a function's process.
 
+use stateplane_host::bpf::AttachAs;
+
 use super::FastPath;
 use super::problem::Collector;
 use super::section::Section;
@@ -14,12 +16,20 @@ pub(super) fn fast_path(root: &Section<'_, '_>, out: &mut Collector) -> FastPath
     let Some(section) = root.section("fast-path", out) else {
         return fast;
     };
-    section.only(&["enabled", "flows"], out);
+    section.only(&["enabled", "flows", "mode"], out);
     if let Some(enabled) = section.optional("enabled", out, values::boolean) {
         fast.enabled = enabled;
     }
     if let Some(flows) = section.optional("flows", out, values::integer(FLOWS)) {
         fast.flows = (flows as u32).next_power_of_two();
+    }
+    let words = [
+        ("auto", AttachAs::Auto),
+        ("native", AttachAs::Native),
+        ("generic", AttachAs::Generic),
+    ];
+    if let Some(mode) = section.optional("mode", out, values::word(&words)) {
+        fast.mode = mode;
     }
     if !fast.enabled && section.value("flows").is_some() {
         let help = "remove this key, or write `enabled = true`";

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use stateplane_host::bpf::AttachAs;
 
 mod check;
 mod fast;
@@ -349,6 +350,8 @@ pub struct FastPath {
     pub enabled: bool,
     /// Slots of the table of flows, a power of two.
     pub flows: u32,
+    /// Where in the kernel a function's XDP programs run.
+    pub mode: AttachAs,
 }
 
 impl Default for FastPath {
@@ -356,6 +359,7 @@ impl Default for FastPath {
         Self {
             enabled: true,
             flows: 1 << 18,
+            mode: AttachAs::Auto,
         }
     }
 }

@@ -160,6 +160,9 @@ fn the_fast_path_is_on_unless_it_is_switched_off() {
         (true, 1 << 17)
     );
     assert!(warnings.is_empty());
+    assert_eq!(config.fast_path.mode, AttachAs::Auto);
+    let (config, _) = with("mode = \"generic\"").expect("a mode");
+    assert_eq!(config.fast_path.mode, AttachAs::Generic);
     let (config, warnings) = with("enabled = false\nflows = 2048").expect("both may be given");
     assert!(!config.fast_path.enabled);
     assert_eq!(warnings[0].key, "fast-path.flows");

@@ -6,11 +6,11 @@ use stateplane_flow::fast::{Seed, Settings};
 use stateplane_functions::NetworkFunction;
 use stateplane_host::bpf::BpfError;
 use stateplane_host::bpf::fastpath::{
-    FastCounters, FastPath, FastPathProgram, Part, Prefix, Sizes, Words,
+    FastCounters, FastPath, Part, PortProgram, Prefix, Programs, Sizes, Words,
 };
-use stateplane_host::port::Port;
+use stateplane_host::port::{Mac, Port};
 use stateplane_host::xsk::XskPort;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::fast::{Fast, Link, Parts, settings};
 use super::missing;
@@ -34,61 +34,58 @@ pub(super) struct Addresses {
 
 /// The programs. Dropping them detaches.
 pub(super) struct Front {
-    programs: [FastPathProgram; 2],
+    ports: [PortProgram; 2],
+    programs: Programs,
+    /// Why nothing passes without the worker, if so.
+    off: Option<String>,
+    _settings: Option<Settings<Words>>,
+}
+
+/// The fast path's programs and tables, and the worker's end of them.
+struct Opened {
     path: FastPath,
-    /// Whether anything passes without the worker.
-    fast: bool,
-    _settings: Settings<Words>,
+    settings: Settings<Words>,
+    fast: Fast<Words>,
 }
 
 impl Front {
-    /// Loads and attaches the programs; the worker's end of the fast path, if it is on.
+    /// Loads and attaches the programs; the worker's end of the fast path, if there is one. Where
+    /// the kernel does not take it, all packets come to the worker.
     pub(super) fn open(
         ports: &[XskPort; 2],
         function: &impl NetworkFunction,
         addresses: &Addresses,
         config: config::FastPath,
     ) -> Result<(Self, Option<Fast<Words>>), Failure> {
-        let sizes = match config.enabled {
-            true => Sizes {
-                flows4: config.flows,
-                hops: HOPS,
-                routes4: ROUTES,
-                ..Sizes::default()
-            },
-            false => Sizes::LEAST,
+        let opened = match config.enabled {
+            true => open_tables(ports, function, config),
+            false => Err("the configuration says so".to_owned()),
         };
-        let path = FastPath::new(&sizes).map_err(missing)?;
-        // Senders choose keys: nobody may know which ones collide.
-        let seed = Seed::new(std::array::from_fn(|_| random()));
-        let stations = [ports[0].mac(), ports[1].mac()];
-        let memory = path.words(Part::Settings);
-        let settings =
-            settings(memory, seed, function, stations, config.enabled).map_err(missing)?;
-        let fast = config.enabled.then(|| {
-            let parts = Parts {
-                flows: path.words(Part::Flows4),
-                hops: path.words(Part::Hops),
-                routes: path.words(Part::Routes4),
-                leases: path.words(Part::Leases),
-            };
-            let link = |side: usize| Link {
-                mac: stations[side],
-                mtu: u16::try_from(ports[side].mtu()).unwrap_or(u16::MAX),
-                device: u16::from(PORTS[side].0),
-            };
-            Fast::new(parts, seed, [link(0), link(1)])
-        });
-        let fast = fast.transpose().map_err(missing)?;
+        let (programs, settings, fast, off) = match opened {
+            Ok(Opened {
+                path,
+                settings,
+                fast,
+            }) => (path.programs(), Some(settings), Some(fast), None),
+            Err(why) => {
+                if config.enabled {
+                    warn!("no fast path: all packets take the way through this process: {why}");
+                }
+                let programs = Programs::punt(stations(ports)).map_err(missing)?;
+                // What the kernel's verifier says fills pages.
+                let why = why.lines().next().unwrap_or_default().to_owned();
+                (programs, None, None, Some(why))
+            }
+        };
         let attach = |side: usize| {
             let Addresses { pool, locals } = addresses;
-            FastPathProgram::attach(&ports[side], &path, PORTS[side], pool, locals)
+            let (port, id) = (&ports[side], PORTS[side]);
+            PortProgram::attach(port, &programs, id, pool, locals, config.mode)
         };
-        let programs = [attach(0).map_err(missing)?, attach(1).map_err(missing)?];
         let front = Self {
+            ports: [attach(0).map_err(missing)?, attach(1).map_err(missing)?],
             programs,
-            path,
-            fast: config.enabled,
+            off,
             _settings: settings,
         };
         for (port, mode) in ports.iter().zip(front.modes(ports)) {
@@ -100,21 +97,68 @@ impl Front {
     /// Who forwards on each port, and how the worker gets its packets.
     pub(super) fn modes(&self, ports: &[XskPort; 2]) -> [String; 2] {
         std::array::from_fn(|side| {
-            let (xdp, copy) = (self.programs[side].attachment().mode(), ports[side].mode());
-            match self.fast {
-                true => format!("fast path in XDP {xdp}, others by AF_XDP {copy}"),
-                false => format!("AF_XDP {copy}, behind XDP {xdp}"),
+            let (xdp, copy) = (self.ports[side].attachment().mode(), ports[side].mode());
+            match &self.off {
+                None => format!("fast path in XDP {xdp}, others by AF_XDP {copy}"),
+                Some(_) => format!("AF_XDP {copy}, behind XDP {xdp}"),
             }
         })
     }
 
+    /// Why there is no fast path, if there is none.
+    pub(super) fn off(&self) -> Option<&str> {
+        self.off.as_deref()
+    }
+
     /// The machine got or lost an address.
     pub(super) fn set_locals(&self, locals: &[Ipv4Addr]) -> Result<(), BpfError> {
-        self.path.set_locals(locals)
+        self.programs.set_locals(locals)
     }
 
     /// What the programs have done; none where the kernel does not say.
     pub(super) fn counters(&self) -> [Option<FastCounters>; 2] {
-        std::array::from_fn(|side| self.programs[side].counters().ok())
+        std::array::from_fn(|side| self.ports[side].counters().ok())
     }
+}
+
+fn stations(ports: &[XskPort; 2]) -> [Mac; 2] {
+    [ports[0].mac(), ports[1].mac()]
+}
+
+/// The fast path, or why there cannot be one here.
+fn open_tables(
+    ports: &[XskPort; 2],
+    function: &impl NetworkFunction,
+    config: config::FastPath,
+) -> Result<Opened, String> {
+    let sizes = Sizes {
+        flows4: config.flows,
+        hops: HOPS,
+        routes4: ROUTES,
+        ..Sizes::default()
+    };
+    let path = FastPath::new(&sizes).map_err(|error| error.to_string())?;
+    // Senders choose keys: nobody may know which ones collide.
+    let seed = Seed::new(std::array::from_fn(|_| random()));
+    let stations = stations(ports);
+    let memory = path.words(Part::Settings);
+    let settings = settings(memory, seed, function, stations).map_err(|error| error.to_string())?;
+    let parts = Parts {
+        flows: path.words(Part::Flows4),
+        extent: settings.extent::<Ipv4Addr>(),
+        hops: path.words(Part::Hops),
+        routes: path.words(Part::Routes4),
+        leases: path.words(Part::Leases),
+    };
+    let link = |side: usize| Link {
+        mac: stations[side],
+        mtu: u16::try_from(ports[side].mtu()).unwrap_or(u16::MAX),
+        device: u16::from(PORTS[side].0),
+    };
+    let fast = Fast::new(parts, seed, [link(0), link(1)]).map_err(|error| error.to_string())?;
+    Ok(Opened {
+        path,
+        settings,
+        fast,
+    })
 }

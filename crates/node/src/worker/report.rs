@@ -79,6 +79,7 @@ impl Reporter {
         let mut named = named(counters);
         add_host_counters(&mut named, packets, front);
         let fast_path = packets.fast.as_ref().map(|fast| fast_path(fast, front));
+        let fast_path_off = front.off().map(str::to_owned);
         let interfaces = self.interfaces.iter().cloned().collect();
         let nat = packets.runtime.function().status();
         let leases = packets.runtime.function().lease(now).into_iter();
@@ -97,6 +98,7 @@ impl Reporter {
                 store_pending: packets.state.pending() as u64,
                 leases,
                 fast_path,
+                fast_path_off,
                 drops,
                 counters: named,
             };
@@ -182,6 +184,7 @@ fn fast_path(fast: &Fast<Words>, front: &Front) -> FastPathStatus {
         share: (hits as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0,
         punts: punts.collect(),
         slots: pressure.capacity as u64,
+        slots_in_use: pressure.in_use as u64,
         flows: pressure.used as u64,
         full: done.full,
         moved: pressure.moved,

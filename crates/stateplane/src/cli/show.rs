@@ -336,7 +336,11 @@ fn fast_path(answers: &Answers) -> String {
     let rows = good(answers).map(|(name, status)| {
         let fast = &status["function"]["fast_path"];
         let Some(share) = fast["share"].as_f64() else {
-            return vec![name.clone(), "off".to_owned()];
+            let off = match text(&status["function"]["fast_path_off"]) {
+                why if why.is_empty() => "off".to_owned(),
+                why => format!("off: {why}"),
+            };
+            return vec![name.clone(), off];
         };
         let punts = fast["punts"].as_object().into_iter().flatten();
         let punts = punts.map(|(why, count)| format!("{why} {count}"));
@@ -346,6 +350,7 @@ fn fast_path(answers: &Answers) -> String {
             format!("{share:.1} %"),
             field("hits"),
             format!("{}/{}", fast["flows"], fast["slots"]),
+            field("slots_in_use"),
             field("full"),
             field("next_hops"),
             field("destinations"),
@@ -358,6 +363,7 @@ fn fast_path(answers: &Answers) -> String {
             "SHARE",
             "PACKETS",
             "FLOWS",
+            "IN USE",
             "FULL",
             "HOPS",
             "DESTINATIONS",

@@ -3,41 +3,32 @@
 //! [`stateplane_flow::fast`].
 //!
 //! [`FastPath`] owns the tables, which the programs of all ports share and which lie in memory
-//! that the worker writes ([`Words`]): no entry costs a system call. A [`FastPathProgram`] is the
-//! program on one port. With the fast path off in the settings, as it is at first, every packet
-//! of the function goes to its sockets.
+//! that the worker writes ([`Words`]): no entry costs a system call. With the fast path off in the
+//! settings, as it is at first, every packet of the function goes to its sockets.
+//!
+//! Where the kernel takes no such program, or none is wanted, `xdp/punt.c` hands all of the
+//! function's packets to its sockets. Both are [`Programs`]; a [`PortProgram`] is that on one port.
 
+mod programs;
 mod words;
 
-use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{DevMap, HashMap, Map, MapError, PerCpuArray, XskMap};
+use aya::maps::{DevMap, Map};
 use aya::{Ebpf, EbpfLoader};
-use stateplane_flow::PortId;
-use stateplane_flow::fast::{COUNTERS, Counters, Tables, layout};
+use stateplane_flow::fast::{Tables, layout};
 
-use super::{
-    Attachment, BpfError, TestRunMode, TestRunOutcome, attach, load_error, loaded, map_error,
-    map_mut, object, test_run, verify,
-};
+use super::{BpfError, map_error, map_mut, object, verify};
 use crate::clock;
-use crate::port::Port as _;
-use crate::xsk::XskPort;
 
 pub use super::prefix::Prefix;
+pub use programs::{FastCounters, PortProgram, Programs};
 pub use words::Words;
 
-/// Ports of a function, each with a program of its own.
+/// Of a function's ports.
 const PROGRAMS: [&str; 2] = ["fastpath_inside", "fastpath_outside"];
-/// Most queues of one interface: what the program's map of sockets has of each port.
-const MAX_QUEUES: u32 = 64;
-/// The program's own counters, behind those of the reference, and two words of its clock.
-const HOST_COUNTERS: usize = 5;
-const ALL_COUNTERS: usize = COUNTERS + HOST_COUNTERS + 2;
 /// Ticks of the kernel up to which the program's clock may be behind by two of them.
 const SHORT_TICK: Duration = Duration::from_millis(5);
 
@@ -75,7 +66,7 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    /// As small as it can be: for who has the fast path switched off.
+    /// As small as it can be.
     pub const LEAST: Sizes = Sizes {
         flows4: 8,
         flows6: 8,
@@ -178,27 +169,10 @@ impl Part {
     }
 }
 
-/// What the program has done with a port's frames.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct FastCounters {
-    /// Packets forwarded, and left to the function by reason.
-    pub fast: Counters,
-    /// IP packets given to the function.
-    pub function: u64,
-    /// Frames left to the kernel.
-    pub kernel: u64,
-    /// ARP requests given to the function.
-    pub arp: u64,
-    /// Frames for the function dropped because their queue has no socket.
-    pub no_socket: u64,
-    /// Packets lost because their next hop names a device that is not there.
-    pub no_device: u64,
-}
-
 /// The tables, and the programs that use them.
 #[derive(Clone, Debug)]
 pub struct FastPath {
-    ebpf: Arc<Mutex<Ebpf>>,
+    programs: Programs,
     words: [Words; Part::ALL.len()],
 }
 
@@ -242,9 +216,14 @@ impl FastPath {
             words.push(map_words(&ebpf, part.map(), values as usize * each)?);
         }
         Ok(Self {
-            ebpf: Arc::new(Mutex::new(ebpf)),
+            programs: Programs::new(ebpf, PROGRAMS),
             words: words.try_into().expect("one for each part"),
         })
+    }
+
+    /// The programs by themselves; the tables last as long as they do.
+    pub fn programs(&self) -> Programs {
+        self.programs.clone()
     }
 
     /// The memory of a table, for its one writer.
@@ -270,106 +249,18 @@ impl FastPath {
     /// Makes the interface what next hops call `device`, in the calling thread's network
     /// namespace. Ports have their own numbers from the start.
     pub fn set_device(&self, device: u16, ifindex: u32) -> Result<(), BpfError> {
-        map_mut!(self.ebpf(), "devices", DevMap<_>)?
+        map_mut!(self.programs.ebpf(), "devices", DevMap<_>)?
             .set(u32::from(device), ifindex, None, 0)
             .map_err(map_error("devices"))
     }
-
-    /// Runs a port's program on a frame of at least 14 bytes, and carries nothing out.
-    pub fn try_on(&self, port: PortId, frame: &[u8]) -> Result<TestRunOutcome, BpfError> {
-        let program = program(port)?;
-        let ebpf = self.ebpf();
-        test_run(loaded(&ebpf, program)?, frame, 1, TestRunMode::Dry).map_err(load_error(program))
-    }
-
-    /// What a port's program has done so far.
-    pub fn counters(&self, port: PortId) -> Result<FastCounters, BpfError> {
-        let ebpf = self.ebpf();
-        let map = ebpf.map("counters").expect("the object has the map");
-        let failed = map_error::<MapError>;
-        let array: PerCpuArray<_, [u64; ALL_COUNTERS]> =
-            PerCpuArray::try_from(map).map_err(failed("counters"))?;
-        let values = array
-            .get(&u32::from(port.0), 0)
-            .map_err(failed("counters"))?;
-        let mut sums = [0; ALL_COUNTERS];
-        for value in values.iter() {
-            for (sum, count) in sums.iter_mut().zip(value) {
-                *sum = u64::wrapping_add(*sum, *count);
-            }
-        }
-        let mut fast = Counters::default();
-        fast.0.copy_from_slice(&sums[..COUNTERS]);
-        let [.., function, kernel, arp, no_socket, no_device, _, _] = sums;
-        Ok(FastCounters {
-            fast,
-            function,
-            kernel,
-            arp,
-            no_socket,
-            no_device,
-        })
-    }
-
-    /// Replaces the addresses whose packets stay with the kernel.
-    pub fn set_locals(&self, locals: &[Ipv4Addr]) -> Result<(), BpfError> {
-        let failed = map_error::<MapError>;
-        let mut ebpf = self.ebpf();
-        let mut map = map_mut!(ebpf, "locals", HashMap<_, [u8; 4], u8>)?;
-        for address in locals {
-            map.insert(address.octets(), 1, 0)
-                .map_err(failed("locals"))?;
-        }
-        let old: Vec<[u8; 4]> = map
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(failed("locals"))?;
-        for address in old {
-            if !locals.contains(&Ipv4Addr::from(address)) {
-                map.remove(&address).map_err(failed("locals"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds to the addresses that the function owns.
-    pub fn add_pool(&self, pool: &[Prefix]) -> Result<(), BpfError> {
-        let mut ebpf = self.ebpf();
-        let mut trie = map_mut!(ebpf, "pool", LpmTrie<_, [u8; 4], u8>)?;
-        for prefix in pool {
-            let key = Key::new(u32::from(prefix.length), prefix.address.octets());
-            trie.insert(&key, 1, 0)
-                .map_err(map_error::<MapError>("pool"))?;
-        }
-        Ok(())
-    }
-
-    fn set_sockets(&self, id: PortId, port: &XskPort) -> Result<(), BpfError> {
-        let mut ebpf = self.ebpf();
-        let mut sockets = map_mut!(ebpf, "sockets", XskMap<_>)?;
-        for (queue, socket) in port.sockets() {
-            if queue >= MAX_QUEUES {
-                let text = format!("{}: more than {MAX_QUEUES} receive queues", port.name());
-                return Err(BpfError::TooMany(text));
-            }
-            sockets
-                .set(u32::from(id.0) * MAX_QUEUES + queue, socket.as_raw_fd(), 0)
-                .map_err(map_error::<MapError>("sockets"))?;
-        }
-        Ok(())
-    }
-
-    fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
-        // Nothing in there is left half done by a panic.
-        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn program(port: PortId) -> Result<&'static str, BpfError> {
-    PROGRAMS.get(usize::from(port.0)).copied().ok_or_else(|| {
-        let last = PROGRAMS.len() - 1;
-        BpfError::TooMany(format!("port {}: the last port is {last}", port.0))
-    })
+impl Deref for FastPath {
+    type Target = Programs;
+
+    fn deref(&self) -> &Programs {
+        &self.programs
+    }
 }
 
 fn map_words(ebpf: &Ebpf, name: &'static str, count: usize) -> Result<Words, BpfError> {
@@ -377,56 +268,4 @@ fn map_words(ebpf: &Ebpf, name: &'static str, count: usize) -> Result<Words, Bpf
         unreachable!("the embedded object has the array {name}");
     };
     Words::map(map.fd().as_fd(), count).map_err(map_error(name))
-}
-
-/// The program on one port's interface. Dropping it, or the end of the process, detaches.
-#[derive(Debug)]
-pub struct FastPathProgram {
-    fast_path: FastPath,
-    port: PortId,
-    attachment: Attachment,
-}
-
-impl FastPathProgram {
-    /// Attaches the program of `id` to `port`'s interface, and directs the function's packets to
-    /// `port`'s sockets. The port's settings are there already.
-    ///
-    /// `pool` are the addresses the function owns: packets to them, and ARP requests for those
-    /// that are not `locals`, always go to the function. `locals` are the machine's own
-    /// addresses: packets to them stay with the kernel. Both hold for all ports.
-    pub fn attach(
-        port: &XskPort,
-        fast_path: &FastPath,
-        id: PortId,
-        pool: &[Prefix],
-        locals: &[Ipv4Addr],
-    ) -> Result<Self, BpfError> {
-        let program = program(id)?;
-        fast_path.set_sockets(id, port)?;
-        fast_path.set_device(u16::from(id.0), port.ifindex())?;
-        fast_path.add_pool(pool)?;
-        fast_path.set_locals(locals)?;
-        // Attached last, so that no frame meets half a configuration.
-        let attachment = attach(verify(&mut fast_path.ebpf(), program)?, port.name())?;
-        Ok(Self {
-            fast_path: fast_path.clone(),
-            port: id,
-            attachment,
-        })
-    }
-
-    /// Replaces the addresses that stay with the kernel, for all ports.
-    pub fn set_locals(&mut self, locals: &[Ipv4Addr]) -> Result<(), BpfError> {
-        self.fast_path.set_locals(locals)
-    }
-
-    /// Where the program is attached.
-    pub fn attachment(&self) -> &Attachment {
-        &self.attachment
-    }
-
-    /// What it has done so far.
-    pub fn counters(&self) -> Result<FastCounters, BpfError> {
-        self.fast_path.counters(self.port)
-    }
 }

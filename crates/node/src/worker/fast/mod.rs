@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use stateplane_base::Time;
 use stateplane_flow::fast::{
-    Action, Entry, Guard, Hop, Key, KeyMask, Leases, Memory, PortSettings, Pressure, Seed,
+    Action, Entry, Extent, Guard, Hop, Key, KeyMask, Leases, Memory, PortSettings, Pressure, Seed,
     Settings, Table, WrongSize,
 };
 use stateplane_flow::{Endpoint, FlowKey, PortId};
@@ -38,14 +38,18 @@ const COARSE: Duration = Duration::from_millis(10);
 /// The lease on which all entries of a worker hang.
 const OWN_LEASE: u16 = 1;
 
-/// What the program is told about a function's ports, before anything else. The fast path may be
-/// off: the program then leaves all that is the function's to its sockets.
+/// Slots that a table of flows begins with; it grows with them.
+const FEW_FLOWS: usize = 1024;
+/// Slots by which each turn brings that on.
+const TENDED: usize = 64;
+
+/// What the program is told about a function's ports, before anything else. If the function does
+/// not say what makes its flows, the program leaves all that is the function's to its sockets.
 pub fn settings<F: NetworkFunction, M: Memory>(
     memory: M,
     seed: Seed,
     function: &F,
     stations: [Mac; 2],
-    on: bool,
 ) -> Result<Settings<M>, WrongSize> {
     let mut settings = Settings::new(memory, seed)?;
     let mut told = true;
@@ -68,7 +72,7 @@ pub fn settings<F: NetworkFunction, M: Memory>(
         };
         settings.set_port(port, Some(&port_settings));
     }
-    settings.enable(on && told);
+    settings.enable(told);
     Ok(settings)
 }
 
@@ -77,6 +81,8 @@ pub fn settings<F: NetworkFunction, M: Memory>(
 pub struct Parts<M> {
     /// Flows.
     pub flows: M,
+    /// What tells the program how many of the flows' slots are in use.
+    pub extent: Extent<M>,
     /// Next hops.
     pub hops: M,
     /// Routes by destination.
@@ -119,7 +125,7 @@ impl<M: Memory> Fast<M> {
     /// Takes the tables' memory and empties it. `links`: what lies behind each port.
     pub fn new(parts: Parts<M>, seed: Seed, links: [Link; 2]) -> Result<Self, WrongSize> {
         let mut fast = Self {
-            flows: Table::new(parts.flows, seed)?,
+            flows: Table::growing(parts.flows, seed, parts.extent, FEW_FLOWS)?,
             ways: Ways::new(parts.hops, parts.routes, seed, links)?,
             leases: Leases::new(parts.leases),
             epoch: 0,
@@ -155,6 +161,7 @@ impl<M: Memory> Fast<M> {
             }
         }
         self.changes = changes;
+        self.flows.tend(TENDED);
     }
 
     fn write(

@@ -48,7 +48,13 @@ enum Out {
 
 impl World {
     fn new(flows: usize) -> Self {
+        let memory = words(SETTINGS_WORDS);
+        let first = Bench::with(64, None);
+        let function = first.worker.runtime.function();
+        let owner = settings(memory.clone(), SEED, function, [STATION; 2]);
+        let owner = owner.expect("memory of the right size");
         let parts = Parts {
+            extent: owner.extent::<Ipv4Addr>(),
             flows: words(flows * SLOT4_WORDS),
             hops: words(64 * HOP_WORDS),
             routes: words(64 * ROUTE4_WORDS),
@@ -56,26 +62,22 @@ impl World {
         };
         let mine = Parts {
             flows: parts.flows.clone(),
+            extent: parts.extent.clone(),
             hops: parts.hops.clone(),
             routes: parts.routes.clone(),
             leases: parts.leases.clone(),
         };
-        let mut bench = Bench::with(64, None);
         let link = |side: usize| Link {
-            mac: bench.worker.ports[side].mac(),
+            mac: first.worker.ports[side].mac(),
             mtu: 1500,
             device: side as u16,
         };
         let fast = Fast::new(mine, SEED, [link(0), link(1)]).expect("memory of the right sizes");
-        bench = Bench::with(64, Some(fast));
-        let memory = words(SETTINGS_WORDS);
-        let function = bench.worker.runtime.function();
-        let owner = settings(memory.clone(), SEED, function, [STATION; 2], true);
         Self {
-            bench,
+            bench: Bench::with(64, Some(fast)),
             parts,
             settings: memory,
-            _owner: owner.expect("memory of the right size"),
+            _owner: owner,
         }
     }
 

@@ -1,0 +1,64 @@
+//! A reader's side of the flow tables.
+
+use core::sync::atomic::AtomicU64;
+
+use stateplane_base::Time;
+
+use super::super::action::Entry;
+use super::super::key::{Address, Key, Seed};
+use super::super::layout::STATE_SEQUENCE;
+use super::super::memory::{self, load, store};
+use super::{Slot, action, bucket, choices, matches, tick};
+
+/// What a reader finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found<A> {
+    /// No entry.
+    Nothing,
+    /// An entry that is being changed at this moment.
+    Busy,
+    /// The entry and the slot it lies in.
+    Entry(usize, Entry<A>),
+}
+
+/// A reader's look-up, in the slots that are in use. Whatever the writer does meanwhile, an entry is given whole.
+pub fn look_up<A: Address>(memory: &[AtomicU64], seed: &Seed, key: &Key<A>) -> Found<A> {
+    let (addresses, tag) = key.words();
+    let addresses = &addresses[..A::PAIR_WORDS];
+    if memory.is_empty() {
+        return Found::Nothing;
+    }
+    let choices = choices(
+        seed,
+        seed.hash(addresses, tag),
+        memory.len() / A::SLOT_WORDS,
+    );
+    for slot in choices.into_iter().flat_map(bucket) {
+        let words = &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
+        if !matches(words, addresses, tag) {
+            continue;
+        }
+        let read = memory::read(&words[Slot::<A>::STATE], STATE_SEQUENCE, || {
+            matches(words, addresses, tag).then(|| action(words))
+        });
+        return match read {
+            None => Found::Busy,
+            Some((_, None)) => Found::Nothing,
+            Some((state, Some(action))) => {
+                let until = Time::from_nanos(state & !STATE_SEQUENCE);
+                Found::Entry(slot, Entry { action, until })
+            }
+        };
+    }
+    Found::Nothing
+}
+
+/// The program's note that a packet passed: not atomic as a whole, since a flow's packets come
+/// by one queue as a rule, and an exact count of the others is not worth a locked instruction.
+pub fn note<A: Address>(memory: &[AtomicU64], slot: usize, now: Time, bytes: usize) {
+    let words = &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
+    let total = load(words, Slot::<A>::BYTES).wrapping_add(bytes as u64);
+    store(words, Slot::<A>::BYTES, total);
+    let packets = (load(words, Slot::<A>::SEEN) as u32).wrapping_add(1);
+    store(words, Slot::<A>::SEEN, u64::from(packets) | tick(now) << 32);
+}
