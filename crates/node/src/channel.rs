@@ -159,6 +159,11 @@ impl Channel {
         self.loss.draw = self.me.incarnation.0;
     }
 
+    /// Every datagram takes a system call of its own from now on.
+    pub fn one_by_one(&mut self) {
+        self.socket.one_by_one();
+    }
+
     /// Seals `body` and queues it for [`Self::flush`]. Loss is the protocols'
     /// business: a datagram the kernel refuses is counted.
     pub fn send(&mut self, to: SocketAddrV4, kind: Kind, body: &[u8]) {

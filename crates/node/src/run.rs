@@ -268,6 +268,9 @@ impl Starter<'_> {
         if role == Role::Replica {
             channel.lose(self.config.io.lose_one_in);
         }
+        if self.config.io.one_by_one {
+            channel.one_by_one();
+        }
         Ok(channel)
     }
 }

@@ -44,6 +44,8 @@ pub struct BatchSocket {
     outbox: Outbox,
     /// The largest datagrams that are handed to the kernel joined; 0: none are.
     gso: usize,
+    /// Messages of one system call that sends.
+    most: usize,
     stats: UdpStats,
 }
 
@@ -82,8 +84,18 @@ impl BatchSocket {
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             gso,
+            most: sys::BATCH,
             stats: UdpStats::default(),
         })
+    }
+
+    /// From now on every datagram enters and leaves the kernel in a system call of its own, as
+    /// if there were no batches: to see what they save.
+    pub fn one_by_one(&mut self) {
+        sys::refuse_gro(&self.socket);
+        self.inbox.offer_one();
+        self.gso = 0;
+        self.most = 1;
     }
 
     /// The address bound to, with the port the kernel chose if it was asked to.
@@ -158,7 +170,8 @@ impl BatchSocket {
             let (mut done, all) = (0, self.outbox.trains().len());
             while done < all {
                 self.stats.calls += 1;
-                let trains = &self.outbox.trains()[done..];
+                let until = all.min(done + self.most);
+                let trains = &self.outbox.trains()[done..until];
                 match sys::send(&self.socket, trains, self.outbox.pieces(done)) {
                     Ok(count) => {
                         let sent = (done..done + count).map(|i| self.outbox.carried(i));
@@ -290,6 +303,21 @@ mod tests {
             let calls = from.stats().calls + one.stats().calls;
             assert!(calls < 30, "{calls} calls");
         }
+    }
+
+    #[test]
+    fn without_batches_every_datagram_takes_a_call() {
+        let (mut from, mut to) = (socket(), socket());
+        from.one_by_one();
+        to.one_by_one();
+        let address = to.local_addr().unwrap();
+        let all: Vec<Vec<u8>> = (0..20).map(|n| vec![n; 64]).collect();
+        for datagram in &all {
+            from.send(address, datagram);
+        }
+        from.flush();
+        assert_eq!(collect(&mut to, 20), all);
+        assert_eq!((from.stats().calls, to.stats().calls), (20, 20));
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub(super) fn ask_for_gro(socket: &impl AsFd) {
     let _ = set(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
 }
 
+/// Lets it hand datagrams over one by one again.
+pub(super) fn refuse_gro(socket: &impl AsFd) {
+    let _ = set(socket, libc::SOL_UDP, libc::UDP_GRO, 0);
+}
+
 /// Whether the kernel splits what it is given.
 pub(super) fn has_gso(socket: &impl AsFd) -> bool {
     set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
@@ -80,8 +85,10 @@ const FEW: usize = 4;
 
 /// Memory that datagrams are received into.
 pub(super) struct Inbox {
-    /// Buffers that the next call offers.
+    /// Buffers that the next call offers,
     offers: usize,
+    /// and that one offers at the least and at most.
+    range: (usize, usize),
     bytes: Box<[u8]>,
     names: [libc::sockaddr_in6; BATCH],
     controls: [Control; BATCH],
@@ -102,12 +109,19 @@ impl Inbox {
         let (names, controls) = unsafe { (mem::zeroed(), mem::zeroed()) };
         Self {
             offers: FEW,
+            range: (FEW, BATCH),
             // The kernel's zero pages: memory that is never used is never there.
             bytes: vec![0; BATCH * MAX_DATAGRAM].into_boxed_slice(),
             names,
             controls,
             lengths: [Length::default(); BATCH],
         }
+    }
+
+    /// Offers a single buffer from now on.
+    pub(super) fn offer_one(&mut self) {
+        self.range = (1, 1);
+        self.offers = 1;
     }
 
     /// Fills as many buffers as there is something for, without waiting; how many, and whether
@@ -156,7 +170,8 @@ impl Inbox {
                 control: header.msg_hdr.msg_controllen,
             };
         }
-        self.offers = if filled < FEW { FEW } else { BATCH };
+        let (few, most) = self.range;
+        self.offers = if filled < few { few } else { most };
         Ok((filled, filled == offers))
     }
 

@@ -18,9 +18,15 @@ pub(super) fn io(root: &Section<'_, '_>, out: &mut Collector) -> Io {
     let Some(section) = root.section("io", out) else {
         return io;
     };
-    section.only(&["busy-poll-us", "lose-one-in"], out);
+    section.only(&["busy-poll-us", "batch", "lose-one-in"], out);
     if let Some(span) = section.optional("busy-poll-us", out, values::integer(0..=1_000_000)) {
         io.busy_poll = Duration::from_micros(span);
+    }
+    if let Some(false) = section.optional("batch", out, values::boolean) {
+        io.one_by_one = true;
+        let message = "every datagram takes a system call of its own";
+        let help = "this is for measuring what batches save: remove it in service";
+        out.warn("io.batch", message, help);
     }
     if let Some(n) = section.optional("lose-one-in", out, values::integer(2..=1_000_000)) {
         io.lose_one_in = n as u32;

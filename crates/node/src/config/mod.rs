@@ -165,6 +165,8 @@ pub struct Io {
     pub busy_poll: Duration,
     /// Replicas lose one in so many of the datagrams that reach them (0: none).
     pub lose_one_in: u32,
+    /// Every datagram between nodes takes a system call of its own.
+    pub one_by_one: bool,
 }
 
 /// What a node does.

@@ -208,6 +208,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
          expected an integer from 0 to 1000000, found -1",
     ),
     (
+        "dead-ms = 20",
+        "dead-ms = 20\n[io]\nbatch = 1",
+        "edge.toml:14:9: error: io.batch: expected true or false, found an integer; help: write it without quotes",
+    ),
+    (
         "control = \"10.9.0.5:7400\"",
         "control = \"10.9.0.5:7400\"\ncpu = \"1\"",
         "edge.toml:17:7: error: node.seq.cpu: \

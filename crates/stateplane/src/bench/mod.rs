@@ -9,6 +9,7 @@ mod device;
 mod goals;
 mod measure;
 mod process;
+mod quota;
 mod region;
 mod replication;
 mod sequencer;

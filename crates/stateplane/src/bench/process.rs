@@ -11,6 +11,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
 
+use super::quota::Quota;
+
 /// A child and what it is called in a report.
 pub(in crate::bench) struct Child {
     pub(in crate::bench) name: String,
@@ -51,6 +53,11 @@ impl Child {
             sched_setaffinity(task.and_then(Pid::from_raw), &set)?;
         }
         Ok(())
+    }
+
+    /// Bounds the processor time it gets while the quota is kept.
+    pub(in crate::bench) fn bound(&self) -> Result<Quota> {
+        Quota::of(self.process.id()).with_context(|| format!("cannot bound {}", self.name))
     }
 
     /// Processor time it has used, in the kernel and outside.

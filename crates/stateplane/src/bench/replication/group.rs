@@ -54,8 +54,9 @@ fn render(system: System, lose_one_in: Option<u32>, dir: &Path) -> Result<String
         Some(batch) => writeln!(text, "protocol = \"vr\"\nbatch = {batch}")?,
         None => writeln!(text, "sequencer = \"seq\"")?,
     }
+    writeln!(text, "[io]\nbatch = {}", !system.is_single())?;
     if let Some(n) = lose_one_in {
-        writeln!(text, "[io]\nlose-one-in = {n}")?;
+        writeln!(text, "lose-one-in = {n}")?;
     }
     let nodes = replicas.iter().map(|r| (r.as_str(), "replica"));
     let sequencer = system.batch().is_none().then_some(("seq", "sequencer"));
@@ -149,10 +150,13 @@ impl Group {
         let identity = Identity::new(&self.config, LOAD, Role::Function, new_incarnation());
         let id = identity.client_id();
         let bind = move || Channel::bind(address, identity);
-        let channel = match &self.network {
+        let mut channel = match &self.network {
             Some(network) => network.space(At::Load).run(bind)?,
             None => bind()?,
         };
+        if self.config.io.one_by_one {
+            channel.one_by_one();
+        }
         let mut client = GroupClient::new(&self.config, LOAD, id, channel);
         if !self.together {
             client.send_each_alone();

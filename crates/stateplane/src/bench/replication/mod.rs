@@ -36,7 +36,7 @@ pub(crate) struct ReplicationArgs {
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Operations outstanding.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128])]
@@ -54,6 +54,8 @@ pub(crate) struct ReplicationArgs {
 
 /// The loss whose cost is measured.
 const LOSE_ONE_IN: u32 = 100;
+/// Outstanding operations where the leader is the bottleneck: enough that it never waits.
+const BOUNDED_OUTSTANDING: usize = 512;
 /// Outstanding operations where everything shares a processor.
 const ONE_CORE_OUTSTANDING: usize = 32;
 
@@ -126,8 +128,18 @@ impl Bench {
         running.pin(leader, others)?;
         let most = self.outstanding.iter().copied().max().unwrap_or(1);
         let lossless = lose_one_in.is_none();
+        if lossless && system.is_bounded_too() {
+            match running.bound_leader() {
+                Ok(_quota) => {
+                    let n = BOUNDED_OUTSTANDING;
+                    self.sample(&running, system, Placement::LeaderBounded, n, None)?;
+                }
+                Err(error) => self.results.unbounded = Some(format!("{error:#}")),
+            }
+        }
         for n in self.outstanding.clone() {
-            if lossless || n == most {
+            let counts = lossless && !system.is_single();
+            if counts || n == most {
                 self.sample(&running, system, Placement::LeaderAlone, n, lose_one_in)?;
             }
         }

@@ -7,6 +7,8 @@ use crate::bench::goals::{Bound, Goal, rounded};
 /// A figure of a system, where most is outstanding.
 #[derive(Clone, Copy)]
 enum Figure {
+    /// Operations a second where the leader is the bottleneck.
+    Bounded,
     /// Operations a second of the leader's processor time.
     Capacity,
     /// Operations a second.
@@ -27,6 +29,7 @@ impl Figure {
     fn of(self, system: System, rows: &[Row]) -> Option<f64> {
         let placement = match self {
             Self::LeaderCpu | Self::FollowerCpu | Self::SequencerCpu => Placement::OneCore,
+            Self::Bounded => Placement::LeaderBounded,
             _ => Placement::LeaderAlone,
         };
         let lossy = matches!(self, Self::LossyRate);
@@ -38,7 +41,7 @@ impl Figure {
         let parts = || row.cpu_us_per_op.iter();
         match self {
             Self::Capacity => Some(row.leader_capacity_ops_per_s),
-            Self::Rate | Self::LossyRate => Some(row.ops_per_s),
+            Self::Rate | Self::LossyRate | Self::Bounded => Some(row.ops_per_s),
             Self::P50 => Some(row.p50_us),
             Self::P99 => Some(row.p99_us),
             Self::LeaderCpu => Some(row.leader_cpu_us_per_op),
@@ -108,16 +111,30 @@ impl Ratio {
     }
 }
 
-use Figure::{Capacity, FollowerCpu, LeaderCpu, LossyRate, P50, P99, Rate, SequencerCpu};
+use Figure::{Bounded, Capacity, FollowerCpu, LeaderCpu, LossyRate, P50, P99, Rate, SequencerCpu};
 use System::{
-    Etcd, Nopaxos, NopaxosShared, NopaxosVeth, NopaxosXdp, RedisWait2, Unreplicated, Vr, VrBatched,
+    Etcd, Nopaxos, NopaxosShared, NopaxosSingle, NopaxosVeth, NopaxosXdp, RedisWait2, Unreplicated,
+    UnreplicatedSingle, Vr, VrBatched, VrSingle,
 };
 
 /// All that are reported.
 pub(super) const RATIOS: &[Ratio] = &[
-    ratio("nopaxos_vs_unreplicated", Capacity, Nopaxos, Unreplicated).at_least(0.8),
-    ratio("nopaxos_vs_vr", Capacity, Nopaxos, Vr).at_least(3.0),
-    ratio("nopaxos_vs_vr_batched", Capacity, Nopaxos, VrBatched).at_least(1.5),
+    ratio("nopaxos_vs_unreplicated", Bounded, Nopaxos, Unreplicated).at_least(0.8),
+    ratio("nopaxos_vs_vr", Bounded, NopaxosSingle, VrSingle).at_least(3.0),
+    ratio("nopaxos_vs_vr_batched", Bounded, Nopaxos, VrBatched).at_least(1.5),
+    ratio(
+        "nopaxos_single_vs_unreplicated_single",
+        Bounded,
+        NopaxosSingle,
+        UnreplicatedSingle,
+    ),
+    ratio("nopaxos_vs_vr_unbatched_protocol", Bounded, Nopaxos, Vr),
+    ratio(
+        "nopaxos_vs_unreplicated_capacity",
+        Capacity,
+        Nopaxos,
+        Unreplicated,
+    ),
     ratio(
         "nopaxos_vs_unreplicated_throughput",
         Rate,

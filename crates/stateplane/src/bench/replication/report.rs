@@ -18,6 +18,8 @@ use crate::say::say;
 pub(super) enum Placement {
     /// The leader alone on a processor, all others and the load on another.
     LeaderAlone,
+    /// The same, and the leader gets an eighth of its processor: it is the bottleneck.
+    LeaderBounded,
     /// Everything on one processor.
     OneCore,
 }
@@ -37,6 +39,8 @@ pub(super) struct Case {
 pub(super) struct Results {
     pub(super) samples: BTreeMap<Case, Vec<(String, Sample)>>,
     pub(super) missing: BTreeMap<System, String>,
+    /// Why no leader could be made the bottleneck.
+    pub(super) unbounded: Option<String>,
 }
 
 /// One system under one load: medians over the rounds.
@@ -64,9 +68,11 @@ pub(super) struct Row {
 pub(super) struct Report {
     bench: &'static str,
     machine: Machine,
-    how: [&'static str; 5],
+    how: [&'static str; 7],
     pub(super) rows: Vec<Row>,
     missing: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader_not_bounded: Option<String>,
     ratios: BTreeMap<&'static str, f64>,
     goals: BTreeMap<&'static str, Goal>,
 }
@@ -77,15 +83,18 @@ struct Machine {
     kernel: String,
 }
 
-const HOW: [&str; 5] = [
+const HOW: [&str; 7] = [
     "closed loop of puts (8-byte key, 8-byte value) with the stated number outstanding, on the loopback; \
      one client process for ours, one connection an operation for Redis (SET and WAIT 2 sent together) \
      and etcd (puts to its leader through its JSON gateway; data on tmpfs)",
     "leader-alone: the leader has a processor, all others and the load share another; where there are only \
-     two, those others and not the leader are what limits a system that spares its leader, so the protocols \
-     are compared by leader_capacity: operations for each second of the leader's processor time \
-     (user and system, of all its threads)",
+     two, those others and not the leader are what limits a system that spares its leader",
+    "leader-bounded: so too, but the kernel gives the leader (or the one replica) 1 of every 8 ms, and 512 \
+     operations are outstanding: now it is the bottleneck, and here the protocols are compared",
     "one-core: every process and the load on one processor",
+    "in the systems named single every datagram takes a system call of its own at all nodes and the client, \
+     as in the papers' systems: VR without batching is that one; in all others what a turn of a node \
+     sends to one place enters the kernel at once",
     "nopaxos sends each operation in a datagram of its own, nopaxos-shared lets those submitted together \
      share one, as the store's clients do; loss is counted in the replicas' own driver",
     "nopaxos-veth and nopaxos-xdp run in namespaces joined by veth, the one with the sequencer in user space, \
@@ -149,6 +158,7 @@ impl Report {
             how: HOW,
             rows,
             missing: missing.map(|(s, why)| (s.name(), why.clone())).collect(),
+            leader_not_bounded: results.unbounded.clone(),
             ratios: BTreeMap::new(),
             goals: BTreeMap::new(),
         };
@@ -189,6 +199,7 @@ impl Report {
         for row in &self.rows {
             let placement = match row.placement {
                 Placement::LeaderAlone => "leader alone",
+                Placement::LeaderBounded => "leader bounded",
                 Placement::OneCore => "one core",
             };
             table.add_row([
@@ -208,6 +219,9 @@ impl Report {
         goals::print(&self.ratios, &self.goals);
         for (system, why) in &self.missing {
             say!("{system}: not measured: {why}");
+        }
+        if let Some(why) = &self.leader_not_bounded {
+            say!("leader bounded: not measured: {why}");
         }
         say!("");
         for how in self.how {

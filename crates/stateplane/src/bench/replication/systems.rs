@@ -10,6 +10,7 @@ use super::group::Group;
 use super::measure::{Sample, Spans};
 use super::redis::Redis;
 use crate::bench::process::Child;
+use crate::bench::quota::Quota;
 
 /// A way to keep state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -22,6 +23,12 @@ pub(super) enum System {
     VrBatched,
     /// NOPaxos, each operation in a datagram of its own.
     Nopaxos,
+    /// One replica, every datagram in a system call of its own, as the papers' systems do.
+    UnreplicatedSingle,
+    /// VR, the same: no batches anywhere.
+    VrSingle,
+    /// NOPaxos, the same.
+    NopaxosSingle,
     /// NOPaxos as the store's client uses it: what is submitted together shares a datagram.
     NopaxosShared,
     /// NOPaxos between namespaces joined by veth, each operation in a datagram of its own.
@@ -38,11 +45,14 @@ pub(super) enum System {
 const BATCH: u16 = 64;
 
 impl System {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Unreplicated,
         Self::Vr,
         Self::VrBatched,
         Self::Nopaxos,
+        Self::UnreplicatedSingle,
+        Self::VrSingle,
+        Self::NopaxosSingle,
         Self::NopaxosShared,
         Self::NopaxosVeth,
         Self::NopaxosXdp,
@@ -56,6 +66,9 @@ impl System {
             Self::Vr => "vr",
             Self::VrBatched => "vr-batched",
             Self::Nopaxos => "nopaxos",
+            Self::UnreplicatedSingle => "unreplicated-single",
+            Self::VrSingle => "vr-single",
+            Self::NopaxosSingle => "nopaxos-single",
             Self::NopaxosShared => "nopaxos-shared",
             Self::NopaxosVeth => "nopaxos-veth",
             Self::NopaxosXdp => "nopaxos-xdp",
@@ -66,7 +79,7 @@ impl System {
 
     pub(super) const fn replicas(self) -> usize {
         match self {
-            Self::Unreplicated => 1,
+            Self::Unreplicated | Self::UnreplicatedSingle => 1,
             _ => 3,
         }
     }
@@ -74,7 +87,7 @@ impl System {
     /// The leader orders, and this is how much of it at once.
     pub(super) const fn batch(self) -> Option<u16> {
         match self {
-            Self::Unreplicated | Self::Vr => Some(1),
+            Self::Unreplicated | Self::Vr | Self::UnreplicatedSingle | Self::VrSingle => Some(1),
             Self::VrBatched => Some(BATCH),
             _ => None,
         }
@@ -83,6 +96,23 @@ impl System {
     /// Operations submitted together may travel together.
     pub(super) const fn shares_datagrams(self) -> bool {
         matches!(self, Self::NopaxosShared)
+    }
+
+    /// Every datagram takes a system call of its own.
+    pub(super) const fn is_single(self) -> bool {
+        matches!(
+            self,
+            Self::UnreplicatedSingle | Self::VrSingle | Self::NopaxosSingle
+        )
+    }
+
+    /// Whether its protocol is compared with others where the leader is the bottleneck.
+    pub(super) const fn is_bounded_too(self) -> bool {
+        self.is_single()
+            || matches!(
+                self,
+                Self::Unreplicated | Self::Vr | Self::VrBatched | Self::Nopaxos
+            )
     }
 
     /// It runs between namespaces, because its sequencer may be on an interface.
@@ -125,6 +155,12 @@ impl Running {
     pub(super) fn leader(&self) -> &str {
         let (children, leader) = self.children();
         &children[leader].name
+    }
+
+    /// Makes the leader the bottleneck, for as long as the quota is kept.
+    pub(super) fn bound_leader(&self) -> Result<Quota> {
+        let (children, leader) = self.children();
+        children[leader].bound()
     }
 
     /// The leader on one processor, all others on another (which may be the same).
