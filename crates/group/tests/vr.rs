@@ -81,6 +81,22 @@ fn lost_prepares_are_repeated() {
 }
 
 #[test]
+fn prepares_whose_acknowledgements_are_slow_are_not_repeated_again_and_again() {
+    let mut w = vr(3, 1);
+    w.hold = Box::new(|_, _, body| matches!(body, Body::SyncAck { .. }));
+    for i in 0..50u8 {
+        w.submit(&[i]);
+        w.run(8);
+        w.release();
+        w.run_until(1, |w| w.done.len() == usize::from(i) + 1);
+    }
+    assert!(w.mark(Mark::PrepareRepeated) <= 4 * 2, "learns how slow");
+    w.hold = Box::new(|_, _, _| false);
+    w.run(30);
+    w.agree();
+}
+
+#[test]
 fn a_follower_that_missed_a_prepare_asks_for_it() {
     let mut w = vr(3, 1);
     let deaf = Node::Replica((w.leader().unwrap() + 1) % 3);

@@ -291,6 +291,7 @@ impl<A: Application> Replica<A> {
         if let Some(commit) = further.max().filter(|_| self.decides()) {
             self.commit = commit;
             if self.config.leader_orders() {
+                self.prepared_is_final(now);
                 self.execute_committed();
             }
             self.truncate(now);

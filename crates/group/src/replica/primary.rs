@@ -12,13 +12,14 @@
 //! that several are under way. Nothing is delayed by a timer.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use stateplane_base::{LogTime, ReplicaId, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{Address, Body, Entry, Prepare, Request, Slot, leader_of};
 
 use super::{Replica, Status};
-use crate::{Mark, Mutation, Peer, Protocol};
+use crate::{Mark, Mutation, Peer, Protocol, Timing};
 
 /// What ordering by the leader needs besides the log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -27,10 +28,51 @@ pub(super) struct Ordering {
     prepared: Slot,
     /// What was final when the leader last looked after its Prepares.
     seen: Slot,
+    patience: Patience,
     /// Follower: Prepares arrived that are not acknowledged.
     pub(super) owes: bool,
     /// The time of day at some reading of our clock.
     day: (Time, LogTime),
+}
+
+/// How long the leader waits until it repeats Prepares, as RFC 6298 has it: some of the times
+/// that slots take to become final, doubled by each repetition until one is measured anew. A
+/// fixed time that is shorter than the queue at a busy leader repeats all of the queue, again
+/// and again, until nothing else is done.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+struct Patience {
+    /// A slot that is measured, and when it was appended.
+    timed: Option<(Slot, Time)>,
+    round_trip: Option<Duration>,
+    repeated: u32,
+}
+
+impl Patience {
+    fn appended(&mut self, now: Time, slot: Slot) {
+        self.timed.get_or_insert((slot, now));
+    }
+
+    fn repeats(&mut self) {
+        // What becomes final now may answer either (Karn).
+        self.timed = None;
+        self.repeated += 1;
+    }
+
+    /// Everything up to `commit` is final.
+    fn finished(&mut self, now: Time, commit: Slot) {
+        if let Some((_, since)) = self.timed.take_if(|(slot, _)| *slot <= commit) {
+            let sample = now.since(since);
+            self.round_trip = Some(self.round_trip.map_or(sample, |r| (r * 7 + sample) / 8));
+            self.repeated = 0;
+        }
+    }
+
+    fn length(&self, timing: &Timing) -> Duration {
+        let (least, most) = (timing.gap_retry, timing.silence / 2);
+        let usual = self.round_trip.map_or(least, |r| r * 3);
+        let doubled = 1 << self.repeated.min(8);
+        (usual.max(least) * doubled).min(most)
+    }
 }
 
 impl<A: Application> Replica<A> {
@@ -60,10 +102,21 @@ impl<A: Application> Replica<A> {
         let time = self.clock(now).unwrap_or_else(|| self.day(now));
         self.clock.stamped(now, time);
         self.append(self.log.len() + 1, Entry::Value { time, request });
+        self.ordering.patience.appended(now, self.log.len());
         if self.timers.prepare.is_none() {
-            self.timers.prepare = Some(now + self.config.timing.gap_retry);
+            self.look_after_prepares(now);
         }
         self.advance_commit(now);
+    }
+
+    fn look_after_prepares(&mut self, now: Time) {
+        let patience = self.ordering.patience.length(&self.config.timing);
+        self.timers.prepare = Some(now + patience);
+    }
+
+    /// Leader: more is final.
+    pub(super) fn prepared_is_final(&mut self, now: Time) {
+        self.ordering.patience.finished(now, self.commit);
     }
 
     /// What was taken in since the last time is sent: Prepares that are due, and the
@@ -137,10 +190,11 @@ impl<A: Application> Replica<A> {
         if !self.is_leader() || self.commit >= self.log.len() {
             return;
         }
-        self.timers.prepare = Some(now + self.config.timing.gap_retry);
         if core::mem::replace(&mut self.ordering.seen, self.commit) < self.commit {
-            return;
+            return self.look_after_prepares(now);
         }
+        self.ordering.patience.repeats();
+        self.look_after_prepares(now);
         for j in 0..self.config.seats {
             let Some(acked) = self.followers[usize::from(j)].acked else {
                 continue;
@@ -192,6 +246,7 @@ impl<A: Application> Replica<A> {
     pub(super) fn start_ordering(&mut self) {
         self.ordering.prepared = self.log.len();
         self.ordering.owes = false;
+        self.ordering.patience.timed = None;
     }
 
     /// Leader: executes what became final and answers, in this view.
