@@ -186,7 +186,7 @@ marks! {
     PrepareAhead = "prepare-ahead", "A Prepare arrived whose predecessor is missing.";
     PrepareRepeated = "prepare-repeated", "The leader repeated Prepares that no majority acknowledged.";
     PrepareStale = "prepare-stale", "A Prepare of an earlier view was ignored.";
-    LeaderChanged = "leader-changed", "A client that heard nothing asks the next replica.";
+    LeaderSought = "leader-sought", "A client that heard nothing asks all replicas.";
     Unstamped = "unstamped", "A request came to a sequencer without a session.";
 }
 

@@ -134,7 +134,7 @@ fn a_dead_leader_is_replaced_and_the_client_finds_its_successor() {
     w.run_until(500, |w| w.done.contains_key(&last));
     assert!(w.done[&last].is_ok());
     w.call(b"next").unwrap();
-    assert!(w.client.marks().get(Mark::LeaderChanged) > 0);
+    assert!(w.client.marks().get(Mark::LeaderSought) > 0);
     w.start_replica(dead);
     w.run(300);
     w.agree();

@@ -134,11 +134,12 @@ pub struct Client {
     /// Smoothed round trip, once measured.
     round_trip: Option<Duration>,
     view: View,
-    /// VR: whom we take for the leader, and when it was heard last.
+    /// VR: whom we take for the leader.
     leader: ReplicaId,
+    /// When an answer came last.
     heard: Time,
-    /// VR: since when it was asked and has not been heard.
-    waiting: Option<Time>,
+    /// VR: nothing was heard for as long as a try: perhaps it leads no more.
+    lost_leader: bool,
     /// The sequencer in force, as far as we know.
     sequencer: u8,
     /// It may be another: nothing was heard for as long as a try.
@@ -172,7 +173,7 @@ impl Client {
             view: 0,
             leader: ReplicaId(0),
             heard: Time::ZERO,
-            waiting: None,
+            lost_leader: false,
             sequencer: 0,
             lost_sequencer: false,
             jitter: seed,
@@ -186,7 +187,6 @@ impl Client {
     /// share datagrams.
     pub fn submit(&mut self, now: Time, op: Vec<u8>) -> Result<RequestId, Busy> {
         let id = self.take(now, op, Way::Slot)?;
-        self.waiting.get_or_insert(now);
         match self.in_pieces(id.0) {
             true => self.upload(now, id.0),
             false => self.fresh.push(id.0),
@@ -302,6 +302,13 @@ impl Client {
             body: Body::Request(request),
         };
         if self.config.leader_orders() {
+            if self.lost_leader {
+                let all = (0..self.config.seats).map(ReplicaId);
+                for other in all.filter(|r| *r != self.leader) {
+                    let (to, msg) = (Peer::Replica(other), msg.clone());
+                    self.effects.push_back(Effect::Send { to, msg });
+                }
+            }
             let to = Peer::Replica(self.leader);
             return self.effects.push_back(Effect::Send { to, msg });
         }
@@ -329,7 +336,7 @@ impl Client {
                 if m.view >= self.view && m.sequencer < self.config.sequencers {
                     (self.view, self.sequencer) = (m.view, m.sequencer);
                     self.leader = ReplicaId(leader_of(m.view));
-                    (self.heard, self.waiting) = (now, None);
+                    self.heard = now;
                 }
                 self.count(now, msg.formation, m);
             }
@@ -408,8 +415,11 @@ impl Client {
             }
         }
         if !again.is_empty() || !pieces.is_empty() {
-            self.try_another_leader(now);
-            self.lost_sequencer = now.since(self.heard) >= self.config.timing.retry;
+            let silent = now.since(self.heard) >= self.config.timing.retry;
+            (self.lost_leader, self.lost_sequencer) = (silent, silent);
+            if silent && self.config.leader_orders() {
+                self.marks.hit(Mark::LeaderSought);
+            }
         }
         #[cfg(feature = "mutations")]
         if self.config.broken(crate::Mutation::RetryRenamed) {
@@ -417,7 +427,7 @@ impl Client {
         }
         self.send(&again);
         pieces.into_iter().for_each(|id| self.upload_again(id));
-        self.lost_sequencer = false;
+        (self.lost_leader, self.lost_sequencer) = (false, false);
         self.ask(&reads);
         self.release(now);
     }
@@ -436,19 +446,6 @@ impl Client {
                 self.next += 1;
                 self.request(done_below, batch);
             }
-        }
-    }
-
-    /// VR: whoever is silent is perhaps not the leader any more.
-    fn try_another_leader(&mut self, now: Time) {
-        if !self.config.leader_orders() {
-            return;
-        }
-        let since = *self.waiting.get_or_insert(now);
-        if now.since(since) >= self.config.timing.retry {
-            self.marks.hit(Mark::LeaderChanged);
-            self.leader = ReplicaId((self.leader.0 + 1) % self.config.seats);
-            self.waiting = Some(now);
         }
     }
 

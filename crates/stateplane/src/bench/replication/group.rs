@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,10 @@ pub(super) struct Group {
     pub(super) children: Vec<Child>,
     /// Which of them leads.
     pub(super) leader: usize,
+    names: Vec<String>,
+    dir: PathBuf,
+    system: System,
     config: Config,
-    /// Operations submitted together share a datagram.
-    together: bool,
     /// What it runs in, if not on the loopback. Goes with the group.
     network: Option<Network>,
 }
@@ -118,29 +119,51 @@ impl Group {
                 None => Child::start(name, command, dir)?,
             });
         }
+        let mut group = Self {
+            children,
+            leader: 0,
+            names,
+            dir: dir.to_owned(),
+            system,
+            config,
+            network,
+        };
+        group.find_leader()?;
+        Ok(group)
+    }
+
+    /// Waits until all serve, and learns who leads.
+    pub(super) fn find_leader(&mut self) -> Result<()> {
         let limit = Instant::now() + Duration::from_secs(20);
-        let leader = loop {
-            let said: Vec<Value> = names.iter().map(|name| status(dir, name)).collect();
-            let leader = said.iter().position(|s| s["replica"]["leader"] == true);
-            if let Some(leader) = leader.filter(|_| said.iter().all(|s| s["ready"] == true)) {
+        loop {
+            let said = self.statuses();
+            let leader = leader(&said).filter(|_| said.iter().all(|s| s["ready"] == true));
+            if let Some(leader) = leader {
                 let stamps = |s: &Value| s["sequencer"]["offload"].is_object();
-                if system == System::NopaxosXdp && !said.iter().any(stamps) {
+                if self.system == System::NopaxosXdp && !said.iter().any(stamps) {
                     bail!("no XDP program stamps here");
                 }
-                break leader;
+                self.leader = leader;
+                return Ok(());
             }
             if Instant::now() > limit {
-                bail!("the group {} did not start: {said:?}", system.name());
+                bail!("the group {} does not serve: {said:?}", self.system.name());
             }
             std::thread::sleep(Duration::from_millis(20));
-        };
-        Ok(Self {
-            children,
-            leader,
-            config,
-            together: system.shares_datagrams(),
-            network,
-        })
+        }
+    }
+
+    fn statuses(&self) -> Vec<Value> {
+        let names = self.names.iter();
+        names.map(|name| status(&self.dir, name)).collect()
+    }
+
+    /// Which view the leader is in; none if it leads no more.
+    pub(super) fn view(&self) -> Option<u64> {
+        let replica = &status(&self.dir, &self.names[self.leader])["replica"];
+        replica["view"]
+            .as_u64()
+            .filter(|_| replica["leader"] == true)
     }
 
     /// Keeps `outstanding` operations under way for a while.
@@ -158,7 +181,7 @@ impl Group {
             channel.one_by_one();
         }
         let mut client = GroupClient::new(&self.config, LOAD, id, channel);
-        if !self.together {
+        if !self.system.shares_datagrams() {
             client.send_each_alone();
         }
         let mut client = StateClient::Group(Box::new(client));
@@ -169,6 +192,11 @@ impl Group {
         run(&mut client, outstanding, spans.counted, &mut tally)?;
         Sample::take(&tally, &meter)
     }
+}
+
+/// Which of them leads.
+fn leader(said: &[Value]) -> Option<usize> {
+    said.iter().position(|s| s["replica"]["leader"] == true)
 }
 
 fn status(dir: &Path, name: &str) -> Value {

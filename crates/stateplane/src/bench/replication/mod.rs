@@ -27,7 +27,7 @@ use stateplane_host::priority;
 use super::{Place, goals};
 use measure::Spans;
 use report::{Case, Placement, Report, Results};
-use systems::System;
+use systems::{Running, System};
 
 /// Options of `bench replication`.
 #[derive(Debug, Args)]
@@ -41,6 +41,9 @@ pub(crate) struct ReplicationArgs {
     /// Operations outstanding.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 128])]
     outstanding: Vec<usize>,
+    /// Only these systems.
+    #[arg(long, value_delimiter = ',', value_parser = System::named)]
+    only: Vec<System>,
     /// One short round, to see that everything works.
     #[arg(long)]
     quick: bool,
@@ -52,6 +55,8 @@ pub(crate) struct ReplicationArgs {
     json: bool,
 }
 
+/// How often a measurement is taken until the leader stays.
+const ATTEMPTS: u32 = 3;
 /// The loss whose cost is measured.
 const LOSE_ONE_IN: u32 = 100;
 /// Outstanding operations where the leader is the bottleneck: enough that it never waits.
@@ -88,12 +93,15 @@ pub(super) fn run(args: &ReplicationArgs) -> Result<()> {
         results: Results::default(),
     };
     for round in 1..=rounds {
-        for system in System::ALL {
+        let wanted = |s: &System| args.only.is_empty() || args.only.contains(s);
+        for system in System::ALL.into_iter().filter(wanted) {
             eprintln!("round {round}/{rounds}: {}", system.name());
             bench.measure(system, None)?;
         }
-        eprintln!("round {round}/{rounds}: nopaxos, 1 % of datagrams lost");
-        bench.measure(System::Nopaxos, Some(LOSE_ONE_IN))?;
+        if wanted(&System::Nopaxos) {
+            eprintln!("round {round}/{rounds}: nopaxos, 1 % of datagrams lost");
+            bench.measure(System::Nopaxos, Some(LOSE_ONE_IN))?;
+        }
     }
     let report = Report::new(&bench.results, place)?;
     if let Some(path) = &args.plot {
@@ -114,10 +122,9 @@ impl Bench {
     /// reason.
     fn measure(&mut self, system: System, lose_one_in: Option<u32>) -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let (leader, others) = (self.place.device, self.place.generator);
         // The load and everything it starts work with the others.
-        priority::pin_to(others).context("cannot choose a processor")?;
-        let running = match system.start(lose_one_in, dir.path()) {
+        priority::pin_to(self.place.generator).context("cannot choose a processor")?;
+        let mut running = match system.start(lose_one_in, dir.path()) {
             Ok(running) => running,
             Err(error) if system.is_optional() => {
                 self.results.missing.insert(system, format!("{error:#}"));
@@ -125,59 +132,77 @@ impl Bench {
             }
             Err(error) => return Err(error),
         };
-        running.pin(leader, others)?;
         let most = self.outstanding.iter().copied().max().unwrap_or(1);
-        let lossless = lose_one_in.is_none();
-        if lossless && system.is_bounded_too() {
-            match running.bound_leader() {
-                Ok(_quota) => {
-                    let n = BOUNDED_OUTSTANDING;
-                    self.sample(&running, system, Placement::LeaderBounded, n, None)?;
-                }
-                Err(error) => self.results.unbounded = Some(format!("{error:#}")),
-            }
-        }
-        for n in self.outstanding.clone() {
-            let counts = lossless && !system.is_single();
-            if counts || n == most {
-                self.sample(&running, system, Placement::LeaderAlone, n, lose_one_in)?;
-            }
-        }
-        if lossless {
-            running.pin(others, others)?;
-            let n = most.min(ONE_CORE_OUTSTANDING);
-            self.sample(&running, system, Placement::OneCore, n, lose_one_in)?;
-        }
-        running.stop()
-    }
-
-    fn sample(
-        &mut self,
-        running: &systems::Running,
-        system: System,
-        placement: Placement,
-        outstanding: usize,
-        lose_one_in: Option<u32>,
-    ) -> Result<()> {
-        let sample = running
-            .load(outstanding, self.spans)
-            .with_context(|| format!("measuring {}", system.name()))?;
-        eprintln!(
-            "    {outstanding:>4} outstanding: {:>9.0} ops/s, p50 {:.0} µs, p99 {:.0} µs",
-            sample.ops_per_s, sample.p50_us, sample.p99_us
-        );
-        let case = Case {
+        let case = |placement, outstanding| Case {
             placement,
             outstanding,
             system,
             lose_one_in,
         };
-        let leader = running.leader().to_owned();
-        self.results
-            .samples
-            .entry(case)
-            .or_default()
-            .push((leader, sample));
+        let lossless = lose_one_in.is_none();
+        if lossless && system.is_bounded_too() {
+            self.sample(
+                &mut running,
+                case(Placement::LeaderBounded, BOUNDED_OUTSTANDING),
+            )?;
+        }
+        for n in self.outstanding.clone() {
+            if lossless && !system.is_single() || n == most {
+                self.sample(&mut running, case(Placement::LeaderAlone, n))?;
+            }
+        }
+        if lossless {
+            let n = most.min(ONE_CORE_OUTSTANDING);
+            self.sample(&mut running, case(Placement::OneCore, n))?;
+        }
+        running.stop()
+    }
+
+    /// One measurement under one leader: where it changed meanwhile, once more.
+    fn sample(&mut self, running: &mut Running, case: Case) -> Result<()> {
+        let (leader, others) = (self.place.device, self.place.generator);
+        for _ in 0..ATTEMPTS {
+            running.find_leader()?;
+            running.pin(
+                match case.placement {
+                    Placement::OneCore => others,
+                    _ => leader,
+                },
+                others,
+            )?;
+            let quota = match case.placement {
+                Placement::LeaderBounded => match running.bound_leader() {
+                    Ok(quota) => Some(quota),
+                    Err(error) => {
+                        self.results.unbounded = Some(format!("{error:#}"));
+                        return Ok(());
+                    }
+                },
+                _ => None,
+            };
+            let view = running.view();
+            let sample = running
+                .load(case.outstanding, self.spans)
+                .with_context(|| format!("measuring {}", case.system.name()))?;
+            drop(quota);
+            let kept = view.is_some() && running.view() == view;
+            eprintln!(
+                "    {:>4} outstanding, {}: {:>9.0} ops/s, p50 {:.0} µs, p99 {:.0} µs{}",
+                case.outstanding,
+                case.placement.name(),
+                sample.ops_per_s,
+                sample.p50_us,
+                sample.p99_us,
+                if kept { "" } else { ": the leader changed" },
+            );
+            let leader = running.leader().to_owned();
+            if kept {
+                let samples = self.results.samples.entry(case).or_default();
+                samples.push((leader, sample));
+                return Ok(());
+            }
+        }
+        *self.results.unsteady.entry(case.system).or_default() += 1;
         Ok(())
     }
 }

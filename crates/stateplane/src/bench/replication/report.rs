@@ -24,6 +24,17 @@ pub(super) enum Placement {
     OneCore,
 }
 
+impl Placement {
+    /// For people.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::LeaderAlone => "leader alone",
+            Self::LeaderBounded => "leader bounded",
+            Self::OneCore => "one core",
+        }
+    }
+}
+
 /// What a row is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Case {
@@ -39,6 +50,8 @@ pub(super) struct Case {
 pub(super) struct Results {
     pub(super) samples: BTreeMap<Case, Vec<(String, Sample)>>,
     pub(super) missing: BTreeMap<System, String>,
+    /// Measurements without a leader that stayed.
+    pub(super) unsteady: BTreeMap<System, u32>,
     /// Why no leader could be made the bottleneck.
     pub(super) unbounded: Option<String>,
 }
@@ -71,6 +84,8 @@ pub(super) struct Report {
     how: [&'static str; 7],
     pub(super) rows: Vec<Row>,
     missing: BTreeMap<&'static str, String>,
+    /// Measurements that did not count because the leader changed every time.
+    leader_changed: BTreeMap<&'static str, u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     leader_not_bounded: Option<String>,
     ratios: BTreeMap<&'static str, f64>,
@@ -152,12 +167,14 @@ impl Report {
             kernel: kernel.trim().to_owned(),
         };
         let missing = results.missing.iter();
+        let unsteady = results.unsteady.iter();
         let mut report = Self {
             bench: "replication",
             machine,
             how: HOW,
             rows,
             missing: missing.map(|(s, why)| (s.name(), why.clone())).collect(),
+            leader_changed: unsteady.map(|(s, n)| (s.name(), *n)).collect(),
             leader_not_bounded: results.unbounded.clone(),
             ratios: BTreeMap::new(),
             goals: BTreeMap::new(),
@@ -197,14 +214,9 @@ impl Report {
             "leader ops/s of CPU",
         ]);
         for row in &self.rows {
-            let placement = match row.placement {
-                Placement::LeaderAlone => "leader alone",
-                Placement::LeaderBounded => "leader bounded",
-                Placement::OneCore => "one core",
-            };
             table.add_row([
                 row.system.to_owned(),
-                placement.to_owned(),
+                row.placement.name().to_owned(),
                 row.outstanding.to_string(),
                 row.loss_percent.to_string(),
                 format!("{:.0}", row.ops_per_s),
@@ -219,6 +231,9 @@ impl Report {
         goals::print(&self.ratios, &self.goals);
         for (system, why) in &self.missing {
             say!("{system}: not measured: {why}");
+        }
+        for (system, count) in &self.leader_changed {
+            say!("{system}: {count} measurements do not count: the leader changed");
         }
         if let Some(why) = &self.leader_not_bounded {
             say!("leader bounded: not measured: {why}");

@@ -77,6 +77,13 @@ impl System {
         }
     }
 
+    /// The system of that name.
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|s| s.name() == name);
+        let names = || Self::ALL.map(Self::name).join(", ");
+        found.ok_or_else(|| format!("no such system: there are {}", names()))
+    }
+
     pub(super) const fn replicas(self) -> usize {
         match self {
             Self::Unreplicated | Self::UnreplicatedSingle => 1,
@@ -170,6 +177,22 @@ impl Running {
             child.pin(if n == leads { leader } else { others })?;
         }
         Ok(())
+    }
+
+    /// The view its leader leads, if it is ours; the others keep their leaders.
+    pub(super) fn view(&self) -> Option<u64> {
+        match self {
+            Self::Group(group) => group.view(),
+            Self::Redis(_) | Self::Etcd(_) => Some(0),
+        }
+    }
+
+    /// Learns anew who leads.
+    pub(super) fn find_leader(&mut self) -> Result<()> {
+        match self {
+            Self::Group(group) => group.find_leader(),
+            Self::Redis(_) | Self::Etcd(_) => Ok(()),
+        }
     }
 
     /// Keeps `outstanding` operations under way for a while.
