@@ -175,6 +175,7 @@ marks! {
     WindowReleased = "window-released", "A client with nothing to ask said which results it has.";
     UnknownOutcome = "unknown-outcome", "A client gave an operation up.";
     Checkpointed = "checkpointed", "A checkpoint shortened the journal.";
+    CheckpointTakenOver = "checkpoint-taken-over", "A peer's snapshot went to disk as it had come.";
     CheckpointUrgent = "checkpoint-urgent", "State that no record leads to went to disk at once.";
     RecoveredFollower = "recovered-follower", "A follower went on in its view from its disk.";
     RecoveredLeader = "recovered-leader", "A leader came back from its disk and voted for the next view.";

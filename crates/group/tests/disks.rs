@@ -171,9 +171,37 @@ fn a_replica_whose_disk_was_damaged_joins_without_a_vote() {
     w.call(b"x").unwrap();
     w.run(50);
     w.agree();
-    // The snapshot that it joined with is on its disk.
+    // What it joined with is on its disk.
     w.lose_power();
     assert_eq!(w.call(b"y").map(|r| count(&r)), Ok(7));
+}
+
+#[test]
+fn a_snapshot_from_a_peer_goes_to_disk_as_it_came() {
+    let mut w = World::ready_with_disks(small(3));
+    for i in 0..100u8 {
+        w.call(&[i]).unwrap();
+    }
+    let hurt = (w.leader().unwrap() + 1) % 3;
+    w.kill(hurt);
+    let (me, life) = (ReplicaId(hurt), Incarnation(9_000));
+    let blank = common::Journal::default();
+    let replica = Replica::with_disk(w.config.clone(), me, life, Disk::Lost, blank);
+    w.replicas[usize::from(hurt)] = Some(replica);
+    w.run(200);
+    let marks = w.replica(hurt).marks();
+    assert!(marks.get(Mark::SnapshotInstalled) > 0);
+    assert_eq!(
+        marks.get(Mark::CheckpointTakenOver),
+        marks.get(Mark::CheckpointUrgent),
+        "the state is never encoded at once"
+    );
+    w.call(b"x").unwrap();
+    w.run(50);
+    w.lose_power();
+    assert_eq!(w.call(b"y").map(|r| count(&r)), Ok(102));
+    w.run(50);
+    w.agree();
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub(super) struct Journal {
     checkpoint: usize,
     /// How the next checkpoint comes about, once the records are long.
     next: Next,
+    /// A peer's snapshot that became our state, and its slot: all that the next checkpoint
+    /// needs besides the log. Encoding the state anew would halt us for as long.
+    taken: Option<(Slot, Vec<u8>)>,
 }
 
 /// How a checkpoint that is not urgent comes about.
@@ -118,7 +121,13 @@ impl Journal {
             written,
             checkpoint,
             next: Next::Later,
+            taken: None,
         }
+    }
+
+    /// The state is that of a peer's snapshot.
+    pub(super) fn takes_over(&mut self, at: Slot, snapshot: Vec<u8>) {
+        self.taken = Some((at, snapshot));
     }
 }
 
@@ -269,6 +278,7 @@ impl<A: Application> Replica<A> {
         if let Some(journal) = self.journal.as_mut() {
             // The next checkpoint is urgent.
             (journal.astray, journal.next) = (true, Next::Later);
+            journal.taken = None;
         }
     }
 
@@ -403,6 +413,12 @@ impl<A: Application> Replica<A> {
 
     /// Everything, at once.
     fn checkpoint(&mut self, urgent: bool) -> Option<Effect> {
+        let base = self.log.base();
+        let taken = self.journal.as_mut()?.taken.take();
+        if let Some((at, snapshot)) = taken.filter(|(at, _)| *at >= base) {
+            self.marks.hit(Mark::CheckpointTakenOver);
+            return self.write_checkpoint(at, snapshot, urgent);
+        }
         self.write_checkpoint(self.executed, self.encode_state(), urgent)
     }
 

@@ -213,11 +213,14 @@ pub(super) struct Snapshot<I> {
     pub(super) log_time: LogTime,
     pub(super) table: ClientTable,
     pub(super) app: I,
+    /// As it came, if that is kept: it serves as a checkpoint.
+    pub(super) raw: Option<Vec<u8>>,
 }
 
 impl<I> Arriving<I> {
-    /// Nothing of it yet; `app` is what takes the application's part.
-    pub(super) fn new(app: I) -> Self {
+    /// Nothing of it yet; `app` is what takes the application's part. What comes is also kept
+    /// as it is, if `keeps`.
+    pub(super) fn new(app: I, keeps: bool) -> Self {
         let snapshot = Snapshot {
             view: 0,
             at: 0,
@@ -226,6 +229,7 @@ impl<I> Arriving<I> {
             log_time: LogTime::ZERO,
             table: ClientTable::default(),
             app,
+            raw: keeps.then(Vec::new),
         };
         Self {
             stage: Stage::Head,
@@ -240,6 +244,9 @@ impl<I> Arriving<I> {
         bytes: &[u8],
         limits: &Limits,
     ) -> Result<(), Unusable> {
+        if let Some(raw) = self.snapshot.raw.as_mut() {
+            raw.extend_from_slice(bytes);
+        }
         if self.stage == Stage::State {
             return Ok(A::take(&mut self.snapshot.app, bytes)?);
         }
@@ -324,7 +331,7 @@ impl<I> Snapshot<I> {
         bytes: &[u8],
         limits: &Limits,
     ) -> Result<Self, Unusable> {
-        let mut arriving = Arriving::new(app.incoming());
+        let mut arriving = Arriving::new(app.incoming(), false);
         arriving.take::<A>(bytes, limits)?;
         arriving.finish()
     }

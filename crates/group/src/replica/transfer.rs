@@ -49,12 +49,12 @@ pub(super) struct Download<I> {
 }
 
 impl<I> Download<I> {
-    fn new(floor: Slot, source: u8, app: I) -> Self {
+    fn new(floor: Slot, source: u8, arriving: Arriving<I>) -> Self {
         Self {
             floor,
             source,
             found: None,
-            arriving: Arriving::new(app),
+            arriving,
             have: 0,
             ahead: BTreeMap::new(),
             asked: 0,
@@ -65,6 +65,11 @@ impl<I> Download<I> {
 }
 
 impl<A: Application> Replica<A> {
+    /// What a peer's snapshot is taken into. With a disk it is kept as it comes, too.
+    fn arriving(&self) -> Arriving<A::Incoming> {
+        Arriving::new(self.app.incoming(), self.journal.is_some())
+    }
+
     /// The slot of the snapshot that a peer is receiving from us.
     pub(super) fn serving_at(&mut self, now: Time) -> Option<Slot> {
         let idle = self
@@ -144,20 +149,20 @@ impl<A: Application> Replica<A> {
 
     /// Wants a snapshot of slot `floor` or later.
     pub(super) fn start_download(&mut self, now: Time, floor: Slot) {
-        match &mut self.download {
+        let source = match &self.download {
             Some(download) if download.floor >= floor => return,
             Some(download) => {
                 self.marks.hit(Mark::SnapshotRestarted);
-                *download = Download::new(floor, download.source, self.app.incoming());
+                Some(download.source)
             }
             None => {
                 // Who voted with the log wanted has it; else anybody, the busy leader last.
                 let voter = self.staging.as_ref().and_then(Staging::voter);
-                let first = voter.or_else(|| self.peer_after(leader_of(self.view)));
-                let Some(first) = first else { return };
-                self.download = Some(Download::new(floor, first, self.app.incoming()));
+                voter.or_else(|| self.peer_after(leader_of(self.view)))
             }
-        }
+        };
+        let Some(source) = source else { return };
+        self.download = Some(Download::new(floor, source, self.arriving()));
         self.request_pieces(now);
     }
 
@@ -203,7 +208,7 @@ impl<A: Application> Replica<A> {
             let next = self.peer_after(source).unwrap_or(source);
             self.download = Some(Download {
                 refused,
-                ..Download::new(floor, next, self.app.incoming())
+                ..Download::new(floor, next, self.arriving())
             });
         }
         self.request_pieces(now);
@@ -272,7 +277,7 @@ impl<A: Application> Replica<A> {
             let floor = floor.max(self.log.base());
             self.download = Some(Download {
                 refused: true,
-                ..Download::new(floor, next, self.app.incoming())
+                ..Download::new(floor, next, self.arriving())
             });
             self.timers.transfer = Some(now + self.config.timing.resend);
             return;
@@ -316,6 +321,9 @@ impl<A: Application> Replica<A> {
         self.timers.snapshot = Some(now);
         self.marks.hit(Mark::SnapshotInstalled);
         self.jumped();
+        if let Some((journal, raw)) = self.journal.as_mut().zip(snapshot.raw) {
+            journal.takes_over(snapshot.at, raw);
+        }
         self.table = snapshot.table;
         self.log_time = snapshot.log_time;
         self.executed = snapshot.at;
