@@ -132,8 +132,12 @@ pub fn encode_frame(sequence: u64, body: &[u8], out: &mut Vec<u8>) {
 
 /// Masks a body, or unmasks it.
 fn mask(sequence: u64, body: &mut [u8]) {
-    let word = (xxh3_64(&sequence.to_be_bytes()) | 1).to_be_bytes();
-    for (byte, mask) in body.iter_mut().zip(word.iter().cycle()) {
+    let mask = (xxh3_64(&sequence.to_be_bytes()) | 1).to_be_bytes();
+    let (words, rest) = body.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ u64::from_ne_bytes(mask)).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask) {
         *byte ^= mask;
     }
 }
