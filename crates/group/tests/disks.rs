@@ -152,6 +152,15 @@ fn checkpoints_bound_the_journal() {
     assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(201));
 }
 
+/// A replica dies and comes back as another, for its disk was damaged.
+fn lose_disk(w: &mut World, hurt: u8) {
+    w.kill(hurt);
+    let (me, life) = (ReplicaId(hurt), Incarnation(9_000));
+    let blank = common::Journal::default();
+    let replica = Replica::with_disk(w.config.clone(), me, life, Disk::Lost, blank);
+    w.replicas[usize::from(hurt)] = Some(replica);
+}
+
 #[test]
 fn a_replica_whose_disk_was_damaged_joins_without_a_vote() {
     let mut w = World::ready_with_disks(GroupConfig::new(3));
@@ -160,11 +169,7 @@ fn a_replica_whose_disk_was_damaged_joins_without_a_vote() {
     }
     let leader = w.leader().unwrap();
     let hurt = (leader + 1) % 3;
-    w.kill(hurt);
-    let (me, life) = (ReplicaId(hurt), Incarnation(9_000));
-    let blank = common::Journal::default();
-    let replica = Replica::with_disk(w.config.clone(), me, life, Disk::Lost, blank);
-    w.replicas[usize::from(hurt)] = Some(replica);
+    lose_disk(&mut w, hurt);
     w.run(200);
     let status = w.replica(hurt).inspect();
     assert_eq!((status.role, status.incarnation), (Role::Follower, 9_000));
@@ -183,11 +188,7 @@ fn a_snapshot_from_a_peer_goes_to_disk_as_it_came() {
         w.call(&[i]).unwrap();
     }
     let hurt = (w.leader().unwrap() + 1) % 3;
-    w.kill(hurt);
-    let (me, life) = (ReplicaId(hurt), Incarnation(9_000));
-    let blank = common::Journal::default();
-    let replica = Replica::with_disk(w.config.clone(), me, life, Disk::Lost, blank);
-    w.replicas[usize::from(hurt)] = Some(replica);
+    lose_disk(&mut w, hurt);
     w.run(200);
     let marks = w.replica(hurt).marks();
     assert!(marks.get(Mark::SnapshotInstalled) > 0);
