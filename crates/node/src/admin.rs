@@ -7,6 +7,7 @@
 //! GET /v1/store             a replica's view, session, log and tables
 //! GET /v1/group             a replica's members, by name
 //! POST /v1/group?out=A&in=B a change of them: A leaves, B joins (either or both)
+//! POST /v1/weights?instance=A&weight=N  another share for an instance (where weights are written)
 //! GET /v1/counters          what every role counts
 //! GET /v1/nodes             all nodes of the file; a switch adds who lives
 //! ```
@@ -36,6 +37,7 @@ use crate::config::{self, Config};
 use crate::failure::Failure;
 use crate::function::Desk;
 use crate::members;
+use crate::regions::weights;
 use crate::status::Board;
 
 /// Sessions answered when the asker names no limit, and at most.
@@ -61,6 +63,8 @@ pub struct Facts {
     pub desk: Option<Desk>,
     /// A replica's desk for changes of the members.
     pub members: Option<members::Desk>,
+    /// The desk for changes of the weights, where they are written.
+    pub weights: Option<weights::Desk>,
     /// When the node started.
     pub started: Instant,
 }
@@ -204,6 +208,7 @@ pub fn router(facts: Arc<Facts>) -> Router {
         .route("/v1/leases", get(leases))
         .route("/v1/store", get(store))
         .route("/v1/group", get(group).post(change))
+        .route("/v1/weights", axum::routing::post(weigh))
         .route("/v1/counters", get(counters))
         .route("/v1/nodes", get(nodes))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
@@ -338,6 +343,27 @@ async fn change(State(facts): Shared, Query(wanted): Query<Wanted>) -> Answer {
     }
 }
 
+#[derive(Deserialize)]
+struct Wished {
+    instance: String,
+    weight: u32,
+}
+
+async fn weigh(State(facts): Shared, Query(wished): Query<Wished>) -> Answer {
+    let Some(desk) = &facts.weights else {
+        let message = "this node does not write the weights";
+        return Err(error(StatusCode::NOT_FOUND, message));
+    };
+    match desk.ask(wished.instance, wished.weight).await {
+        Some(Ok(weight)) => Ok(Json(json!({ "node": facts.node, "weight": weight }))),
+        Some(Err(why)) => Err(error(StatusCode::BAD_REQUEST, &why)),
+        None => Err(error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no answer: the file has no `[regions]`, or this node is very busy",
+        )),
+    }
+}
+
 async fn counters(State(facts): Shared) -> Json<Value> {
     let mut value = json!({ "node": facts.node });
     for (role, part) in facts.board.all().0 {
@@ -423,6 +449,7 @@ mod tests {
             board: Board::default(),
             desk: None,
             members: None,
+            weights: None,
             started: Instant::now(),
         };
         let server = Socket::bind(dir.path(), "r1")

@@ -9,12 +9,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use serde::Serialize;
 use serde_json::Value;
 use stateplane_base::Incarnation;
-use stateplane_flow::steering::Table;
 use tokio::sync::oneshot;
 
 use crate::client::StateClient;
 use crate::config;
 use crate::heartbeat::Heartbeat;
+use crate::regions::keeper::Home;
 use crate::regions::local::Local;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
@@ -35,7 +35,9 @@ pub struct WorkerSetup {
     pub seed: u64,
     /// How a switch steers when all instances live, and which of them this one is.
     /// `None` if no switch steers to it.
-    pub home: Option<(Table, u8)>,
+    pub(crate) home: Option<Home>,
+    /// The same, when the switch says otherwise.
+    pub(crate) homes: Option<Receiver<Home>>,
     /// Which interfaces to serve.
     pub interfaces: config::Function,
     /// What to translate.

@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use stateplane_base::Incarnation;
-use stateplane_flow::steering::Table;
 use stateplane_host::{clock, priority};
 use tracing::{error, info};
 
@@ -19,7 +18,9 @@ use crate::function::{Desk, FunctionStatus, Question, WorkerSetup};
 use crate::heartbeat::Heartbeat;
 use crate::members::{self, Wish};
 use crate::regions::copies::{Copies, CopiesStatus};
+use crate::regions::keeper::{Ends, Keeper, UseStatus, configured_home};
 use crate::regions::local::Local;
+use crate::regions::weights;
 use crate::replica::{Replica, ReplicaStatus};
 use crate::resp::{Resp, RespStatus};
 use crate::sequencer::{Sequencer, SequencerStatus};
@@ -52,12 +53,20 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     let socket = Socket::bind(&config.cluster.admin_dir, name)?;
     let mut board = Board::default();
     let (desk, questions) = Desk::new();
+    let (weights, wanted) = weights::Desk::new();
+    let keeper = Keeper::new(config, node, wanted, || {
+        board.add_other("uses", UseStatus::default())
+    });
+    let (keeper, ends) = keeper.map_or((None, Ends::default()), |(keeper, ends)| {
+        (Some(keeper), ends)
+    });
     let mut starter = Starter {
         config,
         node,
         incarnation: new_incarnation(),
         stop,
         board: &mut board,
+        ends,
     };
     let (members, wishes) = members::Desk::new();
     let (mut questions, mut wishes) = (Some(questions), Some(wishes));
@@ -73,11 +82,16 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
         board,
         desk,
         members: node.is(Role::Replica).then_some(members),
+        weights: (weights::writer(&config.nodes) == Some(name)).then_some(weights),
         started,
     };
     let server = socket.serve(facts)?;
+    let keeper = keeper.map(|keeper| keeper.start(stop)).transpose()?;
     info!(node = name, roles = ?node.roles, admin = %server.path().display(), "started");
     let result = supervise(jobs, stop);
+    stop.raise();
+    // Its regions are given up in order; a panic there was reported there.
+    let _ = keeper.map(JoinHandle::join);
     drop(server);
     info!(node = name, "stopped");
     result
@@ -111,6 +125,7 @@ struct Starter<'a> {
     incarnation: Incarnation,
     stop: &'a Stop,
     board: &'a mut Board,
+    ends: Ends,
 }
 
 impl Starter<'_> {
@@ -146,7 +161,8 @@ impl Starter<'_> {
                 let switch = self.node.switch.as_ref();
                 let switch = switch.expect("a checked switch node has its part");
                 let channel = self.channel(role)?;
-                let switch = Switch::new(self.config, switch, channel, status)?;
+                let (name, ends) = (&self.node.name, self.ends.switch.take());
+                let switch = Switch::new(self.config, name, switch, channel, ends, status)?;
                 Ok(Box::new(move |stop| switch.run(io, stop)))
             }
             Role::Function => {
@@ -191,7 +207,8 @@ impl Starter<'_> {
             sender: identity.sender(),
             incarnation: self.incarnation,
             seed: self.incarnation.0 ^ clock::now().as_nanos().rotate_left(32),
-            home: self.home(),
+            home: configured_home(self.config, &self.node.name),
+            homes: self.ends.home.take(),
             interfaces: function.clone(),
             nat: nat.clone(),
             lease: self.config.lease,
@@ -220,15 +237,6 @@ impl Starter<'_> {
                 Ok(StateClient::Group(Box::new(client)))
             }
         }
-    }
-
-    /// Which buckets are this instance's own while all instances live. Ports chosen
-    /// accordingly have their answers come back to where the mapping is known.
-    fn home(&self) -> Option<(Table, u8)> {
-        let (switch, index) = self.config.switches_of(&self.node.name).next()?;
-        let instances = switch.switch.as_ref()?.instances.len();
-        let all: Vec<u8> = (0..u8::try_from(instances).ok()?).collect();
-        Some((Table::compute(&all), u8::try_from(index).ok()?))
     }
 
     /// The heartbeat's socket is its own: what it sends goes to switches only,

@@ -1,10 +1,10 @@
 //! What the threads of a node publish for `show` and the admin API.
 //!
 //! A role updates its status a few times a second; whoever asks gets a copy.
-//! The lock is held for a copy at most, so a packet loop never waits long.
+//! A role never waits for who reads: what it could not publish it publishes the next time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -42,9 +42,27 @@ impl<T: RoleStatus> Publisher<T> {
         self.next
     }
 
-    /// Changes what is published.
+    /// Changes what is published, unless somebody is just reading it: a packet loop waits for
+    /// nobody, and comes again soon.
     pub fn update(&self, change: impl FnOnce(&mut T)) {
+        match self.slot.try_lock() {
+            Ok(mut slot) => change(&mut slot),
+            Err(TryLockError::Poisoned(slot)) => change(&mut slot.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    /// Changes what is published, waiting for who reads it: for threads that may.
+    pub fn amend(&self, change: impl FnOnce(&mut T)) {
         change(&mut lock(&self.slot));
+    }
+
+    /// Another publisher of the same part.
+    pub fn share(&self) -> Self {
+        Self {
+            slot: Arc::clone(&self.slot),
+            next: self.next,
+        }
     }
 }
 
@@ -55,23 +73,23 @@ type Look = Box<dyn Fn() -> (Result<(), String>, Value) + Send + Sync>;
 #[derive(Default)]
 pub struct Board {
     roles: BTreeMap<&'static str, Look>,
+    /// Parts of the node that are no roles.
+    others: BTreeMap<&'static str, Look>,
 }
 
 impl Board {
     /// Adds a role with its first status; the publisher goes to its thread.
     pub fn add<T: RoleStatus>(&mut self, role: &'static str, first: T) -> Publisher<T> {
-        let slot = Arc::new(Mutex::new(first));
-        let shared = Arc::clone(&slot);
-        let look = move || {
-            let copy = lock(&shared).clone();
-            let value = serde_json::to_value(&copy).unwrap_or(Value::Null);
-            (copy.readiness(), value)
-        };
-        self.roles.insert(role, Box::new(look));
-        Publisher {
-            slot,
-            next: Time::ZERO,
-        }
+        let (publisher, look) = published(first);
+        self.roles.insert(role, look);
+        publisher
+    }
+
+    /// Adds a part of the node that is no role.
+    pub fn add_other<T: RoleStatus>(&mut self, name: &'static str, first: T) -> Publisher<T> {
+        let (publisher, look) = published(first);
+        self.others.insert(name, look);
+        publisher
     }
 
     /// The role's part, if the node has the role.
@@ -88,7 +106,7 @@ impl Board {
     pub fn all(&self) -> (BTreeMap<&'static str, Value>, Vec<String>) {
         let mut parts = BTreeMap::new();
         let mut waiting = Vec::new();
-        for (role, look) in &self.roles {
+        for (role, look) in self.roles.iter().chain(&self.others) {
             let (ready, part) = look();
             if let Err(why) = ready {
                 waiting.push(format!("{role}: {why}"));
@@ -97,6 +115,22 @@ impl Board {
         }
         (parts, waiting)
     }
+}
+
+/// The writing end of a part, and the reading one.
+fn published<T: RoleStatus>(first: T) -> (Publisher<T>, Look) {
+    let slot = Arc::new(Mutex::new(first));
+    let shared = Arc::clone(&slot);
+    let look = move || {
+        let copy = lock(&shared).clone();
+        let value = serde_json::to_value(&copy).unwrap_or(Value::Null);
+        (copy.readiness(), value)
+    };
+    let publisher = Publisher {
+        slot,
+        next: Time::ZERO,
+    };
+    (publisher, Box::new(look))
 }
 
 /// A panic in one thread must not spread through its published numbers.
@@ -132,6 +166,17 @@ mod tests {
         assert!(board.all().1.is_empty());
         assert_eq!(board.part("number"), Some(serde_json::json!({ "n": 7 })));
         assert_eq!(board.part("other"), None);
+        let reading = publisher.share();
+        let held = lock(&reading.slot);
+        publisher.update(|s| s.n = 8);
+        drop(held);
+        assert_eq!(
+            board.part("number"),
+            Some(serde_json::json!({ "n": 7 })),
+            "nobody waited"
+        );
+        publisher.update(|s| s.n = 8);
+        assert_eq!(board.part("number"), Some(serde_json::json!({ "n": 8 })));
         assert!(publisher.due(Time::from_millis(1)));
         assert!(!publisher.due(Time::from_millis(20)));
         assert!(publisher.due(Time::from_millis(21)));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use stateplane_base::{Incarnation, Time};
-use stateplane_flow::steering::{NOBODY, Side, Table};
+use stateplane_flow::steering::Side;
 use stateplane_host::bpf::BpfError;
 use stateplane_host::bpf::steering::{Role as PortRole, Steering, SteeringCounters, SwitchPort};
 use stateplane_host::clock;
@@ -17,9 +17,12 @@ use stateplane_wire::heartbeat::Beat;
 use tracing::{error, info};
 
 use crate::channel::{self, Channel, Heard};
-use crate::config::{self, Config, Io, Pin, Role, sender_id};
+use crate::config::{self, Config, Io, Role, sender_id};
 use crate::detect::{Detector, Instances};
 use crate::failure::Failure;
+use crate::regions::keeper::SwitchEnds;
+use crate::regions::steering;
+use crate::regions::weights::configured;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 use crate::turn::{self, Turn};
@@ -30,6 +33,10 @@ const BATCH: usize = 1024;
 const RETRY: Duration = Duration::from_millis(100);
 /// Changes of the table remembered for `show`.
 const HISTORY: usize = 16;
+
+mod region;
+
+use region::Region;
 
 /// What a switch publishes.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,6 +53,8 @@ pub struct SwitchStatus {
     pub resteered: u64,
     /// Frames, by what became of them.
     pub frames: BTreeMap<&'static str, u64>,
+    /// The region in which it tells how it steers; none while nobody can read it.
+    pub region: Option<String>,
     /// Heartbeats that named another index than this switch's configuration.
     pub misconfigured: u64,
     /// Datagrams.
@@ -61,6 +70,8 @@ pub struct InstanceStatus {
     pub health: &'static str,
     /// It gets packets.
     pub serving: bool,
+    /// Its share is as this among those of all that serve.
+    pub weight: u32,
     /// Since its last heartbeat.
     pub silent_ms: Option<u64>,
 }
@@ -98,6 +109,10 @@ pub struct Switch {
     senders: BTreeMap<u16, usize>,
     detector: Detector,
     serving: Instances,
+    /// What share each instance is to have, and that which the table in use gives it.
+    weights: Vec<u32>,
+    weighed: Vec<u32>,
+    region: Region,
     /// Not before this is a failed change tried again.
     retry: Time,
     misconfigured: u64,
@@ -108,10 +123,12 @@ pub struct Switch {
 
 impl Switch {
     /// Attaches the steering program to every port; it steers to nobody yet.
-    pub fn new(
+    pub(crate) fn new(
         config: &Config,
+        name: &str,
         switch: &config::Switch,
         channel: Channel,
+        ends: Option<SwitchEnds>,
         status: Publisher<SwitchStatus>,
     ) -> Result<Self, Failure> {
         let steering = Steering::new(&ports(switch)).map_err(missing)?;
@@ -127,7 +144,11 @@ impl Switch {
         let senders = numbered
             .map(|(n, i)| (sender_id(&i.node, Role::Function), n))
             .collect();
+        let weights = configured(switch);
         Ok(Self {
+            region: Region::new(name, ends),
+            weighed: weights.clone(),
+            weights,
             config: switch.clone(),
             channel,
             steering,
@@ -150,7 +171,12 @@ impl Switch {
     fn resteer(&mut self, noticed: Time) -> Result<(), BpfError> {
         let serving = self.detector.serving(self.serving);
         let live: Vec<u8> = serving.iter().collect();
-        self.steering.set_table(&table(&live, self.config.pin))?;
+        let weighted: Vec<(u8, u32)> = serving
+            .iter()
+            .map(|n| (n, self.weights[usize::from(n)]))
+            .collect();
+        let table = steering::table(&weighted, self.config.pin);
+        self.steering.set_table(&table)?;
         let done = clock::now();
         let name = |n: u8| self.config.instances[usize::from(n)].node.clone();
         let lost = self
@@ -169,6 +195,7 @@ impl Switch {
         };
         info!(serving = ?change.serving, lost_ns = ?change.lost, "steering changed");
         self.serving = serving;
+        self.weighed.clone_from(&self.weights);
         self.resteered += 1;
         if self.history.len() == HISTORY {
             self.history.pop_front();
@@ -178,12 +205,24 @@ impl Switch {
         Ok(())
     }
 
+    /// Tells in its region how it steers, if that is new, and that it still does.
+    fn post(&mut self) {
+        let health: Vec<&str> = (0..self.weighed.len())
+            .map(|n| self.detector.health(n).word())
+            .collect();
+        let live: Vec<u8> = self.serving.iter().collect();
+        self.region
+            .post(&self.config, &self.weighed, &live, &health, self.resteered);
+    }
+
     fn publish(&mut self, now: Time) {
+        self.post();
         let numbered = self.config.instances.iter().enumerate();
         let instances = numbered.map(|(n, instance)| InstanceStatus {
             node: instance.node.clone(),
             health: self.detector.health(n).word(),
             serving: self.serving.contains(n),
+            weight: self.weighed[n],
             silent_ms: self
                 .detector
                 .last_heard(n)
@@ -199,6 +238,7 @@ impl Switch {
             s.resteered = self.resteered;
             s.frames = frames.map_or_else(BTreeMap::new, by_name);
             s.misconfigured = self.misconfigured;
+            s.region = self.region.told();
             s.datagrams = self.channel.counters();
         });
     }
@@ -246,7 +286,16 @@ impl Turn for Switch {
 
     fn act(&mut self, now: Time) -> io::Result<()> {
         self.detector.on_timer(now);
-        if self.detector.serving(self.serving) != self.serving
+        if let Some(weights) = self.region.weights() {
+            self.weights = weights;
+        }
+        if self.serving.is_empty() {
+            // There is no table yet that they could change.
+            self.weighed.clone_from(&self.weights);
+        }
+        let changed =
+            self.detector.serving(self.serving) != self.serving || self.weights != self.weighed;
+        if changed
             && now >= self.retry
             && let Err(error) = self.resteer(now)
         {
@@ -313,43 +362,4 @@ fn ports(switch: &config::Switch) -> Vec<SwitchPort> {
         ));
     }
     ports
-}
-
-/// The table for the live instances; a pinned side falls back to the first live
-/// instance when its own is not.
-fn table(live: &[u8], pin: Option<Pin>) -> Table {
-    let Some(pin) = pin else {
-        return Table::compute(live);
-    };
-    let choose = |wanted: usize| {
-        let found = live.iter().find(|n| usize::from(**n) == wanted);
-        found.or(live.first()).copied().unwrap_or(NOBODY)
-    };
-    Table::pinned(choose(pin.inside), choose(pin.outside))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pinned_side_falls_back_while_its_instance_is_dead() {
-        let pin = Some(Pin {
-            inside: 0,
-            outside: 1,
-        });
-        let owners = |table: Table| (table.inside[0], table.outside[0]);
-        assert_eq!(owners(table(&[0, 1], pin)), (0, 1));
-        assert_eq!(owners(table(&[1], pin)), (1, 1));
-        assert_eq!(owners(table(&[], pin)), (NOBODY, NOBODY));
-    }
-
-    #[test]
-    fn without_a_pin_every_live_instance_has_a_share() {
-        let table = table(&[0, 2], None);
-        for n in [0, 2] {
-            assert!(table.inside.contains(&n) && table.outside.contains(&n));
-        }
-        assert!(!table.inside.contains(&1));
-    }
 }

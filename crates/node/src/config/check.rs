@@ -9,7 +9,7 @@ use super::section::closest;
 use crate::detect::MAX_INSTANCES;
 use stateplane_wire::group::{MAX_REPLICAS, MAX_SEQUENCERS};
 
-use super::{Nat, Node, Role, State, Switch, io, regions, sender_id};
+use super::{Instance, Nat, Node, Role, State, Switch, io, regions, sender_id};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
@@ -369,6 +369,13 @@ fn switch(node: &Node, switch: &Switch, draft: &Draft, out: &mut Collector) {
             let message = format!("\"{}\" is listed twice", instance.node);
             out.error(&key, message, "list each instance once");
         }
+        same_weight(
+            &format!("{base}.instances[{n}]"),
+            &node.name,
+            instance,
+            draft,
+            out,
+        );
         let node = draft.nodes.get(&instance.node);
         if node.is_some_and(|node| !node.is(Role::Function)) {
             let message = format!("\"{}\" does not have the role function", instance.node);
@@ -383,6 +390,32 @@ fn switch(node: &Node, switch: &Switch, draft: &Draft, out: &mut Collector) {
             "each instance keeps its own state: connections break when one dies",
             "add `[state]` with `backend = \"group\"`",
         );
+    }
+}
+
+/// Weights are those of instances, whichever switch steers to them.
+fn same_weight(base: &str, switch: &str, instance: &Instance, draft: &Draft, out: &mut Collector) {
+    let others = draft.nodes.values().filter(|node| *node.name < *switch);
+    for other in others {
+        let instances = other.switch.iter().flat_map(|switch| &switch.instances);
+        let mut same = instances.filter(|i| i.node == instance.node);
+        if let Some(before) = same.find(|i| i.weight != instance.weight) {
+            let message = format!(
+                "the weight of \"{}\" is {} here and {} behind \"{}\"",
+                instance.node, instance.weight, before.weight, other.name
+            );
+            let key = format!("{base}.weight");
+            let key = if out.has(&key) {
+                key
+            } else {
+                format!("{base}.node")
+            };
+            out.error(
+                &key,
+                message,
+                "give it the same `weight` behind all switches",
+            );
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 use stateplane_host::bpf::AttachAs;
 
 mod check;
+mod exchange;
 mod fast;
 mod io;
 mod lease;
@@ -69,8 +70,10 @@ pub struct Regions {
     pub dir: PathBuf,
     /// Tables of the store that replicas let others on their machines read in place.
     pub tables: Vec<SharedTable>,
-    /// Regions that are copied between machines.
+    /// Regions that are copied between machines, those of `exchange` among them.
     pub copies: Vec<CopiedRegion>,
+    /// Whether machines get copies of all that nodes write about themselves.
+    pub exchange: bool,
 }
 
 /// A table of the store that is read in place.
@@ -294,6 +297,8 @@ pub struct Instance {
     pub inside: String,
     /// The switch's interface to the instance's outside.
     pub outside: String,
+    /// Its share of the flows is as this among those of all, at first.
+    pub weight: u32,
 }
 
 /// All packets of one direction go to one instance, while it lives.

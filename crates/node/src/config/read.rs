@@ -12,9 +12,13 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Nat, Node, Park,
-    Pin, Problem, Problems, Regions, Role, Stamping, State, Switch, Timeouts, check, fast, io,
-    lease, regions, resp, sequencer, state, values,
+    Pin, Problem, Problems, Regions, Role, Stamping, State, Switch, Timeouts, check, exchange,
+    fast, io, lease, regions, resp, sequencer, state, values,
 };
+use crate::regions::weights::MAX_WEIGHT;
+
+/// The weight of an instance unless the file says otherwise.
+const WEIGHT: u32 = 100;
 
 /// What was read, with gaps where something was wrong, so that the
 /// cross-checks can go on with the rest.
@@ -76,6 +80,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         fast_path: fast::fast_path(&root, &mut out),
     };
     nodes(&root, &mut draft, &mut out);
+    exchange::add(&mut draft, &mut out);
     check::check(&draft, &mut out);
     let warnings = out.finish()?;
     let whole = "a draft without problems is complete";
@@ -417,16 +422,19 @@ fn switch(section: &Section<'_, '_>, declared: &[String], out: &mut Collector) -
     section.required("instances", example, out, |_| Ok(()));
     let instances = section.list("instances", out, |path, value, out| {
         let instance = Section::of(path, value, out)?;
-        instance.only(&["node", "inside", "outside"], out);
+        instance.only(&["node", "inside", "outside", "weight"], out);
         let node = instance.required("node", "\"gw1\"", out, values::name);
         let inside = instance.required("inside", "\"g1i\"", out, values::interface);
         let outside = instance.required("outside", "\"g1o\"", out, values::interface);
+        let most = u64::from(MAX_WEIGHT);
+        let weight = instance.optional("weight", out, values::integer(0..=most));
         let node = node?;
         check::declared(&format!("{path}.node"), &node, declared, out);
         Some(Instance {
             node,
             inside: inside?,
             outside: outside?,
+            weight: weight.map_or(WEIGHT, |weight| weight as u32),
         })
     });
     let pin = match section.value("pin") {

@@ -28,7 +28,7 @@ const MAX_SCOPE: usize = stateplane_region::sync::PEERS_MAX;
 /// Reads `[regions]`.
 pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<Regions> {
     let section = root.section("regions", out)?;
-    section.only(&["dir", "tables", "copies"], out);
+    section.only(&["dir", "tables", "copies", "exchange"], out);
     let dir = section.optional("dir", out, values::string);
     let tables = section.list("tables", out, |path, value, out| {
         table(&Section::of(path, value, out)?, out)
@@ -36,10 +36,12 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<Region
     let copies = section.list("copies", out, |path, value, out| {
         copied(&Section::of(path, value, out)?, out)
     });
+    let exchange = section.optional("exchange", out, values::boolean);
     Some(Regions {
         dir: dir.map_or_else(|| DIR.into(), PathBuf::from),
         tables: tables.unwrap_or_default(),
         copies: copies.unwrap_or_default(),
+        exchange: exchange.unwrap_or(false),
     })
 }
 

@@ -256,14 +256,7 @@ fn publication(
     let name = super::tables_of(&config.cluster.name, node);
     let name = name.ok_or_else(|| Failure::Usage("regions: no region can be named so".into()))?;
     let host = super::host(regions)?;
-    let region = match host.take_over(&name, &spec) {
-        // One of another layout: its tables were others. Who reads it must attach again.
-        Err(stateplane_region::HostError::Memory { .. }) => {
-            host.delete(&name).map_err(super::missing)?;
-            host.take_over(&name, &spec)
-        }
-        taken => taken,
-    };
+    let region = super::take_over(&host, &name, &spec);
     let region = region.map_err(super::missing)?;
     let publication = Publication::new(region, &tables).map_err(unfit)?;
     Ok((name, publication))

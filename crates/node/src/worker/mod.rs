@@ -22,6 +22,7 @@ mod tests;
 use std::io;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use stateplane_base::Time;
@@ -41,6 +42,7 @@ use crate::config::{self, Commit};
 use crate::failure::Failure;
 use crate::function::WorkerSetup;
 use crate::nat;
+use crate::regions::keeper::Home;
 use front::Front;
 use hops::KernelHops;
 use packets::PacketLoop;
@@ -83,6 +85,7 @@ struct Worker {
     neighbours: Neighbours,
     heartbeat: crate::heartbeat::Heartbeat,
     reporter: Reporter,
+    homes: Option<Receiver<Home>>,
     stop: crate::stop::Stop,
 }
 
@@ -142,6 +145,7 @@ impl Worker {
             neighbours,
             heartbeat: setup.heartbeat,
             reporter,
+            homes: setup.homes,
             stop: setup.stop,
         })
     }
@@ -192,6 +196,9 @@ impl Worker {
         if self.packets.egress.hops_mut().refresh() {
             self.update_locals();
             self.packets.ways_changed(now);
+        }
+        if let Some(Ok((table, me))) = self.homes.as_ref().map(Receiver::try_recv) {
+            self.packets.runtime.function_mut().set_home(table, me);
         }
         let received = self.packets.turn(now);
         if self.packets.runtime.function().status().registered {

@@ -10,6 +10,7 @@ mod region;
 mod run;
 mod show;
 mod sim;
+mod steering;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// The members of the store group, and changes of them
     Group(group::GroupArgs),
+    /// What share of the flows each instance gets
+    Steering(steering::SteeringArgs),
     /// Regions of this machine: their broker, and a look at them
     Region(region::RegionArgs),
     /// Real traffic through real nodes in network namespaces (needs root)
@@ -77,6 +80,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Show(args) => show::run(&args),
         Verb::Group(args) => group::run(&args),
+        Verb::Steering(args) => steering::run(&args),
         Verb::Region(args) => region::run(&args),
         Verb::Lab(args) => lab::run(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -8,12 +8,15 @@ use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
+use stateplane_node::config::Config;
+use stateplane_region::Host;
 
 use super::Where;
 use super::admin::{self, Answer};
 use crate::say::say;
 
 mod regions;
+mod steering;
 
 const HELP: &str = "\
 Examples:
@@ -21,8 +24,10 @@ Examples:
   stateplane show sessions --limit 20 | grep 10.0.3.7
   stateplane show store --json | jq '.nodes[].replica.tables'
   stateplane show regions                 what is shared and copied, lag, loss, age
+  stateplane show steering --config edge.toml
 
-Nodes are asked over the unix sockets in the configuration's `admin-dir` (or
+What nodes write about themselves in regions (steering) is read there, that of other
+machines too. For the rest nodes are asked over the unix sockets in the configuration's `admin-dir` (or
 --admin-dir), so only those of this machine answer. Exit codes: 0 somebody answered,
 1 nobody did, 2 the configuration or the directory cannot be read.";
 
@@ -52,6 +57,8 @@ enum What {
     Store(Common),
     /// Regions in use: tables read in place, copies between machines
     Regions(Common),
+    /// Who gets which share of the flows, as the switches tell in their regions
+    Steering(Common),
     /// What passes in the kernel: packets, flows, and why others did not
     FastPath(Common),
 }
@@ -70,6 +77,7 @@ type Answers = BTreeMap<String, Answer>;
 
 pub(super) fn run(args: &ShowArgs) -> ExitCode {
     let (common, path) = match &args.what {
+        What::Steering(common) => return steering::run(common),
         What::Nodes(common) | What::Regions(common) | What::FastPath(common) => {
             (common, "/v1/status".to_owned())
         }
@@ -104,11 +112,30 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
             What::Store(_) => store(&answers),
             What::Regions(_) => regions::show(&answers),
             What::FastPath(_) => fast_path(&answers),
+            What::Steering(_) => String::new(),
         };
         say!("{}", table.to_string().trim_end());
         say_silent(&answers, &status);
     }
     ExitCode::from(u8::from(answers.values().all(Result::is_err)))
+}
+
+/// The configuration, which what is read from regions needs.
+fn config_of(common: &Common) -> Result<Config, ExitCode> {
+    let Some(file) = &common.place.config else {
+        eprintln!("stateplane: error: say which regions with `--config FILE`");
+        return Err(ExitCode::from(2));
+    };
+    let loaded = Config::load(file);
+    loaded.map(|(config, _)| config).map_err(super::report_load)
+}
+
+/// The regions of this machine, or why there are none.
+fn regions_host(config: &Config) -> Result<Host, String> {
+    match &config.regions {
+        Some(regions) => Host::connect(&regions.dir).map_err(|error| error.to_string()),
+        None => Err("the file has no `[regions]`".to_owned()),
+    }
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

@@ -1,7 +1,7 @@
 //! The configuration file the lab gives to its nodes, as a user would write it.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::topology::{GATEWAYS, REPLICAS, control_address};
 
@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) asymmetric: bool,
     /// Packets of known flows pass in the kernel.
     pub(crate) fast_path: bool,
+    /// Nodes write what they say about themselves to regions.
+    pub(crate) regions: bool,
 }
 
 impl Settings {
@@ -62,6 +64,11 @@ pub(crate) fn namespace_of(node: &str) -> &str {
     if node == "sw" { "switch" } else { node }
 }
 
+/// Where the broker of the lab's regions is.
+pub(crate) fn regions_dir(admin_dir: &Path) -> PathBuf {
+    admin_dir.join("regions")
+}
+
 /// The text of the file.
 pub(crate) fn render(settings: &Settings, admin_dir: &Path) -> String {
     let mut text = String::new();
@@ -81,6 +88,10 @@ fn write_config(out: &mut String, settings: &Settings, admin_dir: &Path) -> std:
     };
     writeln!(out, "[cluster]\nname = \"lab\"\nkey = \"{key}\"")?;
     writeln!(out, "admin-dir = \"{}\"\n", admin_dir.display())?;
+    if settings.regions {
+        let dir = regions_dir(admin_dir);
+        writeln!(out, "[regions]\ndir = \"{}\"\n", dir.display())?;
+    }
     match settings.state {
         State::Local => writeln!(out, "[state]\nbackend = \"embedded\"\n")?,
         State::Group => {
@@ -143,6 +154,7 @@ mod tests {
                 commit: Commit::ReplyBarrier,
                 asymmetric: true,
                 fast_path: false,
+                regions: true,
             };
             let text = render(&settings, Path::new("/tmp/x"));
             for node in nodes(&settings) {
@@ -150,6 +162,7 @@ mod tests {
                 assert_eq!(text.matches(&header).count(), 1, "{node} in\n{text}");
             }
             assert_eq!(text.contains("[node.r1]"), state == State::Group);
+            assert!(text.contains("dir = \"/tmp/x/regions\""));
             assert!(text.contains("pin = ") && text.contains("reply-barrier"));
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Nodes {
     /// Those of the store's group.
     replicas: Vec<String>,
     running: Vec<Process>,
+    /// Of their regions, if they have any.
+    broker: Option<Process>,
 }
 
 impl Nodes {
@@ -33,6 +35,9 @@ impl Nodes {
         let config = dir.join("lab.toml");
         fs::write(&config, config::render(settings, dir))?;
         let mut nodes = Self::new(dir, config, REPLICAS.map(str::to_owned).into());
+        if settings.regions {
+            nodes.start_broker(topology.namespace("switch"))?;
+        }
         for name in config::nodes(settings) {
             nodes.start_one(name, topology.namespace(config::namespace_of(name)))?;
         }
@@ -46,7 +51,32 @@ impl Nodes {
             config,
             replicas,
             running: Vec::new(),
+            broker: None,
         }
+    }
+
+    fn start_broker(&mut self, namespace: &Namespace) -> Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["region", "broker", "--dir"])
+            .arg(config::regions_dir(&self.dir))
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null());
+        let process = Process::spawn("broker", command, namespace);
+        self.broker = Some(process.context("cannot start the broker of regions")?);
+        Ok(())
+    }
+
+    /// Gives an instance another weight, as an operator does.
+    pub(crate) fn weigh(&self, name: &str, weight: u32) -> Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let weight = weight.to_string();
+        command.args(["steering", "weight", name, &weight, "--config"]);
+        let output = command.arg(&self.config).output()?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
     }
 
     /// Starts one node, again if it ran before.

@@ -40,7 +40,7 @@ pub(crate) enum Scenario {
     Store(StoreArgs),
 }
 
-/// Whom to kill.
+/// Whom to kill, or what else to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
     /// The function instance that carries most flows
@@ -49,6 +49,8 @@ pub(crate) enum Target {
     Leader,
     /// A replica that does not lead
     Replica,
+    /// Nobody: the instance that carries most flows gets weight 0, the next time the usual one
+    Weight,
 }
 
 /// What translates between client and server.
@@ -189,7 +191,8 @@ impl Spec {
         let kills: Vec<Target> = args.kill.iter().flatten().copied().collect();
         let mut kills = if quiet { Vec::new() } else { kills };
         if args.state == State::Local {
-            kills.retain(|k| *k == Target::Nf); // there are no replicas
+            // There are no replicas, and a pair that shares nothing has fixed places.
+            kills.retain(|k| *k == Target::Nf);
         }
         let pace = Duration::from_secs_f64(args.pace.clamp(0.1, 600.0));
         let default_rate = match (asymmetric, args.young) {
@@ -205,6 +208,7 @@ impl Spec {
                 commit: args.commit,
                 asymmetric,
                 fast_path: !args.no_fast_path,
+                regions: kills.contains(&Target::Weight),
             },
             clients: CLIENTS,
             plan: plan(args, asymmetric, args.rate.unwrap_or(default_rate)),

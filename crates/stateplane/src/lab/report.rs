@@ -262,7 +262,10 @@ impl Report {
         rows.push(row("longest silence", "of any flow"));
         rows.push(row("  before any kill", silence(1)));
         for kill in &self.kills {
-            let name = format!("  SIGKILL {} ({})", kill.node, kill.role);
+            let name = match kill.role.starts_with("weight") {
+                true => format!("  {} for {}", kill.role, kill.node),
+                false => format!("  SIGKILL {} ({})", kill.node, kill.role),
+            };
             rows.push(row(&name, silence(kill.phase)));
         }
         let all = self.longest_silence_ms();

@@ -141,6 +141,8 @@ struct Stage<'a> {
     kills: Vec<Kill>,
     /// Killed nodes that a later kill needs, and when they start again.
     restarts: Vec<(String, Instant)>,
+    /// The instance that gets no flows at present.
+    parked: Option<String>,
 }
 
 impl<'a> Stage<'a> {
@@ -162,6 +164,7 @@ impl<'a> Stage<'a> {
             died: Vec::new(),
             kills: Vec::new(),
             restarts: Vec::new(),
+            parked: None,
         };
         match spec.device {
             Device::Kernel => load_kernel_nat(&stage.topology)?,
@@ -244,7 +247,10 @@ impl<'a> Stage<'a> {
         for (number, target) in self.spec.kills.iter().enumerate() {
             self.pause(traffic, self.spec.pace)?;
             self.await_restarts(traffic)?;
-            self.kill(*target, &live)?;
+            match target {
+                Target::Weight => self.weigh(&live)?,
+                target => self.kill(*target, &live)?,
+            }
             self.plan_restart(*target, &self.spec.kills[number + 1..]);
         }
         self.pause(traffic, self.spec.tail)?;
@@ -308,6 +314,7 @@ impl<'a> Stage<'a> {
             Target::Nf => (nodes.busiest_gateway(), "instance"),
             Target::Leader => (nodes.leader(), "leader"),
             Target::Replica => (nodes.follower(), "replica"),
+            Target::Weight => (None, "instance"),
         };
         let Some(name) = name else {
             self.watcher
@@ -330,8 +337,39 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Takes all flows from the busiest instance, or lets the one that lost them have its
+    /// share again.
+    fn weigh(&mut self, live: &Live) -> Result<()> {
+        let nodes = self
+            .nodes
+            .as_ref()
+            .context("the kernel's NAT has no weights")?;
+        let (node, weight, role) = match self.parked.take() {
+            Some(parked) => (parked, 100, "weight 100"),
+            None => {
+                let busiest = nodes.busiest_gateway().context("no instance runs")?;
+                self.parked = Some(busiest.clone());
+                (busiest, 0, "weight 0")
+            }
+        };
+        live.next_phase();
+        let at_ns = live.now_ns();
+        nodes.weigh(&node, weight)?;
+        self.watcher.say(&format!("{role} for {node}"));
+        self.kills.push(Kill {
+            node,
+            role,
+            at_ns,
+            phase: live.phase(),
+        });
+        Ok(())
+    }
+
     /// A group of three bears one loss at a time, a pair of instances too.
     fn plan_restart(&mut self, killed: Target, later: &[Target]) {
+        if killed == Target::Weight {
+            return;
+        }
         let kin = |t: &Target| (*t == Target::Nf) == (killed == Target::Nf);
         if let Some(kill) = self.kills.last()
             && later.iter().any(kin)
