@@ -35,6 +35,8 @@ _CONTROL, _CHECKED, _CLOSED = 8, 16, 17
 _IMAGE_LINES = 24
 _NAME_AT, _NAME_MAX = 1024, 256
 
+_HOW = ("count", "level", "largest")
+
 _F_GET_SEALS = 1034
 # Shrink, grow, future write: what makes memory of somebody else safe to read.
 _SEALS = 0x2 | 0x4 | 0x10
@@ -94,6 +96,35 @@ class Snapshot:
             raise IndexError(f"bytes {at}..{end} are not within the region's {len(self.data)}")
         values.frombytes(self.data[at:end])
         return values
+
+    def text(self, at=0):
+        """A text whose length lies before it (crates/region/src/inside/text.rs), such as what
+        nodes write about their steering and configuration: JSON."""
+        (length,) = struct.unpack_from("=Q", self.data, at)
+        start = at + 8
+        if length > len(self.data) - start:
+            raise RegionError("there is no text in it")
+        return self.data[start : start + length].decode()
+
+    def counters(self, at=0):
+        """Counters with names (crates/region/src/inside/counters.rs): a dictionary of
+        (value, unit, how), where how is "count", "level" or "largest"."""
+        layout, count, room, _ = struct.unpack_from("=IIII", self.data, at)
+        values_at = at + LINE + room * 2 * LINE
+        if layout != 1 or values_at + room * 8 > len(self.data):
+            raise RegionError("there are no counters of this release in it")
+        counters = {}
+        for index in range(min(count, room)):
+            entry = at + LINE + index * 2 * LINE
+            how, name_len, unit_len = struct.unpack_from("=BBB", self.data, entry)
+            if how >= len(_HOW) or name_len > 88 or unit_len > 32:
+                continue
+            name = self.data[entry + 8 :][:name_len].decode(errors="replace")
+            unit = self.data[entry + 96 :][:unit_len].decode(errors="replace")
+            form = "=q" if _HOW[how] == "level" else "=Q"
+            (value,) = struct.unpack_from(form, self.data, values_at + index * 8)
+            counters[name] = (value, unit, _HOW[how])
+        return counters
 
 
 class Region:

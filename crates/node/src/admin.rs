@@ -58,7 +58,7 @@ pub struct Facts {
     /// This node's name.
     pub node: String,
     /// What the roles publish.
-    pub board: Board,
+    pub board: Arc<Board>,
     /// A function's worker.
     pub desk: Option<Desk>,
     /// A replica's desk for changes of the members.
@@ -446,7 +446,7 @@ mod tests {
         let facts = Facts {
             config: Config::parse("edge.toml", text, dir.path()).unwrap().0,
             node: "r1".to_owned(),
-            board: Board::default(),
+            board: Arc::default(),
             desk: None,
             members: None,
             weights: None,

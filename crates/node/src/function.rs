@@ -16,6 +16,7 @@ use crate::config;
 use crate::heartbeat::Heartbeat;
 use crate::regions::keeper::Home;
 use crate::regions::local::Local;
+use crate::regions::telemetry::Sheet;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 
@@ -167,6 +168,26 @@ impl RoleStatus for FunctionStatus {
             }
             _ => Ok(()),
         }
+    }
+
+    fn count(&self, out: &mut Sheet) {
+        out.level("flows", "flows", self.flows);
+        out.level("parked", "packets", self.parked);
+        out.level("store-pending", "operations", self.store_pending);
+        for interface in self.interfaces.values() {
+            let side = &interface.side;
+            out.count(&format!("{side}.received"), "frames", interface.received);
+            out.count(&format!("{side}.sent"), "frames", interface.sent);
+        }
+        if let Some(fast) = &self.fast_path {
+            out.count("fast-path.hits", "packets", fast.hits);
+            out.count("fast-path.bytes", "bytes", fast.bytes);
+            out.level("fast-path.flows", "flows", fast.flows);
+            out.count("fast-path.full", "flows", fast.full);
+            out.counts("fast-path.punts", "packets", &fast.punts);
+        }
+        out.counts("drops", "packets", &self.drops);
+        out.counts("counters", "events", &self.counters);
     }
 }
 

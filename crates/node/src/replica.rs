@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::members::{MembersStatus, Wish, Wishes};
 use crate::peers::Peers;
 use crate::regions::share::{Share, SharedStatus};
+use crate::regions::telemetry::Sheet;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 use crate::turn::{self, Turn};
@@ -112,6 +113,24 @@ impl RoleStatus for ReplicaStatus {
         } else {
             Err(format!("it is {}", self.role))
         }
+    }
+
+    fn count(&self, out: &mut Sheet) {
+        out.largest("view", "views", self.view);
+        out.largest("log", "slots", self.log);
+        out.largest("commit", "slots", self.commit);
+        out.largest("executed", "slots", self.executed);
+        out.level("missing", "slots", self.missing);
+        out.largest("clients", "clients", self.clients);
+        out.level("log-bytes", "bytes", self.log_bytes);
+        out.level("store-bytes", "bytes", self.store_bytes);
+        for table in &self.tables {
+            out.largest(&format!("rows.{}", table.name), "rows", table.rows);
+        }
+        out.counts("marks", "events", &self.marks);
+        out.counts("alarms", "alarms", &self.alarms);
+        out.count("ignored", "datagrams", self.ignored);
+        out.datagrams(&self.datagrams);
     }
 }
 

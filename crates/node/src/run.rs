@@ -1,6 +1,7 @@
 //! Starting a node: its roles, each on a thread of its own, and its end.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::members::{self, Wish};
 use crate::regions::copies::{Copies, CopiesStatus};
 use crate::regions::keeper::{Ends, Keeper, UseStatus, configured_home};
 use crate::regions::local::Local;
-use crate::regions::weights;
+use crate::regions::{telemetry, weights};
 use crate::replica::{Replica, ReplicaStatus};
 use crate::resp::{Resp, RespStatus};
 use crate::sequencer::{Sequencer, SequencerStatus};
@@ -76,17 +77,21 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
         jobs.push((*role, pinned(node.cpu.get(role).copied(), job)?));
     }
     let desk = node.is(Role::Function).then_some(desk);
+    let board = Arc::new(board);
     let facts = Facts {
         config: config.clone(),
         node: name.to_owned(),
-        board,
+        board: Arc::clone(&board),
         desk,
         members: node.is(Role::Replica).then_some(members),
         weights: (weights::writer(&config.nodes) == Some(name)).then_some(weights),
         started,
     };
     let server = socket.serve(facts)?;
-    let keeper = keeper.map(|keeper| keeper.start(stop)).transpose()?;
+    let counting = telemetry::Telling::new(config, name, board);
+    let keeper = keeper
+        .map(|keeper| keeper.start(counting, stop))
+        .transpose()?;
     info!(node = name, roles = ?node.roles, admin = %server.path().display(), "started");
     let result = supervise(jobs, stop);
     stop.raise();

@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::logclock::LogClock;
 use crate::offload::{self, Offload, OffloadStatus};
 use crate::peers::Peers;
+use crate::regions::telemetry::Sheet;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 use crate::turn::{self, Turn};
@@ -56,6 +57,18 @@ impl RoleStatus for SequencerStatus {
         } else {
             Err("no session granted by the replicas".to_owned())
         }
+    }
+
+    fn count(&self, out: &mut Sheet) {
+        out.largest("session", "sessions", self.session);
+        out.largest("sequence", "messages", self.sequence);
+        out.counts("marks", "events", &self.marks);
+        out.count("ignored", "datagrams", self.ignored);
+        if let Some(offload) = &self.offload {
+            out.count("offload.stamped", "messages", offload.stamped);
+            out.count("offload.unauthentic", "messages", offload.unauthentic);
+        }
+        out.datagrams(&self.datagrams);
     }
 }
 

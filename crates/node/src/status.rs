@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 use stateplane_base::Time;
 
+use crate::regions::telemetry::Sheet;
+
 /// How often a role should publish.
 pub const EVERY: Duration = Duration::from_millis(20);
 
@@ -18,6 +20,9 @@ pub const EVERY: Duration = Duration::from_millis(20);
 pub trait RoleStatus: Serialize + Clone + Send + 'static {
     /// Whether the role does its work; if not, why not.
     fn readiness(&self) -> Result<(), String>;
+
+    /// Enters what the role counts.
+    fn count(&self, out: &mut Sheet);
 }
 
 /// The writing end: owned by the role's thread.
@@ -66,8 +71,12 @@ impl<T: RoleStatus> Publisher<T> {
     }
 }
 
-/// One role as the board shows it: `(ready or why not, its part)`.
-type Look = Box<dyn Fn() -> (Result<(), String>, Value) + Send + Sync>;
+/// One role as the board shows it.
+struct Look {
+    /// Ready or why not, and its part.
+    show: Box<dyn Fn() -> (Result<(), String>, Value) + Send + Sync>,
+    count: Box<dyn Fn(&mut Sheet) + Send + Sync>,
+}
 
 /// All roles of a node, by name.
 #[derive(Default)]
@@ -94,7 +103,7 @@ impl Board {
 
     /// The role's part, if the node has the role.
     pub fn part(&self, role: &str) -> Option<Value> {
-        self.roles.get(role).map(|look| look().1)
+        self.roles.get(role).map(|look| (look.show)().1)
     }
 
     /// The names of the roles.
@@ -102,12 +111,22 @@ impl Board {
         self.roles.keys().copied().collect()
     }
 
+    /// What all roles count.
+    pub fn sheet(&self) -> Sheet {
+        let mut sheet = Sheet::default();
+        for (role, look) in &self.roles {
+            sheet.of(role);
+            (look.count)(&mut sheet);
+        }
+        sheet
+    }
+
     /// All parts, and what keeps the node from being ready.
     pub fn all(&self) -> (BTreeMap<&'static str, Value>, Vec<String>) {
         let mut parts = BTreeMap::new();
         let mut waiting = Vec::new();
         for (role, look) in self.roles.iter().chain(&self.others) {
-            let (ready, part) = look();
+            let (ready, part) = (look.show)();
             if let Err(why) = ready {
                 waiting.push(format!("{role}: {why}"));
             }
@@ -121,16 +140,23 @@ impl Board {
 fn published<T: RoleStatus>(first: T) -> (Publisher<T>, Look) {
     let slot = Arc::new(Mutex::new(first));
     let shared = Arc::clone(&slot);
-    let look = move || {
-        let copy = lock(&shared).clone();
-        let value = serde_json::to_value(&copy).unwrap_or(Value::Null);
-        (copy.readiness(), value)
+    let counted = Arc::clone(&slot);
+    let look = Look {
+        show: Box::new(move || {
+            let copy = lock(&shared).clone();
+            let value = serde_json::to_value(&copy).unwrap_or(Value::Null);
+            (copy.readiness(), value)
+        }),
+        count: Box::new(move |sheet| {
+            let copy = lock(&counted).clone();
+            copy.count(sheet);
+        }),
     };
     let publisher = Publisher {
         slot,
         next: Time::ZERO,
     };
-    (publisher, Box::new(look))
+    (publisher, look)
 }
 
 /// A panic in one thread must not spread through its published numbers.
@@ -141,6 +167,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stateplane_region::How;
 
     #[derive(Clone, Serialize)]
     struct Number {
@@ -155,6 +182,10 @@ mod tests {
                 Err("has no number".to_owned())
             }
         }
+
+        fn count(&self, out: &mut Sheet) {
+            out.level("n", "things", self.n.into());
+        }
     }
 
     #[test]
@@ -166,6 +197,9 @@ mod tests {
         assert!(board.all().1.is_empty());
         assert_eq!(board.part("number"), Some(serde_json::json!({ "n": 7 })));
         assert_eq!(board.part("other"), None);
+        let sheet = board.sheet();
+        let rows: Vec<_> = sheet.rows().collect();
+        assert_eq!(rows, [("number.n", "things", How::Level, 7)]);
         let reading = publisher.share();
         let held = lock(&reading.slot);
         publisher.update(|s| s.n = 8);

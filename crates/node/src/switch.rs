@@ -22,6 +22,7 @@ use crate::detect::{Detector, Instances};
 use crate::failure::Failure;
 use crate::regions::keeper::SwitchEnds;
 use crate::regions::steering;
+use crate::regions::telemetry::Sheet;
 use crate::regions::weights::configured;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
@@ -97,6 +98,15 @@ impl RoleStatus for SwitchStatus {
         } else {
             Err("no instance is live".to_owned())
         }
+    }
+
+    fn count(&self, out: &mut Sheet) {
+        out.counts("frames", "frames", &self.frames);
+        let serving = self.instances.iter().filter(|i| i.serving).count();
+        out.level("serving", "instances", serving as u64);
+        out.count("resteered", "changes", self.resteered);
+        out.count("misconfigured", "heartbeats", self.misconfigured);
+        out.datagrams(&self.datagrams);
     }
 }
 
@@ -205,6 +215,12 @@ impl Switch {
         Ok(())
     }
 
+    /// Whether an instance that serves gets packets: not with weight 0, unless all have that.
+    fn has_share(&self, n: usize) -> bool {
+        let serving = self.serving.iter();
+        self.weighed[n] > 0 || serving.map(usize::from).all(|n| self.weighed[n] == 0)
+    }
+
     /// Tells in its region how it steers, if that is new, and that it still does.
     fn post(&mut self) {
         let health: Vec<&str> = (0..self.weighed.len())
@@ -221,7 +237,7 @@ impl Switch {
         let instances = numbered.map(|(n, instance)| InstanceStatus {
             node: instance.node.clone(),
             health: self.detector.health(n).word(),
-            serving: self.serving.contains(n),
+            serving: self.serving.contains(n) && self.has_share(n),
             weight: self.weighed[n],
             silent_ms: self
                 .detector

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use std::os::fd::AsRawFd;
 
-use stateplane_region::{Host, Limits, Name, Spec, Writer};
+use stateplane_region::{Counters, Host, How, Limits, Name, Spec, Tally, Text, Writer};
 use support::Running;
 
 const WORDS: usize = 512;
@@ -58,6 +58,64 @@ else:
 region.close()
 print("done", last, flush=True)
 "#;
+
+/// Reads a text and counters as they lie in regions.
+const STRUCTURES: &str = r#"
+import sys
+from stateplane_region import Region, RegionError
+
+directory = sys.argv[1]
+with Region.attach(directory, "/test/text") as region:
+    assert region.snapshot().text() == "grüße", region.snapshot().text()
+with Region.attach(directory, "/test/counters") as region:
+    counters = region.snapshot().counters(64)
+    assert counters == {
+        "a.hits": (2**64 - 1, "packets", "count"),
+        "a.flows": (-3, "flows", "level"),
+        "a.view": (9, "views", "largest"),
+    }, counters
+    for wrong in [lambda: region.snapshot().counters(), lambda: region.snapshot().text()]:
+        try:
+            wrong()
+        except RegionError:
+            continue
+        raise AssertionError("it should have been refused")
+print("done", flush=True)
+"#;
+
+#[test]
+fn a_script_reads_texts_and_counters() {
+    if !is_there() {
+        println!("skipped: python3 of 3.9 or later is not here");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = Running::new(dir.path(), Limits::default());
+    let host = Host::connect(dir.path()).unwrap();
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let text = Text::new(0, 100);
+    let spec = Spec::bytes(text.bytes());
+    let mut greeting: Writer<[u8]> = host.create(&name("/test/text"), &spec).unwrap();
+    text.put(&mut greeting, "grüße").unwrap();
+    greeting.publish().unwrap();
+    let counters = Counters::new(64, 5);
+    let spec = Spec::bytes(64 + counters.bytes());
+    let mut counted: Writer<[u8]> = host.create(&name("/test/counters"), &spec).unwrap();
+    counted.bytes_mut(0, 64).fill(0xff);
+    let mut tally = Tally::new(counters, &mut counted, 0);
+    let all = [
+        ("a.hits", "packets", How::Count, u64::MAX),
+        ("a.flows", "flows", How::Level, -3i64 as u64),
+        ("a.view", "views", How::Largest, 9),
+    ];
+    tally.set(&mut counted, all);
+    counted.publish().unwrap();
+    let mut python = Command::new("python3");
+    python.args(["-c", STRUCTURES]).arg(dir.path());
+    let done = python.env("PYTHONPATH", bindings()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+}
 
 fn bindings() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bindings/python")

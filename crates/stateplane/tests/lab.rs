@@ -59,6 +59,29 @@ fn killing_the_busiest_instance_and_the_leader_breaks_nothing() {
 }
 
 #[test]
+fn weights_change_under_traffic_and_nothing_breaks() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play(
+        "failover --kill weight,weight,weight --connections 40 --udp 4 --rate 100 --pace 1.5 \
+         --duration 7 --no-real-clients",
+    );
+    assert_eq!(code, Some(0), "{report:#}");
+    for count in ["broken", "failed_connects", "remapped"] {
+        assert_eq!(report[count], 0, "{report:#}");
+    }
+    // One lost everything, got its share back, and then one lost everything again.
+    let switch = &report["states"]["sw"]["switch"];
+    let instances = switch["instances"].as_array().expect("instances");
+    let mut serve: Vec<(u64, bool)> = instances
+        .iter()
+        .map(|i| (i["weight"].as_u64().unwrap_or(7), i["serving"] == true))
+        .collect();
+    serve.sort_unstable();
+    assert_eq!(serve, [(0, false), (100, true)], "{switch:#}");
+    assert!(switch["resteered"].as_u64() >= Some(4), "{switch:#}");
+}
+
+#[test]
 fn programs_of_other_people_do_not_notice_a_kill() {
     let Some(_stage) = stage() else { return };
     for tool in ["curl", "nginx", "ping", "iperf3"] {

@@ -20,7 +20,8 @@ pub(super) fn add(draft: &mut Draft, out: &mut Collector) {
     let (Some(regions), Some(cluster)) = (&draft.regions, &draft.cluster) else {
         return;
     };
-    if !regions.exchange {
+    // What is wrong inside a node is told there.
+    if !regions.exchange || draft.nodes.len() < draft.declared.len() {
         return;
     }
     let copiers = || draft.nodes.values().filter(|node| node.is(Role::Regions));
@@ -145,14 +146,13 @@ instances = [ { node = "gw1", inside = "e", outside = "f", weight = 7 } ]
     fn who_is_left_out_is_told_with_the_line() {
         let (config, warnings) = parse(&FILE.replace("10.9.0.1:1\"", "10.9.0.7:1\""));
         assert!(
-            config.is_ok() && warnings.contains("edge.toml:23:"),
+            config.is_ok() && warnings.contains("edge.toml:21:"),
             "{warnings}"
         );
         assert!(warnings.contains("what \"sw\" writes stays"), "{warnings}");
-        let alone = FILE.replace(
-            "[\"regions\"]\ncontrol = \"10.9.0.2",
-            "[\"resp\"]\ncontrol = \"10.9.0.2",
-        );
+        let second = "[node.site2]\nroles = [\"regions\"]\ncontrol = \"10.9.0.2:7000\"\n";
+        let alone = FILE.replace(second, "");
+        assert_ne!(alone, FILE);
         let error = parse(&alone).0.unwrap_err();
         assert!(
             error.contains("edge.toml:6:") && error.contains("no two nodes"),
@@ -165,12 +165,12 @@ instances = [ { node = "gw1", inside = "e", outside = "f", weight = 7 } ]
         let error = parse(&FILE.replace("weight = 7", "weight = 1001"))
             .0
             .unwrap_err();
-        assert!(error.contains("edge.toml:28:"), "{error}");
+        assert!(error.contains("edge.toml:26:"), "{error}");
         let second = "[node.sx]\nroles = [\"switch\"]\ncontrol = \"10.9.0.1:2\"\ninside = [\"g\"]\n\
             outside = [\"h\"]\ninstances = [ { node = \"gw1\", inside = \"i\", outside = \"j\" } ]\n";
         let error = parse(&format!("{FILE}{second}")).0.unwrap_err();
         assert!(error.contains("is 100 here and 7 behind \"sw\""), "{error}");
-        assert!(error.contains("edge.toml:34:"), "{error}");
+        assert!(error.contains("edge.toml:32:"), "{error}");
         let same = second.replace("outside = \"j\"", "outside = \"j\", weight = 7");
         assert!(parse(&format!("{FILE}{same}")).0.is_ok());
     }

@@ -24,6 +24,7 @@ pub mod problem;
 mod read;
 mod regions;
 mod resp;
+mod running;
 mod section;
 mod sequencer;
 mod state;
@@ -36,6 +37,7 @@ pub use stateplane_group::Protocol;
 
 pub use lease::Lease;
 pub use problem::{Plain, Problem, ProblemView, Problems};
+pub use running::Running;
 pub use sequencer::Stamping;
 
 /// A checked configuration.
@@ -61,6 +63,10 @@ pub struct Config {
     pub fast_path: FastPath,
     /// Memory shared between processes and machines.
     pub regions: Option<Regions>,
+    /// How often nodes tell what they count.
+    pub telemetry: Duration,
+    /// The file's meaning, to be compared with what others run.
+    pub running: Running,
 }
 
 /// Memory shared between processes and machines: versioned regions.

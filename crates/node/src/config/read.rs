@@ -12,8 +12,8 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Nat, Node, Park,
-    Pin, Problem, Problems, Regions, Role, Stamping, State, Switch, Timeouts, check, exchange,
-    fast, io, lease, regions, resp, sequencer, state, values,
+    Pin, Problem, Problems, Regions, Role, Running, Stamping, State, Switch, Timeouts, check,
+    exchange, fast, io, lease, regions, resp, sequencer, state, values,
 };
 use crate::regions::weights::MAX_WEIGHT;
 
@@ -35,6 +35,7 @@ pub(super) struct Draft {
     pub(super) park: Park,
     pub(super) regions: Option<Regions>,
     pub(super) fast_path: FastPath,
+    pub(super) telemetry: Duration,
 }
 
 /// Reads, cross-checks and returns the configuration and its warnings.
@@ -61,6 +62,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
             "park",
             "regions",
             "fast-path",
+            "telemetry",
         ],
         &mut out,
     );
@@ -78,14 +80,18 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         park: park(&root, &mut out),
         regions: regions::read(&root, &mut out),
         fast_path: fast::fast_path(&root, &mut out),
+        telemetry: regions::telemetry(&root, &mut out),
     };
     nodes(&root, &mut draft, &mut out);
     exchange::add(&mut draft, &mut out);
     check::check(&draft, &mut out);
     let warnings = out.finish()?;
     let whole = "a draft without problems is complete";
+    let cluster = draft.cluster.expect(whole);
     let config = Config {
-        cluster: draft.cluster.expect(whole),
+        running: Running::of(text, cluster.key),
+        telemetry: draft.telemetry,
+        cluster,
         state: draft.state.expect(whole),
         detect: draft.detect,
         io: draft.io,

@@ -20,6 +20,8 @@ const KEY_BYTES: usize = 7;
 const VALUE_BYTES: usize = 47;
 /// How far apart versions are copied unless the file says otherwise.
 const INTERVAL: Duration = Duration::from_millis(1);
+/// How often nodes tell what they count unless the file says otherwise.
+const TELEMETRY: Duration = Duration::from_millis(100);
 /// Rows one table may be given room for.
 const MAX_ROWS: u64 = 1 << 24;
 /// Receivers of one region.
@@ -43,6 +45,16 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<Region
         copies: copies.unwrap_or_default(),
         exchange: exchange.unwrap_or(false),
     })
+}
+
+/// Reads `[telemetry]`.
+pub(super) fn telemetry(root: &Section<'_, '_>, out: &mut Collector) -> Duration {
+    let Some(section) = root.section("telemetry", out) else {
+        return TELEMETRY;
+    };
+    section.only(&["interval-ms"], out);
+    let span = section.optional("interval-ms", out, values::millis(20..=60_000));
+    span.unwrap_or(TELEMETRY)
 }
 
 fn table(section: &Section<'_, '_>, out: &mut Collector) -> Option<SharedTable> {
@@ -258,6 +270,11 @@ control = "127.0.0.1:7200"
             ),
             ("127.0.0.1:7200", "127.0.0.1:65535", "ports are needed"),
             ("[regions]", "[regios]", "did you mean `regions`"),
+            (
+                "[regions]",
+                "[telemetry]\ninterval-ms = 5\n[regions]",
+                "edge.toml:7:",
+            ),
         ] {
             let text = FILE.replacen(from, to, 1);
             assert_ne!(text, FILE, "{from}");

@@ -199,7 +199,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[park]",
         "[parking-lot]",
         "edge.toml:62:2: error: parking-lot: unknown key; \
-         help: known keys here: cluster, state, detect, io, lease, node, nat, park, regions, fast-path",
+         help: known keys here: cluster, state, detect, io, lease, node, nat, park, regions, fast-path, telemetry",
     ),
     (
         "dead-ms = 20",

@@ -21,6 +21,7 @@ use stateplane_region::{Host, Reader, Spec, Writer};
 use stateplane_wire::envelope::{Key, cluster_id};
 use tracing::{info, warn};
 
+use super::telemetry::Sheet;
 use crate::config::{Config, CopiedRegion, Role, sender_id};
 use crate::failure::Failure;
 use crate::status::{Publisher, RoleStatus};
@@ -105,6 +106,19 @@ impl RoleStatus for CopiesStatus {
             Some(format!("{region}: {why}"))
         });
         waiting.map_or(Ok(()), Err)
+    }
+
+    fn count(&self, out: &mut Sheet) {
+        let sent = |of: fn(&SentStatus) -> u64| self.sent.iter().map(of).sum();
+        out.count("sent.versions", "versions", sent(|s| s.versions));
+        out.count("sent.pieces", "pieces", sent(|s| s.pieces));
+        out.count("sent.repairs", "pieces", sent(|s| s.repairs));
+        let received = |of: fn(&ReceivedStatus) -> u64| self.received.iter().map(of).sum();
+        out.count("received.versions", "versions", received(|r| r.versions));
+        out.count("received.pieces", "pieces", received(|r| r.pieces));
+        out.count("received.missed", "pieces", received(|r| r.missed));
+        let refused = received(|r| r.refused) + sent(|s| s.refused);
+        out.count("refused", "datagrams", refused);
     }
 }
 

@@ -5,6 +5,7 @@
 //! written, and what they are to know they are told through channels of their own. Without a
 //! broker, or without the regions of others, everything goes on by the configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use tracing::info;
 
 use super::own::{Follower, Kind, Own};
 use super::steering::{Posted, TOO_OLD};
-use super::weights;
+use super::telemetry::Sheet;
+use super::{running, telemetry, weights};
 use crate::config::{Config, Node, Role};
 use crate::failure::Failure;
 use crate::status::{Publisher, RoleStatus};
@@ -46,12 +48,16 @@ pub struct UseStatus {
     pub broker: Option<String>,
     /// How an instance knows the way its switch steers.
     pub steering: Option<String>,
+    /// Nodes that run another configuration, and where it differs.
+    pub other_configurations: BTreeMap<String, String>,
 }
 
 impl RoleStatus for UseStatus {
     fn readiness(&self) -> Result<(), String> {
         Ok(())
     }
+
+    fn count(&self, _: &mut Sheet) {}
 }
 
 /// Which buckets are whose while all instances live, and which instance one is.
@@ -110,6 +116,9 @@ impl Keeper {
             duties.push(Box::new(knowing));
             ends.home = Some(home);
         }
+        duties.push(Box::new(running::Telling::new(config, &node.name)));
+        let comparing = running::Comparing::new(config, &node.name, status.share());
+        duties.push(Box::new(comparing));
         let keeper = Self {
             dir: regions.dir.clone(),
             duties,
@@ -119,7 +128,12 @@ impl Keeper {
     }
 
     /// Runs until asked to stop, on a thread of its own.
-    pub(crate) fn start(self, stop: &Stop) -> Result<JoinHandle<()>, Failure> {
+    pub(crate) fn start(
+        mut self,
+        counting: telemetry::Telling,
+        stop: &Stop,
+    ) -> Result<JoinHandle<()>, Failure> {
+        self.duties.push(Box::new(counting));
         let stop = stop.clone();
         thread::Builder::new()
             .name("keeper".to_owned())

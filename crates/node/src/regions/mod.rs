@@ -5,14 +5,17 @@
 //! * [`copies`]: the role that copies regions between machines
 //! * [`own`]: the regions that nodes write about themselves: their names, and how they are read
 //! * [`steering`]: how a switch steers; [`weights`]: what share each instance is to have
+//! * [`running`]: which configuration each node runs; [`telemetry`]: what its roles count
 //! * [`keeper`]: the thread of each node that keeps its own regions, and follows those of others
 
 pub mod copies;
 pub mod keeper;
 pub mod local;
 pub mod own;
+pub mod running;
 pub mod share;
 pub mod steering;
+pub mod telemetry;
 pub mod weights;
 
 use stateplane_region::{Content, Host, HostError, Name, Spec, Writer};

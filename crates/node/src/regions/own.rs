@@ -5,8 +5,10 @@
 //! | --- | --- | --- |
 //! | `/CLUSTER/SWITCH/steering` | the switch, at each change | who gets which packets ([`super::steering`]) |
 //! | `/CLUSTER/NODE/weights` | the first switch of the file | what share each instance is to have ([`super::weights`]) |
+//! | `/CLUSTER/NODE/config` | every node | which configuration it runs ([`super::running`]) |
+//! | `/CLUSTER/NODE/telemetry` | every node, once an interval | what its roles count ([`super::telemetry`]) |
 //!
-//! Each is a JSON text ([`Text`]), so that readers of other versions and languages understand it.
+//! All but the last are a JSON text ([`Text`]), so that readers of other versions and languages understand it.
 //! Regions of other machines are read here as copies, under the same names.
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use stateplane_region::{
 };
 use tracing::{error, info};
 
+use super::telemetry::COUNTERS;
 use super::weights;
 use crate::config::{Config, Node, Role};
 
@@ -33,6 +36,10 @@ pub enum Kind {
     Steering,
     /// What share each instance is to have.
     Weights,
+    /// Which configuration a node runs.
+    Config,
+    /// What a node counts.
+    Telemetry,
 }
 
 impl Kind {
@@ -41,6 +48,8 @@ impl Kind {
         match self {
             Self::Steering => "steering",
             Self::Weights => "weights",
+            Self::Config => "config",
+            Self::Telemetry => "telemetry",
         }
     }
 
@@ -49,20 +58,32 @@ impl Kind {
         match self {
             Self::Steering => "stateplane-steering-v1",
             Self::Weights => "stateplane-weights-v1",
+            Self::Config => "stateplane-config-v1",
+            Self::Telemetry => "stateplane-counters-v1",
         }
     }
 
-    /// The text in it.
+    /// The text in it; empty where something else lies.
     pub const fn text(self) -> Text {
+        Text::new(0, self.room())
+    }
+
+    /// Bytes of the longest text.
+    pub const fn room(self) -> usize {
         match self {
-            Self::Steering => Text::new(0, 32 << 10),
-            Self::Weights => Text::new(0, 16 << 10),
+            Self::Steering => 32 << 10,
+            Self::Weights => 16 << 10,
+            Self::Config => 128 << 10,
+            Self::Telemetry => 0,
         }
     }
 
     /// Its length.
     pub const fn bytes(self) -> usize {
-        self.text().bytes()
+        match self {
+            Self::Telemetry => COUNTERS.bytes(),
+            text => text.text().bytes(),
+        }
     }
 
     /// Its name.
@@ -81,7 +102,7 @@ impl Kind {
 
 /// What `node` writes about itself.
 pub fn kinds(nodes: &BTreeMap<String, Node>, node: &str) -> Vec<Kind> {
-    let mut kinds = Vec::new();
+    let mut kinds = vec![Kind::Config, Kind::Telemetry];
     if nodes.get(node).is_some_and(|node| node.is(Role::Switch)) {
         kinds.push(Kind::Steering);
     }

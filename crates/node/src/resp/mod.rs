@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use crate::client::{Done, Missed, StateClient};
 use crate::config::{self, Config, Io, State};
 use crate::failure::Failure;
+use crate::regions::telemetry::Sheet;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
 
@@ -86,6 +87,18 @@ impl RoleStatus for RespStatus {
             true => Err("it does not listen yet".to_owned()),
             false => Ok(()),
         }
+    }
+
+    fn count(&self, out: &mut Sheet) {
+        out.level("connections", "connections", self.connections);
+        out.level("waiting", "connections", self.waiting);
+        out.count("accepted", "connections", self.accepted);
+        out.count("turned-away", "connections", self.turned_away);
+        out.count("commands", "commands", self.commands);
+        out.count("operations", "operations", self.operations);
+        out.count("unknown", "operations", self.unknown);
+        out.count("bytes-received", "bytes", self.bytes_received);
+        out.count("bytes-sent", "bytes", self.bytes_sent);
     }
 }
 

@@ -15,8 +15,10 @@ use super::Where;
 use super::admin::{self, Answer};
 use crate::say::say;
 
+mod config;
 mod regions;
 mod steering;
+mod telemetry;
 
 const HELP: &str = "\
 Examples:
@@ -25,8 +27,10 @@ Examples:
   stateplane show store --json | jq '.nodes[].replica.tables'
   stateplane show regions                 what is shared and copied, lag, loss, age
   stateplane show steering --config edge.toml
+  stateplane show config --config edge.toml      who runs another file than this
+  stateplane show telemetry --watch --config edge.toml
 
-What nodes write about themselves in regions (steering) is read there, that of other
+What nodes write about themselves in regions (steering, config, telemetry) is read there, that of other
 machines too. For the rest nodes are asked over the unix sockets in the configuration's `admin-dir` (or
 --admin-dir), so only those of this machine answer. Exit codes: 0 somebody answered,
 1 nobody did, 2 the configuration or the directory cannot be read.";
@@ -59,6 +63,10 @@ enum What {
     Regions(Common),
     /// Who gets which share of the flows, as the switches tell in their regions
     Steering(Common),
+    /// Which configuration each node runs, and where it differs from this file
+    Config(Common),
+    /// What all nodes count, as they tell in their regions
+    Telemetry(telemetry::TelemetryArgs),
     /// What passes in the kernel: packets, flows, and why others did not
     FastPath(Common),
 }
@@ -78,6 +86,8 @@ type Answers = BTreeMap<String, Answer>;
 pub(super) fn run(args: &ShowArgs) -> ExitCode {
     let (common, path) = match &args.what {
         What::Steering(common) => return steering::run(common),
+        What::Config(common) => return config::run(common),
+        What::Telemetry(args) => return telemetry::run(args),
         What::Nodes(common) | What::Regions(common) | What::FastPath(common) => {
             (common, "/v1/status".to_owned())
         }
@@ -112,7 +122,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
             What::Store(_) => store(&answers),
             What::Regions(_) => regions::show(&answers),
             What::FastPath(_) => fast_path(&answers),
-            What::Steering(_) => String::new(),
+            What::Steering(_) | What::Config(_) | What::Telemetry(_) => String::new(),
         };
         say!("{}", table.to_string().trim_end());
         say_silent(&answers, &status);

@@ -1,0 +1,388 @@
+//! What nodes write about themselves in regions, by real processes on two machines (namespaces
+//! with a broker each): how the switch steers, weights, configurations, telemetry.
+
+mod support;
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stateplane_host::link::Netlink;
+use stateplane_host::netns::Namespace;
+use stateplane_host::spawn::Process;
+use stateplane_region::Host;
+use support::{Node, stateplane};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < LIMIT, "waiting until {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// One file for both machines: its directories are those of whoever runs.
+const FILE: &str = r#"
+[cluster]
+name = "use"
+key = "000102030405060708090a0b0c0d0e0f"
+admin-dir = "."
+[regions]
+dir = "regions"
+exchange = true
+[telemetry]
+interval-ms = 50
+[fast-path]
+enabled = false
+[nat]
+inside-prefixes = ["10.0.0.0/16"]
+outside-addresses = ["198.51.100.1"]
+[node.sw]
+roles = ["switch", "regions"]
+control = { switch = "10.79.0.1:7000", regions = "10.79.0.1:7100" }
+inside = ["cl0"]
+outside = ["sv0"]
+instances = [
+    { node = "gw1", inside = "g1i", outside = "g1o" },
+    { node = "gw2", inside = "g2i", outside = "g2o", weight = 50 },
+]
+[node.gw1]
+roles = ["function", "regions"]
+control = { function = "10.79.0.2:7200", regions = "10.79.0.2:7100" }
+inside = "lan0"
+outside = "wan0"
+[node.gw2]
+roles = ["function"]
+control = "10.79.0.2:7300"
+inside = "lan1"
+outside = "wan1"
+"#;
+
+/// The ports of the switch, those of two instances, and a wire between the machines.
+fn machines() -> std::io::Result<[Namespace; 2]> {
+    let spaces = [Namespace::create("use1")?, Namespace::create("use2")?];
+    let far = spaces[1].try_clone()?;
+    spaces[0].run(move || {
+        let netlink = Netlink::open()?;
+        netlink.add_veth("w1", "w2")?;
+        netlink.move_to("w2", far.as_fd())?;
+        netlink.add_address("w1", Ipv4Addr::new(10, 79, 0, 1), 24)?;
+        netlink.set_up("w1")?;
+        for port in ["cl0", "sv0", "g1i", "g1o", "g2i", "g2o"] {
+            netlink.add_veth(port, &format!("{port}p"))?;
+            netlink.set_up(port)?;
+        }
+        Ok(())
+    })?;
+    spaces[1].run(|| {
+        let netlink = Netlink::open()?;
+        netlink.add_address("w2", Ipv4Addr::new(10, 79, 0, 2), 24)?;
+        netlink.set_up("w2")?;
+        for (number, port) in (1..).zip(["lan0", "wan0", "lan1", "wan1"]) {
+            netlink.add_veth(port, &format!("{port}p"))?;
+            netlink.add_address(port, Ipv4Addr::new(10, number, 0, 1), 24)?;
+            netlink.set_up(port)?;
+        }
+        Ok(())
+    })?;
+    Ok(spaces)
+}
+
+/// One machine: its directory, its broker, its namespace.
+struct Machine {
+    dir: PathBuf,
+    space: Namespace,
+    _broker: Node,
+}
+
+impl Machine {
+    fn new(root: &Path, number: usize, space: Namespace) -> Self {
+        let dir = root.join(format!("m{number}"));
+        fs::create_dir(&dir).expect("directory");
+        fs::write(dir.join("use.toml"), FILE).expect("write");
+        let regions = dir.join("regions");
+        let mut command = stateplane(&["region", "broker", "--dir"]);
+        let child = command.arg(&regions).spawn().expect("the binary starts");
+        let broker = Node(child);
+        until("the broker answers", || Host::connect(&regions).ok());
+        Self {
+            dir,
+            space,
+            _broker: broker,
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = stateplane(args);
+        command.args(["--config", "use.toml"]);
+        command.current_dir(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    fn start(&self, node: &str) -> Process {
+        let log = self.dir.join(format!("{node}.log"));
+        let log = File::options().create(true).append(true).open(log);
+        let mut command = self.command(&["run", "--node", node]);
+        command.stdout(Stdio::null()).stderr(log.expect("log"));
+        Process::spawn(node, command, &self.space).expect("the binary starts")
+    }
+
+    /// Kills a node and starts it again, as a supervisor does: the kernel takes a moment to
+    /// give up what a killed process had of an interface.
+    fn restart(&self, node: &mut Process) {
+        node.kill().expect("SIGKILL");
+        let name = node.name().to_owned();
+        *node = until(&format!("{name} starts again"), || {
+            let mut started = self.start(&name);
+            thread::sleep(Duration::from_millis(500));
+            let ended = started.poll().expect("its state");
+            ended.is_none().then_some(started)
+        });
+    }
+
+    fn ask(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary starts")
+    }
+
+    fn json(&self, what: &str) -> Value {
+        let output = self.ask(&["show", what, "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// How the one switch steers, as this machine knows.
+    fn steering(&self) -> Value {
+        self.json("steering")["switches"][0].clone()
+    }
+
+    /// What a node says about the regions it uses.
+    fn uses(&self, node: &str) -> Value {
+        let nodes = self.json("nodes");
+        let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
+        let found = nodes.into_iter().find(|n| n["node"] == node);
+        found.map(|n| n["uses"].clone()).unwrap_or_default()
+    }
+}
+
+/// What the nodes said, if the test failed.
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        for node in ["sw", "gw1"] {
+            if let Ok(log) = fs::read_to_string(self.dir.join(format!("{node}.log"))) {
+                println!("{node}:\n{log}");
+            }
+        }
+        println!("{:#}", self.json("config"));
+    }
+}
+
+fn instance(steering: &Value, number: usize) -> (u64, bool, f64) {
+    let instance = &steering["instances"][number];
+    (
+        instance["weight"].as_u64().unwrap_or(u64::MAX),
+        instance["serving"] == true,
+        instance["share"].as_f64().unwrap_or(-1.0),
+    )
+}
+
+#[test]
+fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: namespaces need root");
+        return;
+    }
+    let root = tempfile::tempdir().expect("directory");
+    let [near, far] = machines().expect("the network");
+    let (near, far) = (
+        Machine::new(root.path(), 1, near),
+        Machine::new(root.path(), 2, far),
+    );
+
+    // Without any region: by the configuration, and it says so.
+    let steering = far.steering();
+    assert_eq!(steering["source"], "configuration", "{steering}");
+    assert!(
+        steering["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("/use/sw/steering"))
+    );
+    assert_eq!(
+        (instance(&steering, 0).0, instance(&steering, 1).0),
+        (100, 50)
+    );
+
+    let mut switch = near.start("sw");
+    let mut gateway = far.start("gw1");
+    let first = until("the far machine knows that gw1 serves", || {
+        let steering = far.steering();
+        let serves = instance(&steering, 0) == (100, true, 1.0);
+        (steering["source"] == "region" && serves).then_some(steering)
+    });
+    assert_eq!(instance(&first, 1), (50, false, 0.0));
+    until("gw1 knows it from there", || {
+        let known = far.uses("gw1")["steering"].as_str()?.to_owned();
+        known.starts_with("/use/sw/steering").then_some(())
+    });
+    // At rest it does not age.
+    let version = first["version"].clone();
+    thread::sleep(Duration::from_millis(2500));
+    let rested = far.steering();
+    assert_eq!(rested["version"], version, "nothing has changed");
+    assert!(rested["age_ms"].as_f64() < Some(2000.0), "{rested}");
+
+    weights(&near, &far);
+    telemetry(&far);
+    configurations(&near, &far, &mut gateway);
+
+    // The switch is killed: what it told grows old, and then the configuration counts.
+    switch.kill().expect("SIGKILL");
+    until("what a dead switch told does not count", || {
+        let steering = far.steering();
+        let why = steering["why"].as_str()?.to_owned();
+        (steering["source"] == "configuration" && why.contains("said nothing")).then_some(())
+    });
+    until("gw1 goes by the configuration", || {
+        let known = far.uses("gw1")["steering"].as_str()?.to_owned();
+        known.starts_with("the configuration").then_some(())
+    });
+    let silent = until("its telemetry is silent", || {
+        let nodes = far.json("telemetry");
+        let node = nodes["nodes"]
+            .as_array()?
+            .iter()
+            .find(|n| n["node"] == "sw")?
+            .clone();
+        (node["silent"] == true).then_some(node)
+    });
+    let counted = &silent["counters"]["switch.resteered"]["value"];
+    assert!(counted.as_u64() > Some(0), "it counts on: {silent}");
+
+    // It comes back: a later epoch, and the weight that was said at run time.
+    let switch = near.start("sw");
+    let again = until("the switch tells again", || {
+        let steering = far.steering();
+        (instance(&steering, 0) == (30, true, 1.0)).then_some(steering)
+    });
+    assert_eq!(again["source"], "region");
+    assert!(again["epoch"].as_u64() > first["epoch"].as_u64(), "{again}");
+    let counted = until("it counts anew", || {
+        let nodes = far.json("telemetry");
+        let node = nodes["nodes"]
+            .as_array()?
+            .iter()
+            .find(|n| n["node"] == "sw")?
+            .clone();
+        (node["silent"] == false).then_some(node)
+    });
+    assert!(counted["since_day_ns"].as_u64() > silent["since_day_ns"].as_u64());
+    drop((switch, gateway));
+}
+
+/// The operator changes weights where the switch runs; all machines see it.
+fn weights(near: &Machine, far: &Machine) {
+    let refused = near.ask(&["steering", "weight", "gw9", "5"]);
+    let said = support::said(&refused);
+    assert!(
+        !refused.status.success() && said.contains("gw1, gw2"),
+        "{said}"
+    );
+    let elsewhere = far.ask(&["steering", "weight", "gw1", "30"]);
+    let said = support::said(&elsewhere);
+    assert!(
+        !elsewhere.status.success() && said.contains("sw runs"),
+        "{said}"
+    );
+    let done = near.ask(&["steering", "weight", "gw1", "30"]);
+    assert!(done.status.success(), "{}", support::said(&done));
+    let steering = until("the weight is known everywhere", || {
+        let steering = far.steering();
+        (instance(&steering, 0).0 == 30).then_some(steering)
+    });
+    // Alone it has everything, whatever its weight.
+    assert_eq!(instance(&steering, 0), (30, true, 1.0));
+    let from = steering["weights_from"].as_str().unwrap_or_default();
+    assert!(from.starts_with("/use/sw/weights version"), "{steering}");
+}
+
+/// All nodes' counters, on any machine.
+fn telemetry(far: &Machine) {
+    let all = until("both nodes tell what they count", || {
+        let all = far.json("telemetry");
+        (all["nodes"].as_array()?.len() == 2).then_some(all)
+    });
+    let counter = |name: &str| all["all"][name].clone();
+    assert_eq!(counter("switch.serving")["value"], 1, "{all}");
+    assert_eq!(counter("switch.frames.steered")["unit"], "frames");
+    assert_eq!(counter("function.flows")["is"], "level");
+    let received = |all: &Value| all["all"]["switch.datagrams.received"]["value"].as_u64();
+    let before = received(&all);
+    until("heartbeats are counted", || {
+        (received(&far.json("telemetry")) > before).then_some(())
+    });
+    let one = far.ask(&["show", "telemetry", "--node", "sw"]);
+    let one = String::from_utf8_lossy(&one.stdout).into_owned();
+    assert!(
+        one.contains("switch.resteered") && !one.contains("function."),
+        "{one}"
+    );
+}
+
+/// A node that runs another file is named, with what differs.
+fn configurations(near: &Machine, far: &Machine, gateway: &mut Process) {
+    let node = |shown: &Value, name: &str| {
+        let nodes = shown["nodes"].as_array().cloned().unwrap_or_default();
+        nodes
+            .into_iter()
+            .find(|n| n["node"] == name)
+            .unwrap_or_default()
+    };
+    let same = until("both tell what they run", || {
+        let shown = near.json("config");
+        let both = ["sw", "gw1"]
+            .iter()
+            .all(|name| node(&shown, name)["same"] == true);
+        both.then_some(shown)
+    });
+    assert_eq!(same["same"], true);
+    assert!(near.ask(&["show", "config"]).status.success());
+    let since = node(&same, "gw1")["since_day_ns"].clone();
+
+    far.restart(gateway);
+    until("a restart with the same file changes nothing", || {
+        let shown = near.json("config");
+        let told = node(&shown, "gw1");
+        (told["silent"] == false && told["since_day_ns"] == since).then_some(())
+    });
+
+    let file = far.dir.join("use.toml");
+    fs::write(&file, format!("{FILE}[park]\nlimit = 77\n")).expect("write");
+    far.restart(gateway);
+    until("the switch names who runs another file", || {
+        let others = near.uses("sw")["other_configurations"].clone();
+        (others["gw1"] == "park.limit").then_some(())
+    });
+    let shown = near.ask(&["show", "config"]);
+    assert_eq!(shown.status.code(), Some(1));
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("differs: park.limit"), "{shown}");
+    let log = fs::read_to_string(near.dir.join("sw.log")).expect("log");
+    assert!(log.contains("runs another configuration"), "{log}");
+
+    fs::write(&file, FILE).expect("write");
+    far.restart(gateway);
+    until("all run the same again", || {
+        (near.json("config")["same"] == true).then_some(())
+    });
+}
