@@ -13,6 +13,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::Poll;
 
+use hashbrown::HashMap;
 use stateplane_base::Time;
 use stateplane_flow::FlowKey;
 use stateplane_state::Refusal;
@@ -82,6 +83,14 @@ pub(crate) struct Submission {
     pub(crate) reads: bool,
 }
 
+/// What is known of an operation under way.
+enum Awaited {
+    /// This task awaits its reply.
+    By(TaskId),
+    /// The reply, which that task has yet to take.
+    Reply(Result<Vec<u8>, StateError>),
+}
+
 /// State shared by the runtime and the contexts it gave out.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -89,9 +98,7 @@ pub(crate) struct Shared {
     next_ticket: u64,
     pub(crate) submissions: VecDeque<Submission>,
     pub(crate) commands: VecDeque<Command>,
-    /// Which task awaits which reply.
-    pub(crate) awaited: BTreeMap<Ticket, TaskId>,
-    replies: BTreeMap<Ticket, Result<Vec<u8>, StateError>>,
+    awaited: HashMap<Ticket, Awaited>,
     waiting: BTreeMap<Event, Vec<TaskId>>,
     /// Tasks to poll.
     pub(crate) ready: VecDeque<TaskId>,
@@ -105,9 +112,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// A reply arrived: if somebody still awaits it, keeps it and makes that task ready.
-    pub(crate) fn reply(&mut self, ticket: Ticket, result: Result<&[u8], StateError>) {
-        if let Some(task) = self.awaited.remove(&ticket) {
-            self.replies.insert(ticket, result.map(<[u8]>::to_vec));
+    pub(crate) fn reply(&mut self, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
+        if let Some(awaited) = self.awaited.get_mut(&ticket)
+            && let Awaited::By(task) = *awaited
+        {
+            *awaited = Awaited::Reply(result);
             self.ready.push_back(task);
         }
     }
@@ -218,6 +227,7 @@ struct Call<'a> {
     cx: &'a Context,
     op: Option<Vec<u8>>,
     reads: bool,
+    /// As long as its reply was not taken.
     ticket: Option<Ticket>,
 }
 
@@ -230,7 +240,7 @@ impl Future for Call<'_> {
             let ticket = Ticket(shared.next_ticket);
             shared.next_ticket += 1;
             if let Some(task) = shared.current {
-                shared.awaited.insert(ticket, task);
+                shared.awaited.insert(ticket, Awaited::By(task));
             }
             drop(shared);
             let op = self.op.take().unwrap_or_default();
@@ -244,10 +254,17 @@ impl Future for Call<'_> {
             shared.submissions.push_back(submission);
             return Poll::Pending;
         };
-        shared
-            .replies
-            .remove(&ticket)
-            .map_or(Poll::Pending, Poll::Ready)
+        if !matches!(shared.awaited.get(&ticket), Some(Awaited::Reply(_))) {
+            return Poll::Pending;
+        }
+        match shared.awaited.remove(&ticket) {
+            Some(Awaited::Reply(reply)) => {
+                drop(shared);
+                self.ticket = None;
+                Poll::Ready(reply)
+            }
+            _ => Poll::Pending,
+        }
     }
 }
 
@@ -256,7 +273,6 @@ impl Drop for Call<'_> {
         if let Some(ticket) = self.ticket {
             let mut shared = self.cx.shared.borrow_mut();
             shared.awaited.remove(&ticket);
-            shared.replies.remove(&ticket);
         }
     }
 }

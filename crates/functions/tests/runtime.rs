@@ -122,7 +122,8 @@ impl Bench {
     fn reply(&mut self, now: Time, ticket: u64, yes: bool) {
         let refusal = [stateplane_state::Refusal::NotFound.code()];
         let reply = if yes { &[0u8; 9][..] } else { &refusal[..] };
-        self.runtime.on_reply(now, Ticket(ticket), Ok(reply));
+        self.runtime
+            .on_reply(now, Ticket(ticket), Ok(reply.to_vec()));
         self.runtime.check();
     }
 }
@@ -351,7 +352,7 @@ fn a_late_reply_that_nobody_has_a_port_does_not_hide_its_new_mapping() {
     // It was executed before the mapping was made, but arrives after.
     let nobody = [&[stateplane_state::op::OK][..], &[0; 8]].concat();
     let now = world.now;
-    world.nodes[0].runtime.on_reply(now, ticket, Ok(&nobody));
+    world.nodes[0].runtime.on_reply(now, ticket, Ok(nobody));
     world.settle();
     world.nodes[0].out.clear();
     let back = world.pass(0, OUT, &udp((SERVER, 1), mapped, b"answer"));

@@ -27,13 +27,16 @@
 //!
 //! * packets, one by one and in bursts: `packets.rs`
 //! * ARP and ICMP errors: `answers.rs`
-//! * decisions under way: `tasks.rs`; parked packets: `park.rs`
+//! * decisions under way: `tasks.rs`, their places `slab.rs`, their times `deadlines.rs`; parked packets:
+//!   `park.rs`
 //! * what a fast path is told: `fast.rs`
 
 mod answers;
+mod deadlines;
 mod fast;
 mod packets;
 mod park;
+mod slab;
 mod tasks;
 
 use alloc::rc::Rc;
@@ -251,7 +254,7 @@ impl<F: NetworkFunction> Runtime<F> {
     }
 
     /// The store answered, or did not in time.
-    pub fn on_reply(&mut self, now: Time, ticket: Ticket, result: Result<&[u8], StateError>) {
+    pub fn on_reply(&mut self, now: Time, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
         self.cx.shared.borrow_mut().now = now;
         self.cx.shared.borrow_mut().reply(ticket, result);
         self.run(now);

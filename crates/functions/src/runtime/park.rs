@@ -41,46 +41,53 @@ pub(super) struct Waiting {
     pub(super) way: Way,
 }
 
-/// The packets that wait for one decision, in the order in which they came.
+/// The packets that wait for one decision, in the order in which they came. Mostly it is one, for
+/// which nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    packets: VecDeque<Waiting>,
+    first: Option<Waiting>,
+    /// Empty if there is no first.
+    rest: VecDeque<Waiting>,
 }
 
 impl Queue {
     pub(super) fn push(&mut self, packet: Waiting) {
-        debug_assert!(
-            self.packets
-                .back()
-                .is_none_or(|last| last.since <= packet.since)
-        );
-        self.packets.push_back(packet);
+        let last = self.rest.back().or(self.first.as_ref());
+        debug_assert!(last.is_none_or(|last| last.since <= packet.since));
+        match self.first {
+            None => self.first = Some(packet),
+            Some(_) => self.rest.push_back(packet),
+        }
     }
 
     /// When the oldest packet came.
     pub(super) fn oldest(&self) -> Option<Time> {
-        self.packets.front().map(|packet| packet.since)
+        self.first.map(|packet| packet.since)
     }
 
     /// Takes the oldest packet if it came at or before `time`.
     pub(super) fn pop_until(&mut self, time: Time) -> Option<Waiting> {
-        self.packets.pop_front_if(|packet| packet.since <= time)
+        let oldest = self.first.take_if(|packet| packet.since <= time)?;
+        self.first = self.rest.pop_front();
+        Some(oldest)
     }
 
     /// Takes all packets.
-    pub(super) fn take(&mut self) -> VecDeque<Waiting> {
-        core::mem::take(&mut self.packets)
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        let Queue { first, rest } = core::mem::take(self);
+        first.into_iter().chain(rest)
     }
 
     /// Takes the packets that go one way; the others keep their places.
     pub(super) fn take_way(&mut self, way: Way) -> VecDeque<Waiting> {
-        let all = self.take();
-        let (taken, kept) = all.into_iter().partition(|packet| packet.way == way);
-        self.packets = kept;
+        let (taken, kept): (VecDeque<_>, VecDeque<_>) =
+            self.take().partition(|packet| packet.way == way);
+        self.rest = kept;
+        self.first = self.rest.pop_front();
         taken
     }
 
     pub(super) fn len(&self) -> usize {
-        self.packets.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 }

@@ -1,6 +1,6 @@
 //! Decisions under way: at most one for each flow, with the packets that wait for it.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Poll, Waker};
@@ -11,23 +11,32 @@ use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowKey, PortId};
 use stateplane_wire::packet::Headers;
 
+use super::deadlines::Deadlines;
 use super::park::{Parked, Queue, Waiting, Way};
+use super::slab::Slab;
 use super::{CommitMode, Disposition, Effect, FrameId, Runtime, RuntimeConfig};
 use crate::context::{Command, TaskId, Tentative};
 use crate::function::{Deciding, Decision, NetworkFunction};
 use crate::table::{Keyed, Verdict};
 
-/// A task's future; absent while it is being polled.
+/// A task's future.
 enum Work {
     Decide(Deciding),
     Background(Pin<Box<dyn Future<Output = ()>>>),
+}
+
+struct Task {
+    /// Absent while it is being polled.
+    work: Option<Work>,
+    /// Of a decision.
+    pending: Option<Pending>,
 }
 
 /// A decision under way.
 struct Pending {
     flow: FlowKey,
     queue: Queue,
-    tentative: Option<Tentative>,
+    tentative: Option<Box<Tentative>>,
     /// When it is given up.
     ends: Time,
     /// Its place in `Tasks::deadlines`.
@@ -36,12 +45,12 @@ struct Pending {
 
 /// All tasks of a runtime.
 pub(super) struct Tasks {
-    next: u64,
-    work: BTreeMap<TaskId, Work>,
-    pending: BTreeMap<TaskId, Pending>,
-    /// The flows of `pending`, and the announced reverse flows.
+    all: Slab<Task>,
+    /// How many of them are decisions.
+    decisions: usize,
+    /// The flows of decisions, and the announced reverse flows.
     in_flight: HashMap<FlowKey, (TaskId, Way), Keyed>,
-    deadlines: BTreeSet<(Time, TaskId)>,
+    deadlines: Deadlines,
     parked: usize,
     pub(super) effects: VecDeque<Effect>,
 }
@@ -49,18 +58,17 @@ pub(super) struct Tasks {
 impl Tasks {
     pub(super) fn new(hash_key: [u64; 2]) -> Self {
         Self {
-            next: 0,
-            work: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            all: Slab::default(),
+            decisions: 0,
             in_flight: HashMap::with_hasher(Keyed(hash_key)),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             parked: 0,
             effects: VecDeque::new(),
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|&(due, _)| due)
+        self.deadlines.first().map(|(due, _)| due)
     }
 
     pub(super) fn parked(&self) -> usize {
@@ -68,62 +76,68 @@ impl Tasks {
     }
 
     pub(super) fn check(&self, config: &RuntimeConfig) {
-        let waiting: usize = self
-            .pending
-            .values()
-            .map(|pending| pending.queue.len())
-            .sum();
+        let pending = || {
+            let all = self.all.iter();
+            all.filter_map(|(id, task)| Some((id, task.pending.as_ref()?)))
+        };
+        let waiting: usize = pending().map(|(_, pending)| pending.queue.len()).sum();
         assert_eq!(
             waiting, self.parked,
             "every parked packet waits for one decision"
         );
         assert!(self.parked <= config.park_max, "parking is bounded");
+        assert_eq!(self.decisions, pending().count(), "decisions are counted");
         assert!(
-            self.pending.len() <= config.decisions_max,
+            self.decisions <= config.decisions_max,
             "decisions are bounded"
         );
         assert_eq!(
             self.deadlines.len(),
-            self.pending.len(),
+            self.decisions,
             "each decision has a deadline"
         );
-        for (task, pending) in &self.pending {
+        for (task, pending) in pending() {
             let known = self.in_flight.get(&pending.flow);
             assert_eq!(
                 known,
-                Some(&(*task, Way::Forward)),
+                Some(&(task, Way::Forward)),
                 "a flow knows its decision"
             );
             assert!(
-                self.deadlines.contains(&(pending.deadline, *task)),
+                self.deadlines.contains(pending.deadline, task),
                 "deadlines agree"
             );
         }
         assert!(
-            self.in_flight.len() <= 2 * self.pending.len(),
+            self.in_flight.len() <= 2 * self.decisions,
             "no flow waits for nothing"
         );
     }
 
-    fn id(&mut self) -> TaskId {
-        self.next += 1;
-        TaskId(self.next)
+    fn pending(&mut self, task: TaskId) -> Option<&mut Pending> {
+        self.all.get_mut(task)?.pending.as_mut()
+    }
+
+    /// A task goes on with this when it is polled next.
+    fn resume(&mut self, task: TaskId, work: Work) {
+        if let Some(held) = self.all.get_mut(task) {
+            held.work = Some(work);
+        }
     }
 
     /// Ends a decision and hands it over with whatever still waits for it.
     fn remove(&mut self, task: TaskId) -> Option<Pending> {
-        let pending = self.pending.remove(&task)?;
-        self.deadlines.remove(&(pending.deadline, task));
+        let pending = self.all.remove(task)?.pending?;
+        self.decisions -= 1;
+        self.deadlines.remove(pending.deadline, task);
         self.in_flight.remove(&pending.flow);
-        if let Some(Tentative {
-            reverse: (flow, _), ..
-        }) = &pending.tentative
+        if let Some(flow) = pending.tentative.as_ref().map(|t| t.reverse.0)
             && self
                 .in_flight
-                .get(flow)
+                .get(&flow)
                 .is_some_and(|&(owner, _)| owner == task)
         {
-            self.in_flight.remove(flow);
+            self.in_flight.remove(&flow);
         }
         Some(pending)
     }
@@ -165,11 +179,8 @@ impl<F: NetworkFunction> Runtime<F> {
                 Err(reason) => return self.drop(reason),
             },
         };
-        let pending = self
-            .tasks
-            .pending
-            .get_mut(&task)
-            .expect("a flow in flight has a decision");
+        let pending = self.tasks.pending(task);
+        let pending = pending.expect("a flow in flight has a decision");
         pending.queue.push(waiting);
         self.tasks.parked += 1;
         self.counters.parked += 1;
@@ -178,7 +189,7 @@ impl<F: NetworkFunction> Runtime<F> {
         if under_way.is_none() {
             self.cx.shared.borrow_mut().now = now;
             let deciding = self.function.decide(self.cx.clone(), flow, headers);
-            self.tasks.work.insert(task, Work::Decide(deciding));
+            self.tasks.resume(task, Work::Decide(deciding));
             self.cx.shared.borrow_mut().ready.push_back(task);
             self.run(now);
         } else {
@@ -189,7 +200,8 @@ impl<F: NetworkFunction> Runtime<F> {
 
     /// What an announcement lets pass before the commit.
     fn early(&self, task: TaskId, way: Way) -> Option<Decision> {
-        let tentative = self.tasks.pending.get(&task)?.tentative?;
+        let pending = self.tasks.all.get(task)?.pending.as_ref()?;
+        let tentative = pending.tentative.as_deref()?;
         match (way, self.config.mode) {
             (_, CommitMode::Strict) | (Way::Reverse, CommitMode::ReplyBarrier) => None,
             (Way::Forward, _) => Some(tentative.forward),
@@ -199,7 +211,7 @@ impl<F: NetworkFunction> Runtime<F> {
 
     /// Makes room for one more decision.
     fn begin(&mut self, now: Time, flow: FlowKey) -> Result<TaskId, Reason> {
-        let under_way = self.tasks.pending.len();
+        let under_way = self.tasks.decisions;
         if under_way >= self.config.decisions_max {
             return Err(Reason::ParkFull);
         }
@@ -207,7 +219,6 @@ impl<F: NetworkFunction> Runtime<F> {
         if self.table.len() + 2 * (under_way + 1) > self.config.flows_max {
             return Err(Reason::TableFull);
         }
-        let task = self.tasks.id();
         let deadline = now + self.config.park_timeout.min(self.config.decision_timeout);
         let ends = now + self.config.decision_timeout;
         let pending = Pending {
@@ -217,9 +228,13 @@ impl<F: NetworkFunction> Runtime<F> {
             ends,
             deadline,
         };
-        self.tasks.pending.insert(task, pending);
+        let task = self.tasks.all.insert(Task {
+            work: None,
+            pending: Some(pending),
+        });
+        self.tasks.decisions += 1;
         self.tasks.in_flight.insert(flow, (task, Way::Forward));
-        self.tasks.deadlines.insert((deadline, task));
+        self.tasks.deadlines.insert(deadline, task);
         self.counters.decisions += 1;
         Ok(task)
     }
@@ -231,7 +246,8 @@ impl<F: NetworkFunction> Runtime<F> {
             let Some(task) = self.cx.shared.borrow_mut().ready.pop_front() else {
                 break;
             };
-            let Some(mut work) = self.tasks.work.remove(&task) else {
+            let held = self.tasks.all.get_mut(task);
+            let Some(mut work) = held.and_then(|held| held.work.take()) else {
                 continue;
             };
             self.cx.shared.borrow_mut().current = Some(task);
@@ -242,14 +258,13 @@ impl<F: NetworkFunction> Runtime<F> {
             };
             self.cx.shared.borrow_mut().current = None;
             match polled {
-                Poll::Pending => {
-                    self.tasks.work.insert(task, work);
-                }
+                Poll::Pending => self.tasks.resume(task, work),
                 Poll::Ready(result) => {
                     // What it asked for last comes before its result.
                     self.obey();
-                    if let Some(result) = result {
-                        self.decided(now, task, result);
+                    match result {
+                        Some(result) => self.decided(now, task, result),
+                        None => drop(self.tasks.all.remove(task)),
                     }
                 }
             }
@@ -271,8 +286,10 @@ impl<F: NetworkFunction> Runtime<F> {
                 }
                 Command::Withdraw(flow) => self.withdraw(flow),
                 Command::Spawn(future) => {
-                    let task = self.tasks.id();
-                    self.tasks.work.insert(task, Work::Background(future));
+                    let task = self.tasks.all.insert(Task {
+                        work: Some(Work::Background(future)),
+                        pending: None,
+                    });
                     self.cx.shared.borrow_mut().ready.push_back(task);
                 }
             }
@@ -294,13 +311,13 @@ impl<F: NetworkFunction> Runtime<F> {
         if self.config.mode == CommitMode::Strict {
             return;
         }
-        let Some(pending) = self.tasks.pending.get_mut(&task) else {
+        let Some(pending) = self.tasks.pending(task) else {
             return;
         };
         if pending.tentative.is_some() {
             return; // the first one let packets out; it stands
         }
-        pending.tentative = Some(tentative);
+        pending.tentative = Some(Box::new(tentative));
         let flow = pending.flow;
         let early = pending.queue.take_way(Way::Forward);
         self.tasks
@@ -321,7 +338,12 @@ impl<F: NetworkFunction> Runtime<F> {
             return;
         };
         match result {
-            Ok(decision) => self.install(pending.flow, decision),
+            Ok(decision) => {
+                // Mostly the function has installed it already, with that of the answers.
+                if self.table.get(&pending.flow, now) != Some(Verdict::Pass(decision)) {
+                    self.install(pending.flow, decision);
+                }
+            }
             Err(reason) => {
                 self.counters.decisions_refused += 1;
                 // Replies overtake each other: this one may be older than what is known.
@@ -332,12 +354,13 @@ impl<F: NetworkFunction> Runtime<F> {
                 }
             }
         }
-        let announced = pending.tentative.map(|tentative| tentative.forward.action);
+        let tentative = pending.tentative.as_deref();
+        let announced = tentative.map(|tentative| tentative.forward.action);
         if announced.is_some() && announced != result.ok().map(|decision| decision.action) {
             self.counters.misannounced += 1;
         }
         for packet in pending.queue.take() {
-            match (packet.way, &pending.tentative) {
+            match (packet.way, tentative) {
                 (
                     Way::Reverse,
                     Some(Tentative {
@@ -385,23 +408,19 @@ impl<F: NetworkFunction> Runtime<F> {
 
     /// Drops packets that waited too long and gives up decisions that took too long.
     pub(super) fn expire(&mut self, now: Time) {
-        while let Some(&(due, task)) = self.tasks.deadlines.first()
+        while let Some((due, task)) = self.tasks.deadlines.first()
             && due <= now
         {
-            let pending = self
-                .tasks
-                .pending
-                .get_mut(&task)
-                .expect("a deadline has a decision");
+            let pending = self.tasks.pending(task);
+            let pending = pending.expect("a deadline has a decision");
             let (flow, over) = (pending.flow, pending.ends <= now);
-            while let Some(pending) = self.tasks.pending.get_mut(&task)
+            while let Some(pending) = self.tasks.pending(task)
                 && let Some(packet) = pending.queue.pop_until(now - self.config.park_timeout)
             {
                 self.let_go(packet, flow, Err(Reason::ParkTimeout));
             }
             if over {
                 self.counters.decisions_timed_out += 1;
-                self.tasks.work.remove(&task);
                 if let Some(mut pending) = self.tasks.remove(task) {
                     for packet in pending.queue.take() {
                         self.let_go(packet, flow, Err(Reason::StoreUnavailable));
@@ -416,7 +435,7 @@ impl<F: NetworkFunction> Runtime<F> {
     /// Sets a decision's deadline: when its oldest packet or it itself has waited
     /// too long.
     fn schedule(&mut self, task: TaskId) {
-        let Some(pending) = self.tasks.pending.get_mut(&task) else {
+        let Some(pending) = self.tasks.pending(task) else {
             return;
         };
         let oldest = pending
@@ -424,10 +443,10 @@ impl<F: NetworkFunction> Runtime<F> {
             .oldest()
             .map(|since| since + self.config.park_timeout);
         let deadline = oldest.map_or(pending.ends, |oldest| oldest.min(pending.ends));
-        if deadline != pending.deadline {
-            self.tasks.deadlines.remove(&(pending.deadline, task));
-            self.tasks.deadlines.insert((deadline, task));
-            pending.deadline = deadline;
+        let before = core::mem::replace(&mut pending.deadline, deadline);
+        if deadline != before {
+            self.tasks.deadlines.remove(before, task);
+            self.tasks.deadlines.insert(deadline, task);
         }
     }
 

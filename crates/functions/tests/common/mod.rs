@@ -177,13 +177,21 @@ pub fn node_with(
 
 impl World {
     pub fn new(nodes: usize, mode: CommitMode) -> World {
+        Self::with(nodes, mode, &store_config())
+    }
+
+    pub fn with(nodes: usize, mode: CommitMode, config: &NatStateConfig) -> World {
         let mut registry = Registry::builtin();
-        procedures::register(&mut registry, &store_config()).unwrap();
+        procedures::register(&mut registry, config).unwrap();
         let store = Store::new(registry, Limits::default());
         let now = Time::from_millis(5_000);
-        let nodes = (0..nodes)
-            .map(|i| node(now, &format!("gw{i}"), mode))
-            .collect();
+        let fingerprint = config.fingerprint();
+        let node = |i| {
+            node_with(now, &format!("gw{i}"), mode, |c| {
+                c.fingerprint = fingerprint
+            })
+        };
+        let nodes = (0..nodes).map(node).collect();
         let mut world = World {
             now,
             store,
@@ -233,7 +241,7 @@ impl World {
                     // The log's clock is another one.
                     let at = LogTime::from_nanos(self.now.as_nanos() + 77_000_000_000);
                     self.store.execute(at, &op, &mut reply);
-                    node.runtime.on_reply(self.now, ticket, Ok(&reply));
+                    node.runtime.on_reply(self.now, ticket, Ok(reply));
                     moved = true;
                 }
             }

@@ -6,7 +6,9 @@
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
 use stateplane_flow::fast::Memory;
-use stateplane_functions::{Disposition, Effect, FrameId, Glance, NetworkFunction, Runtime};
+use stateplane_functions::{
+    Disposition, Effect, FrameId, Glance, NetworkFunction, Runtime, StateError,
+};
 use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
 use stateplane_host::port::Port;
 
@@ -215,11 +217,8 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
         self.state.poll(now, &mut self.done);
         let answered = !self.done.is_empty();
         for (ticket, result) in self.done.drain(..) {
-            self.runtime.on_reply(
-                now,
-                ticket,
-                result.as_deref().map_err(|missed| (*missed).into()),
-            );
+            let result = result.map_err(StateError::from);
+            self.runtime.on_reply(now, ticket, result);
         }
         answered
     }

@@ -3,12 +3,13 @@
 //! The store has the last word about every port; this is the instance's guess. A wrong
 //! guess costs one round trip.
 
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use fastrand::Rng;
+use hashbrown::HashMap;
 use stateplane_base::Time;
 use stateplane_flow::{Endpoint, Protocol};
 
@@ -21,11 +22,12 @@ const FRESH_BELOW: u16 = BLOCK_PORTS / 2;
 /// Random probes before a block is searched.
 const PROBES: usize = 4;
 
+/// When each port of one protocol may be free again, in seconds.
+type FreeAt = [u32; PORTS];
+
 /// What one protocol knows about a block's ports.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Usage {
-    /// When each port may be free again, in seconds.
-    free_at: [u32; PORTS],
     /// Nothing is free before this second.
     full_until: u32,
     /// Ports given out since the last search.
@@ -34,46 +36,43 @@ struct Usage {
 
 impl Usage {
     const NEW: Usage = Usage {
-        free_at: [0; PORTS],
         full_until: 0,
         used: 0,
     };
 
     /// A random free port.
-    fn pick(&mut self, now: u32, rng: &mut Rng) -> Option<usize> {
+    fn pick(&mut self, free_at: &FreeAt, now: u32, rng: &mut Rng) -> Option<usize> {
         let probe = (0..PROBES)
             .map(|_| rng.usize(..PORTS))
-            .find(|&i| self.free_at[i] <= now);
-        let found = probe.or_else(|| self.search(now, rng.usize(..PORTS)));
+            .find(|&i| free_at[i] <= now);
+        let found = probe.or_else(|| self.search(free_at, now, rng.usize(..PORTS)));
         if found.is_none() {
-            self.full_until = self.free_at.iter().copied().min().unwrap_or(0);
+            self.full_until = free_at.iter().copied().min().unwrap_or(0);
         }
         found
     }
 
-    fn search(&mut self, now: u32, start: usize) -> Option<usize> {
-        let busy = self
-            .free_at
-            .iter()
-            .filter(|&&free_at| free_at > now)
-            .count();
+    fn search(&mut self, free_at: &FreeAt, now: u32, start: usize) -> Option<usize> {
+        let busy = free_at.iter().filter(|&&free_at| free_at > now).count();
         self.used = u16::try_from(busy).unwrap_or(BLOCK_PORTS);
-        (start..PORTS)
-            .chain(0..start)
-            .find(|&i| self.free_at[i] <= now)
+        (start..PORTS).chain(0..start).find(|&i| free_at[i] <= now)
     }
 }
 
+/// What is looked at to choose a block lies close together; by protocol.
 #[derive(Debug)]
 struct Block {
     index: u8,
     usage: [Usage; 3],
+    free_at: Box<[FreeAt; 3]>,
 }
 
 /// All blocks owned, by outside address.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
-    blocks: BTreeMap<Ipv4Addr, Vec<Block>>,
+    blocks: HashMap<Ipv4Addr, Vec<Block>>,
+    /// How many.
+    count: usize,
 }
 
 /// What [`Ports::pick`] found.
@@ -117,13 +116,18 @@ impl Ports {
             .map(|at| (at, true))
             .chain(order.map(|at| (at, false)));
         for (at, homely) in order {
-            let Block { index, usage } = &mut blocks[at];
-            if usage[slot].full_until <= second
+            let Block {
+                index,
+                usage,
+                free_at,
+            } = &mut blocks[at];
+            let (usage, free_at) = (&mut usage[slot], &mut free_at[slot]);
+            if usage.full_until <= second
                 && home(*index) == homely
-                && let Some(offset) = usage[slot].pick(second, rng)
+                && let Some(offset) = usage.pick(free_at, second, rng)
             {
-                usage[slot].free_at[offset] = seconds(now + hold);
-                usage[slot].used = (usage[slot].used + 1).min(BLOCK_PORTS);
+                free_at[offset] = seconds(now + hold);
+                usage.used = (usage.used + 1).min(BLOCK_PORTS);
                 port = Some(u16::from(*index) * BLOCK_PORTS + offset as u16);
                 break;
             }
@@ -147,7 +151,7 @@ impl Ports {
             .find(|block| block.index == index)
         {
             let offset = usize::from(outside.port % BLOCK_PORTS);
-            block.usage[slot(protocol)].free_at[offset] = seconds(until).saturating_add(1);
+            block.free_at[slot(protocol)][offset] = seconds(until).saturating_add(1);
         }
     }
 
@@ -157,19 +161,24 @@ impl Ports {
             blocks.push(Block {
                 index,
                 usage: [Usage::NEW; 3],
+                free_at: Box::new([[0; PORTS]; 3]),
             });
+            self.count += 1;
         }
     }
 
     pub(super) fn remove(&mut self, address: Ipv4Addr, index: u8) {
         if let Some(blocks) = self.blocks.get_mut(&address) {
+            let before = blocks.len();
             blocks.retain(|block| block.index != index);
+            self.count -= before - blocks.len();
         }
     }
 
     /// Forgets all blocks.
     pub(super) fn clear(&mut self) {
         self.blocks.clear();
+        self.count = 0;
     }
 
     pub(super) fn owns(&self, address: Ipv4Addr, index: u8) -> bool {
@@ -179,7 +188,7 @@ impl Ports {
 
     /// Blocks owned.
     pub(super) fn len(&self) -> usize {
-        self.blocks.values().map(Vec::len).sum()
+        self.count
     }
 }
 
