@@ -8,6 +8,7 @@ use std::time::Duration;
 use stateplane_base::Reason;
 use stateplane_flow::PortId;
 use stateplane_functions::CommitMode;
+use stateplane_functions::nat::procedures::Timeouts;
 
 const IN: PortId = PortId::INSIDE;
 const OUT: PortId = PortId::OUTSIDE;
@@ -525,4 +526,30 @@ fn without_the_store_blocks_rest_before_it_lends_them_again() {
     assert_eq!(world.nodes[0].out.len(), 1);
     let renewed = lease(&world);
     assert_eq!((renewed.state, renewed.epoch), ("held", Some(1)));
+}
+
+/// Refreshes come in time however short the timeout is, wherever in a second it began.
+#[test]
+fn a_mapping_of_a_short_timeout_lives_as_long_as_it_is_used() {
+    for (secs, begins_ms) in (1..=5).flat_map(|secs| [(secs, 0), (secs, 130), (secs, 990)]) {
+        let udp_timeout = Duration::from_secs(secs);
+        let mut config = store_config();
+        config.timeouts = Timeouts {
+            udp: udp_timeout,
+            ..config.timeouts
+        };
+        let mut world = World::with(1, CommitMode::Strict, &config);
+        world.advance(Duration::from_millis(begins_ms));
+        let packet = udp((CLIENT, 5000), (SERVER, 53), b"");
+        let mapped = ends(&world.pass(0, IN, &packet)).0;
+        for _ in 0..100 {
+            world.advance(udp_timeout / 5);
+            assert_eq!(ends(&world.pass(0, IN, &packet)).0, mapped, "{secs} s");
+        }
+        let counters = world.nodes[0].runtime.counters();
+        assert_eq!(
+            counters.decisions, 1,
+            "{secs} s: it was never asked for again"
+        );
+    }
 }

@@ -202,7 +202,11 @@ impl Record {
     }
 }
 
-/// Records looked at in one go: what is due in the same second comes in portions, so that
+/// How long a bin's records wait for each other: little beside the last quarter of the shortest
+/// timeout, in which a mapping that is used must be refreshed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Records looked at in one go: what is due in the same bin comes in portions, so that
 /// refreshes do not hold up the packets and the store's other work.
 const LOOKS_MAX: usize = 512;
 /// Pause between portions.
@@ -233,13 +237,24 @@ impl Due {
     }
 }
 
-/// All records, bounded. A record is in exactly one bin, at or before the second
-/// at which it is looked at next; when the bin's second is over it moves on or ends.
+/// An inside endpoint of a protocol, as one word: keyed hashes cost by the call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Inside(u64);
+
+impl Inside {
+    fn of(protocol: Protocol, Endpoint { addr, port }: Endpoint) -> Self {
+        let end = u64::from(addr.to_bits()) << 16 | u64::from(port);
+        Self(u64::from(protocol.number()) << 48 | end)
+    }
+}
+
+/// All records, bounded. A record is in exactly one bin, at or before the tick
+/// at which it is looked at next; when the bin's tick is over it moves on or ends.
 #[derive(Debug)]
 pub(super) struct Records {
     slots: Vec<Option<Record>>,
     free: Vec<u32>,
-    by_inside: HashMap<(Protocol, Endpoint), u32, Keyed>,
+    by_inside: HashMap<Inside, u32, Keyed>,
     bins: BTreeMap<u64, Vec<Token>>,
     /// Records that were idle and have traffic again.
     urgent: Vec<Token>,
@@ -290,7 +305,7 @@ impl Records {
         inside: Endpoint,
         outside: Endpoint,
     ) -> Option<Token> {
-        let &at = self.by_inside.get(&(protocol, inside))?;
+        let &at = self.by_inside.get(&Inside::of(protocol, inside))?;
         let record = self.slots[at as usize].as_ref()?;
         (record.outside == outside).then(|| token(at, record.generation))
     }
@@ -312,7 +327,8 @@ impl Records {
             ..
         } = mapping;
         let mut replaced = None;
-        if let Some(&at) = self.by_inside.get(&(protocol, inside)) {
+        let name = Inside::of(protocol, inside);
+        if let Some(&at) = self.by_inside.get(&name) {
             let known = self.slots[at as usize]
                 .as_mut()
                 .expect("indexed records exist");
@@ -350,7 +366,7 @@ impl Records {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         self.slots[at as usize] = Some(record);
-        self.by_inside.insert((protocol, inside), at);
+        self.by_inside.insert(name, at);
         let token = token(at, record.generation);
         self.bin(first_look, token);
         (Some(token), replaced)
@@ -360,7 +376,8 @@ impl Records {
         self.get(token)?;
         let at = slot(token);
         let record = self.slots[at].take()?;
-        self.by_inside.remove(&(record.protocol, record.inside));
+        self.by_inside
+            .remove(&Inside::of(record.protocol, record.inside));
         self.free.push(at as u32);
         Some(record)
     }
@@ -408,7 +425,8 @@ impl Records {
             return Some(Time::ZERO);
         }
         let (&bin, _) = self.bins.first_key_value()?;
-        Some(Time::from_millis((bin + 1) * 1000).max(self.resume_at))
+        let over = Time::from_nanos((bin + 1).saturating_mul(TICK.as_nanos() as u64));
+        Some(over.max(self.resume_at))
     }
 
     /// What is due now, a bounded number at a time. Records that ended are gone
@@ -429,7 +447,7 @@ impl Records {
             let Some(mut bin) = self.bins.first_entry() else {
                 break;
             };
-            if *bin.key() >= second(now) {
+            if *bin.key() >= tick(now) {
                 break;
             }
             let Some(token) = bin.get_mut().pop() else {
@@ -443,7 +461,7 @@ impl Records {
                 self.remove(token);
                 continue;
             }
-            let is_time = second(record.check_at) < second(now);
+            let is_time = tick(record.check_at) < tick(now);
             if is_time {
                 // At its end, unless it is prolonged before.
                 record.check_at = record.valid_until;
@@ -501,7 +519,7 @@ impl Records {
     }
 
     fn bin(&mut self, at: Time, token: Token) {
-        self.bins.entry(second(at)).or_default().push(token);
+        self.bins.entry(tick(at)).or_default().push(token);
     }
 }
 
@@ -518,6 +536,6 @@ const fn tag(token: Token) -> u32 {
     (token.0 >> 32) as u32
 }
 
-const fn second(time: Time) -> u64 {
-    time.as_nanos() / 1_000_000_000
+const fn tick(time: Time) -> u64 {
+    time.as_nanos() / TICK.as_nanos() as u64
 }
