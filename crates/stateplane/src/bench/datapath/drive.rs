@@ -20,7 +20,7 @@ const WINDOW: u32 = 192;
 /// The same where frames wait in the rings of a process that has its turn afterwards. Fewer
 /// than a worker parks.
 const BURST: u32 = 1024;
-/// First packets sent at once.
+/// First packets sent at once, where each burst is waited for.
 const FIRST: u32 = 256;
 /// Runs of the generator between two looks at the clock, at first.
 const RUNS: u32 = 65_536;
@@ -229,14 +229,19 @@ impl Line {
         let until = Instant::now() + span;
         let (mut sent, mut time) = (self.range.sent()?, Duration::ZERO);
         while sent < flows && Instant::now() < until {
+            let left = u32::try_from(flows - sent).unwrap_or(u32::MAX);
             let there = self.range.arrived()?.right + self.range.given_up();
-            if sent.saturating_sub(there) + u64::from(FIRST) <= u64::from(BURST) {
-                let left = u32::try_from(flows - sent).unwrap_or(FIRST);
+            if !self.in_bursts {
+                // The kernel prepares each call for tens of milliseconds, in which nothing is
+                // sent: few calls, whose runs keep the window full and send once each at most.
+                self.range.run(left)?;
+                self.settle()?;
+            } else if sent.saturating_sub(there) + u64::from(FIRST) <= u64::from(BURST) {
                 time += self.range.run(left.min(FIRST))?;
-                sent = self.range.sent()?;
             } else {
                 thread::yield_now();
             }
+            sent = self.range.sent()?;
         }
         self.settle()?;
         let end = self.range.arrived()?;
