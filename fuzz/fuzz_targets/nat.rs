@@ -150,7 +150,7 @@ impl World {
                 Effect::Discard { frame, .. } => {
                     self.parked.remove(&frame).expect("discarded once");
                 }
-                Effect::Offload { .. } | Effect::Withdraw { .. } => {
+                Effect::Offload { .. } | Effect::Withdraw { .. } | Effect::Publish { .. } => {
                     unreachable!("there is no fast path")
                 }
             }

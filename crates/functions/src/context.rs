@@ -16,6 +16,7 @@ use core::task::Poll;
 use hashbrown::HashMap;
 use stateplane_base::Time;
 use stateplane_flow::FlowKey;
+use stateplane_lease::Partition;
 use stateplane_state::Refusal;
 use stateplane_state::op::{Operation, ReplyError};
 
@@ -72,6 +73,7 @@ pub(crate) enum Command {
     Install(FlowKey, Decision),
     Forget(FlowKey),
     Withdraw(FlowKey),
+    Publish(Partition, u32, Time),
     Spawn(Pin<Box<dyn Future<Output = ()>>>),
 }
 
@@ -187,6 +189,16 @@ impl Context {
             .borrow_mut()
             .commands
             .push_back(Command::Withdraw(flow));
+    }
+
+    /// Tells a fast path until when flows of a partition may pass that were decided under this
+    /// epoch of its lease, and no others; epoch 0 is nobody's. What a lease's holder wants
+    /// published ([`stateplane_lease::holder::Effect::Publish`]).
+    pub fn publish(&self, partition: Partition, epoch: u32, until: Time) {
+        self.shared
+            .borrow_mut()
+            .commands
+            .push_back(Command::Publish(partition, epoch, until));
     }
 
     /// Runs a background task.

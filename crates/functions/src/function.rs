@@ -6,6 +6,7 @@ use core::pin::Pin;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowAction, FlowKey, PortId};
+use stateplane_lease::Partition;
 use stateplane_wire::arp::Arp;
 use stateplane_wire::eth::Mac;
 use stateplane_wire::icmp_error;
@@ -43,6 +44,15 @@ pub struct Decision {
     pub valid_until: Time,
     /// The function's handle for the flow.
     pub token: Token,
+}
+
+/// The lease without which a decision must not be carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ownership {
+    /// What the function owns.
+    pub partition: Partition,
+    /// The grant's epoch: of another, the decision is not in force.
+    pub epoch: u64,
 }
 
 /// What of a packet makes its flow, besides the protocol. An end that does not is
@@ -87,6 +97,13 @@ pub trait NetworkFunction {
     /// [`Self::observe`]. Asked when a decision is cached or prolonged.
     fn entrance(&self, flow: &FlowKey, _token: Token) -> Option<PortId> {
         self.port_of(flow)
+    }
+
+    /// The lease that a flow's decision hangs on, if its state has an owner: a fast path lets the
+    /// flow's packets pass only while that is published ([`Context::publish`]). Asked when the
+    /// decision is offered.
+    fn ownership(&self, _flow: &FlowKey, _token: Token) -> Option<Ownership> {
+        None
     }
 
     /// A packet of a decided flow passes. Called for every packet that comes this way:

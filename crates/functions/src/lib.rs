@@ -19,7 +19,7 @@ mod table;
 
 pub use context::{Context, Event, StateError, Tentative, Ticket};
 pub use counters::Counters;
-pub use function::{Class, Deciding, Decision, NetworkFunction, Shape, Token};
+pub use function::{Class, Deciding, Decision, NetworkFunction, Ownership, Shape, Token};
 pub use runtime::{
     CommitMode, Disposition, Effect, FrameId, Glance, Parked, PortConfig, Runtime, RuntimeConfig,
     Session, Sight,

@@ -113,6 +113,7 @@ impl Bench {
             Effect::Discard { frame, reason } => format!("D{}:{}", frame.0, reason.name()),
             Effect::Offload { port, .. } => format!("O{}", port.0),
             Effect::Withdraw { port, .. } => format!("W{}", port.0),
+            Effect::Publish { epoch, .. } => format!("P{epoch}"),
         });
         let effects = short.collect();
         self.runtime.check();

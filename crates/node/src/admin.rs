@@ -3,7 +3,8 @@
 //! ```text
 //! GET /v1/status            node, roles, ready (or what it waits for), one part per role
 //! GET /v1/sessions?limit=N  a function's sessions
-//! GET /v1/leases            what an instance owns, and for how long
+//! GET /v1/leases            what an instance owns, and for how long; and the store's own list
+//! POST /v1/leases?partition=P&heir=NODE  a planned move: the owner is asked to give P up
 //! GET /v1/store             a replica's view, session, log and tables
 //! GET /v1/group             a replica's members, by name
 //! POST /v1/group?out=A&in=B a change of them: A leaves, B joins (either or both)
@@ -14,6 +15,8 @@
 //!
 //! It runs on a thread of its own, reads what the roles publish and asks them through
 //! bounded queues, so it can neither stop a packet nor an operation.
+
+mod leases;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -205,7 +208,7 @@ pub fn router(facts: Arc<Facts>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions))
-        .route("/v1/leases", get(leases))
+        .route("/v1/leases", get(leases::list).post(leases::move_to))
         .route("/v1/store", get(store))
         .route("/v1/group", get(group).post(change))
         .route("/v1/weights", axum::routing::post(weigh))
@@ -253,15 +256,6 @@ async fn sessions(State(facts): Shared, Query(query): Query<Limit>) -> Answer {
             StatusCode::SERVICE_UNAVAILABLE,
             "the worker did not answer",
         )),
-    }
-}
-
-async fn leases(State(facts): Shared) -> Answer {
-    match facts.board.part("function") {
-        Some(part) => Ok(Json(
-            json!({ "node": facts.node, "leases": part["leases"] }),
-        )),
-        None => Err(error(StatusCode::NOT_FOUND, "this node is not a function")),
     }
 }
 

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 use stateplane_base::Incarnation;
+use stateplane_state::op::{Operation, ReplyError};
 use tokio::sync::oneshot;
 
-use crate::client::StateClient;
+use crate::client::{Missed, StateClient};
 use crate::config;
 use crate::heartbeat::Heartbeat;
 use crate::regions::keeper::Home;
@@ -19,9 +21,12 @@ use crate::regions::local::Local;
 use crate::regions::telemetry::Sheet;
 use crate::status::{Publisher, RoleStatus};
 use crate::stop::Stop;
+use crate::worker::Outcome;
 
 /// Questions that wait for the worker's attention; more are refused.
 const MAX_QUESTIONS: usize = 16;
+/// The store answers an operator within this, or has not answered.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Everything a worker needs.
 #[derive(Debug)]
@@ -147,6 +152,8 @@ pub struct FastPathStatus {
     pub withdrawn: u64,
     /// Times that all were taken back at once: routes changed, or the worker stops.
     pub revoked: u64,
+    /// Decisions whose lease was not held any more.
+    pub unowned: u64,
     /// Decisions for which there is no way out.
     pub wayless: u64,
     /// Next hops in use.
@@ -191,7 +198,7 @@ impl RoleStatus for FunctionStatus {
     }
 }
 
-/// Something only the worker can answer, because only it has the flow table.
+/// Something only the worker can answer, because only it has the flow table and talks to the store.
 #[derive(Debug)]
 pub enum Question {
     /// The sessions, at most `limit` of them.
@@ -200,6 +207,15 @@ pub enum Question {
         limit: usize,
         /// Where the answer goes; the asker may be gone.
         answer: oneshot::Sender<Vec<SessionView>>,
+    },
+    /// An operation for the store.
+    Store {
+        /// As bytes.
+        op: Vec<u8>,
+        /// It only reads.
+        reads: bool,
+        /// Where the reply goes.
+        answer: oneshot::Sender<Outcome>,
     },
 }
 
@@ -242,6 +258,39 @@ impl Desk {
         self.0.try_send(Question::Sessions { limit, answer }).ok()?;
         answered.await.ok()
     }
+
+    /// Has the store execute an operation.
+    pub async fn ask_store<O: Operation>(&self, op: &O) -> Result<O::Reply, Unanswered> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question::Store {
+            op: op.encode(),
+            reads: O::READS,
+            answer,
+        };
+        self.0.try_send(question).map_err(|_| Unanswered::Busy)?;
+        let answered = tokio::time::timeout(PATIENCE, answered).await;
+        let outcome = answered.ok().and_then(Result::ok);
+        let reply = match outcome {
+            Some(Ok(reply)) => reply,
+            Some(Err(Missed::NotAsked)) => return Err(Unanswered::Busy),
+            Some(Err(Missed::Unknown)) | None => return Err(Unanswered::Silent),
+        };
+        O::decode_reply(&reply).map_err(Unanswered::Wrong)
+    }
+}
+
+/// Why the store did not do what was asked, as far as we know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// Nothing was asked.
+    #[error("the worker or its store has too much to do: ask again")]
+    Busy,
+    /// It may have been done.
+    #[error("the store did not answer in time; it may have been done")]
+    Silent,
+    /// It was not done.
+    #[error(transparent)]
+    Wrong(ReplyError),
 }
 
 /// The counters part of a function's status.

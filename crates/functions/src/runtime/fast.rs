@@ -3,15 +3,19 @@
 //! ```text
 //!   decision committed, prolonged ──▶ Offload{port, flow, decision}
 //!   forgotten, over, for our eyes ──▶ Withdraw{port, flow}
+//!   a lease granted, prolonged, lost ──▶ Publish{partition, epoch, until}
 //!   function asks in `on_timer`   ──▶ Sight::last_seen(now, port, flow)
 //! ```
 //!
 //! A driver that has none never asks for these effects. What the fast path lacks room
 //! for, or has lost, comes here packet by packet and is served as ever: an offer is a
-//! permission. Offers hold until their decision does; nothing tentative is ever offered.
+//! permission. Offers hold until their decision does; nothing tentative is ever offered. What a
+//! function with owners offers holds as long as its lease is published, too: losing that
+//! is one word, however many flows it has.
 
 use stateplane_base::Time;
 use stateplane_flow::{FlowKey, PortId};
+use stateplane_lease::Partition;
 
 use super::{Effect, Runtime};
 use crate::function::{Decision, NetworkFunction};
@@ -54,6 +58,17 @@ impl<F: NetworkFunction> Runtime<F> {
                 port,
                 flow: *flow,
                 decision: *decision,
+                ownership: self.function.ownership(flow, decision.token),
+            });
+        }
+    }
+
+    pub(super) fn publish(&mut self, partition: Partition, epoch: u32, until: Time) {
+        if self.config.fast_path {
+            self.tasks.effects.push_back(Effect::Publish {
+                partition,
+                epoch,
+                until,
             });
         }
     }

@@ -46,10 +46,11 @@ use core::time::Duration;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowAction, FlowKey, PortId};
+use stateplane_lease::Partition;
 
 use crate::context::{Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
-use crate::function::{Decision, NetworkFunction};
+use crate::function::{Decision, NetworkFunction, Ownership};
 use crate::local::LocalTables;
 use crate::table::Table;
 
@@ -191,6 +192,18 @@ pub enum Effect {
         flow: FlowKey,
         /// What happens to its packets: committed.
         decision: Decision,
+        /// The lease without which it is not in force.
+        ownership: Option<Ownership>,
+    },
+    /// The fast path may carry out what was decided under this epoch of a partition's lease before
+    /// `until`, and what was decided under others never. Epoch 0: nothing.
+    Publish {
+        /// Which partition.
+        partition: Partition,
+        /// The epoch's low half.
+        epoch: u32,
+        /// The end.
+        until: Time,
     },
     /// The fast path must leave the flow's packets to the runtime.
     Withdraw {

@@ -285,6 +285,7 @@ impl<F: NetworkFunction> Runtime<F> {
                     self.withdraw(flow);
                 }
                 Command::Withdraw(flow) => self.withdraw(flow),
+                Command::Publish(partition, epoch, until) => self.publish(partition, epoch, until),
                 Command::Spawn(future) => {
                     let task = self.tasks.all.insert(Task {
                         work: Some(Work::Background(future)),

@@ -333,13 +333,16 @@ impl Node {
                     port,
                     flow,
                     decision,
+                    ownership,
                 } => {
+                    assert_eq!(ownership, None, "a mapping needs no owner");
                     self.fast.entries.insert((port, flow), decision);
                 }
                 Effect::Withdraw { port, flow } => {
                     self.fast.entries.remove(&(port, flow));
                     self.fast.seen.remove(&(port, flow));
                 }
+                Effect::Publish { .. } => panic!("no flow hangs on a lease"),
                 Effect::Discard { frame, reason } => {
                     self.parked.remove(&frame).expect("discarded once");
                     self.out.push(Out::Dropped(reason));

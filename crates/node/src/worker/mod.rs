@@ -4,13 +4,14 @@
 //! * [`egress`]: next hops, and packets that wait for a neighbour
 //! * [`fast`]: what passes in front of the worker; `front.rs`: the XDP programs there
 //! * [`hops`]: the kernel's routes and neighbours
-//! * [`report`]: what the worker publishes and answers
+//! * [`report`]: what the worker publishes and answers; `errands.rs`: what operators ask the store
 //!
 //! Whatever this changes on an interface goes back when it ends: offloads by
 //! [`InterfaceGuard`], XDP programs by their links, which the kernel drops even after
 //! SIGKILL.
 
 pub mod egress;
+mod errands;
 pub mod fast;
 mod front;
 mod hops;
@@ -43,6 +44,7 @@ use crate::failure::Failure;
 use crate::function::WorkerSetup;
 use crate::nat;
 use crate::regions::keeper::Home;
+pub use errands::Outcome;
 use front::Front;
 use hops::KernelHops;
 use packets::PacketLoop;

@@ -11,8 +11,10 @@ use stateplane_functions::{
 };
 use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
 use stateplane_host::port::Port;
+use tokio::sync::oneshot;
 
 use super::egress::{Egress, NextHops, destination};
+use super::errands::{Errands, Outcome};
 use super::fast::Fast;
 use crate::client::{Done, StateClient};
 
@@ -43,6 +45,7 @@ pub struct PacketLoop<F, P, H, M> {
     /// One for each of the batch.
     glances: Vec<Glance>,
     done: Vec<Done>,
+    errands: Errands,
 }
 
 impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M> {
@@ -67,6 +70,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
             batch,
             glances: Vec::with_capacity(BATCH),
             done: Vec::new(),
+            errands: Errands::default(),
         }
     }
 
@@ -104,6 +108,21 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
             && fast.ways_changed(now, self.egress.hops_mut())
         {
             self.runtime.offer_again();
+        }
+    }
+
+    /// Asks the store something for an operator.
+    pub fn ask_store(
+        &mut self,
+        now: Time,
+        op: Vec<u8>,
+        reads: bool,
+        answer: oneshot::Sender<Outcome>,
+    ) {
+        let ticket = self.errands.begin(answer);
+        match reads {
+            true => self.state.read(now, ticket, op),
+            false => self.state.submit(now, ticket, op),
         }
     }
 
@@ -192,9 +211,21 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
                     port,
                     flow,
                     decision,
+                    ownership,
                 } => {
                     if let Some(fast) = &mut self.fast {
-                        fast.install(port, flow, decision);
+                        fast.install(port, flow, decision, ownership);
+                    }
+                }
+                // Before what is sent to the store below: whoever is to own a partition next hears
+                // of it when nothing passes here any more.
+                Effect::Publish {
+                    partition,
+                    epoch,
+                    until,
+                } => {
+                    if let Some(fast) = &mut self.fast {
+                        fast.publish(partition, epoch, until);
                     }
                 }
                 Effect::Withdraw { port, flow } => {
@@ -217,6 +248,9 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
         self.state.poll(now, &mut self.done);
         let answered = !self.done.is_empty();
         for (ticket, result) in self.done.drain(..) {
+            if self.errands.end(ticket, &result) {
+                continue;
+            }
             let result = result.map_err(StateError::from);
             self.runtime.on_reply(now, ticket, result);
         }

@@ -57,9 +57,14 @@ impl Reporter {
 
     /// Publishes if it is time, and answers what was asked.
     pub(super) fn turn(&mut self, now: Time, packets: &mut Packets, front: &Front, draining: bool) {
-        while let Ok(Question::Sessions { limit, answer }) = self.questions.try_recv() {
-            // Whoever asked may have gone.
-            let _ = answer.send(sessions(now, packets, limit));
+        while let Ok(question) = self.questions.try_recv() {
+            match question {
+                Question::Sessions { limit, answer } => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(sessions(now, packets, limit));
+                }
+                Question::Store { op, reads, answer } => packets.ask_store(now, op, reads, answer),
+            }
         }
         if self.status.due(now) {
             self.publish(now, packets, front, draining);
@@ -191,6 +196,7 @@ fn fast_path(fast: &Fast<Words>, front: &Front) -> FastPathStatus {
         installed: done.installed,
         withdrawn: done.withdrawn,
         revoked: done.revoked,
+        unowned: done.unowned,
         wayless: done.wayless,
         next_hops,
         destinations,

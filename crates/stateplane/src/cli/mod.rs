@@ -6,6 +6,7 @@
 mod admin;
 mod check;
 mod group;
+mod lease;
 mod region;
 mod run;
 mod show;
@@ -58,6 +59,8 @@ enum Verb {
     Group(group::GroupArgs),
     /// What share of the flows each instance gets
     Steering(steering::SteeringArgs),
+    /// Planned moves of what one instance owns to another
+    Lease(lease::LeaseArgs),
     /// Regions of this machine: their broker, and a look at them
     Region(region::RegionArgs),
     /// Real traffic through real nodes in network namespaces (needs root)
@@ -81,6 +84,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Show(args) => show::run(&args),
         Verb::Group(args) => group::run(&args),
         Verb::Steering(args) => steering::run(&args),
+        Verb::Lease(args) => lease::run(&args),
         Verb::Region(args) => region::run(&args),
         Verb::Lab(args) => lab::run(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -55,7 +55,7 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 1_000)]
         limit: usize,
     },
-    /// What the instances own, under which epoch and for how long
+    /// What the instances own, under which epoch and for how long; and what the store has lent
     Leases(Common),
     /// The replicas of the store: views, logs, tables
     Store(Common),
@@ -366,7 +366,36 @@ fn leases(answers: &Answers) -> String {
             ]
         }));
     }
-    table(&["NODE", "COVERS", "STATE", "EPOCH", "LEFT"], rows)
+    let own = table(&["NODE", "COVERS", "STATE", "EPOCH", "LEFT"], rows);
+    format!("{own}\n\n{}", stores_leases(answers))
+}
+
+/// The list of the store, as the first that got it has it: all have the same store.
+fn stores_leases(answers: &Answers) -> String {
+    let Some(list) = good(answers).find_map(|(_, answer)| answer["store"].as_array()) else {
+        let why = good(answers)
+            .map(|(_, answer)| text(&answer["store_error"]))
+            .next();
+        return format!("the store's own list: {}", why.unwrap_or_default());
+    };
+    if list.is_empty() {
+        return "the store has lent no partition".to_owned();
+    }
+    let rows = list.iter().map(|lease| {
+        let left = lease["left_ms"].as_u64().unwrap_or(0) as f64 / 1e3;
+        vec![
+            text(&lease["partition"]),
+            text(&lease["owner"]),
+            text(&lease["state"]),
+            text(&lease["epoch"]),
+            format!("{left:.1}s"),
+            text(&lease["heir"]),
+        ]
+    });
+    table(
+        &["PARTITION", "OWNER", "STATE", "EPOCH", "LEFT", "HEIR"],
+        rows.collect(),
+    )
 }
 
 fn fast_path(answers: &Answers) -> String {

@@ -7,10 +7,12 @@
 //! * An entry is written *after* the turn's frames were sent: a flow's second packet does not
 //!   overtake its first one, which was parked.
 //! * An entry ends a little before its decision: the program's clock is coarse.
-//! * All entries hang on one lease of this worker's. Ending it is one store, and nothing passes
-//!   any more without the worker: when routes change, before it drains and stops.
+//! * Entries hang on a lease of this worker's, or on their owner's ([`owners`]). Ending it is one
+//!   store, and nothing passes any more without the worker: when routes change, before it drains
+//!   and stops, when the lease is lost.
 //! * What finds no room stays with the slow path, and is counted.
 
+mod owners;
 #[cfg(test)]
 mod tests;
 pub mod ways;
@@ -24,19 +26,18 @@ use stateplane_flow::fast::{
     Settings, Table, WrongSize,
 };
 use stateplane_flow::{Endpoint, FlowKey, PortId};
-use stateplane_functions::{Decision, NetworkFunction, Sight};
+use stateplane_functions::{Decision, NetworkFunction, Ownership, Sight};
 use stateplane_host::port::Mac;
+use stateplane_lease::Partition;
 use stateplane_wire::eth;
 
 use super::egress::NextHops;
 use super::packets::PORTS;
+use owners::Owners;
 pub use ways::{Link, Ways};
 
 /// How far the program's clock may be behind: a tick of the slowest usual kernels.
 const COARSE: Duration = Duration::from_millis(10);
-
-/// The lease on which all entries of a worker hang.
-const OWN_LEASE: u16 = 1;
 
 /// Slots that a table of flows begins with; it grows with them.
 const FEW_FLOWS: usize = 1024;
@@ -104,10 +105,12 @@ pub struct Done {
     pub wayless: u64,
     /// Times that everything was taken back at once.
     pub revoked: u64,
+    /// Decisions whose lease was not held any more, or for which there was no room.
+    pub unowned: u64,
 }
 
 enum Change {
-    Install(PortId, FlowKey, Decision),
+    Install(PortId, FlowKey, Decision, Option<Ownership>),
     Remove(PortId, FlowKey),
 }
 
@@ -115,8 +118,7 @@ enum Change {
 pub struct Fast<M> {
     flows: Table<M, Ipv4Addr>,
     ways: Ways<M>,
-    leases: Leases<M>,
-    epoch: u32,
+    owners: Owners<M>,
     changes: Vec<Change>,
     done: Done,
 }
@@ -124,22 +126,32 @@ pub struct Fast<M> {
 impl<M: Memory> Fast<M> {
     /// Takes the tables' memory and empties it. `links`: what lies behind each port.
     pub fn new(parts: Parts<M>, seed: Seed, links: [Link; 2]) -> Result<Self, WrongSize> {
-        let mut fast = Self {
+        Ok(Self {
             flows: Table::growing(parts.flows, seed, parts.extent, FEW_FLOWS)?,
             ways: Ways::new(parts.hops, parts.routes, seed, links)?,
-            leases: Leases::new(parts.leases),
-            epoch: 0,
+            owners: Owners::new(Leases::new(parts.leases)),
             changes: Vec::new(),
             done: Done::default(),
-        };
-        fast.revoke();
-        fast.done.revoked = 0;
-        Ok(fast)
+        })
     }
 
-    /// Notes that this decision may be carried out, for [`Self::apply`].
-    pub fn install(&mut self, port: PortId, flow: FlowKey, decision: Decision) {
-        self.changes.push(Change::Install(port, flow, decision));
+    /// Notes that this decision may be carried out, for [`Self::apply`]; and under which lease, if
+    /// it needs one.
+    pub fn install(
+        &mut self,
+        port: PortId,
+        flow: FlowKey,
+        decision: Decision,
+        ownership: Option<Ownership>,
+    ) {
+        let change = Change::Install(port, flow, decision, ownership);
+        self.changes.push(change);
+    }
+
+    /// What was decided under this epoch of a partition's lease passes until then, and nothing that
+    /// was decided under another. At once.
+    pub fn publish(&mut self, partition: Partition, epoch: u32, until: Time) {
+        self.owners.publish(partition, epoch, until);
     }
 
     /// Notes that this flow's packets must come to the worker.
@@ -152,8 +164,14 @@ impl<M: Memory> Fast<M> {
         let mut changes = std::mem::take(&mut self.changes);
         for change in changes.drain(..) {
             match change {
-                Change::Install(port, flow, decision) => {
-                    self.write(now, hops, port, &flow, &decision);
+                Change::Install(port, flow, decision, ownership) => {
+                    match self.owners.guard(ownership) {
+                        Some(guard) => self.write(now, hops, port, &flow, &decision, guard),
+                        None => {
+                            self.done.unowned += 1;
+                            self.flows.remove(&Key::of(&flow, port));
+                        }
+                    }
                 }
                 Change::Remove(port, flow) => {
                     self.done.withdrawn += u64::from(self.flows.remove(&Key::of(&flow, port)));
@@ -171,16 +189,13 @@ impl<M: Memory> Fast<M> {
         port: PortId,
         flow: &FlowKey,
         decision: &Decision,
+        guard: Guard,
     ) {
         let (key, until) = (Key::of(flow, port), decision.valid_until - COARSE);
         let Some(hop) = self.hop(now, hops, flow, decision) else {
             self.done.wayless += 1;
             self.flows.remove(&key);
             return;
-        };
-        let guard = Guard {
-            lease: OWN_LEASE,
-            epoch: self.epoch,
         };
         let action = Action::of(&decision.action, hop, guard);
         // Most are prolonged, which disturbs no packet.
@@ -225,11 +240,8 @@ impl<M: Memory> Fast<M> {
 
     /// Nothing passes any more without the worker, until it is offered again.
     pub fn revoke(&mut self) {
-        self.epoch = self.epoch.wrapping_add(1).max(1);
         self.done.revoked += 1;
-        self.leases
-            .set(OWN_LEASE, self.epoch, Time::MAX)
-            .expect("there is a lease for the worker");
+        self.owners.revoke();
     }
 
     /// The ways to next hops.

@@ -3,15 +3,18 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use stateplane_base::Time;
-use stateplane_flow::PortId;
 use stateplane_flow::fast::layout::{
     HOP_WORDS, LEASE_WORDS, ROUTE4_WORDS, SETTINGS_WORDS, SLOT4_WORDS,
 };
 use stateplane_flow::fast::{Punt, Seed, Settings, Tables, Verdict, interpret};
+use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
+use stateplane_functions::{Decision, Ownership, Token};
 use stateplane_host::port::{Mac, Port};
+use stateplane_lease::Partition;
 
 use super::super::egress::Hop;
 use super::super::packets::PORTS;
@@ -23,6 +26,8 @@ const SEED: Seed = Seed::new([1, 2, 3, 4]);
 const STATION: Mac = Mac([2, 0, 0, 0, 0, 2]);
 const IN: PortId = PORTS[0];
 const OUT: PortId = PORTS[1];
+/// The unused one, the worker's, and two of partitions.
+const LEASES: usize = 4;
 
 fn words(number: usize) -> Words {
     (0..number).map(|_| AtomicU64::new(0)).collect()
@@ -58,7 +63,7 @@ impl World {
             flows: words(flows * SLOT4_WORDS),
             hops: words(64 * HOP_WORDS),
             routes: words(64 * ROUTE4_WORDS),
-            leases: words(4 * LEASE_WORDS),
+            leases: words(LEASES * LEASE_WORDS),
         };
         let mine = Parts {
             flows: parts.flows.clone(),
@@ -294,4 +299,124 @@ fn entries_end_before_their_decisions() {
     assert_eq!(asked(&world, 59_900), None);
     // The program's clock may be as much behind.
     assert_eq!(asked(&world, 59_995), Some(Punt::Expired));
+}
+
+const OWNED: Partition = Partition(7);
+
+/// A flow from inside that the worker may let pass as long as we own [`OWNED`].
+fn install(world: &mut World, port: u16, epoch: u64) {
+    let (key, now) = (owned_flow(port), world.bench.now);
+    let decision = Decision {
+        action: FlowAction {
+            source: None,
+            destination: Some(Endpoint {
+                addr: SERVER,
+                port: 53,
+            }),
+            dec_ttl: true,
+            out: OUT,
+        },
+        valid_until: now + Duration::from_secs(100),
+        token: Token(0),
+    };
+    let ownership = Ownership {
+        partition: OWNED,
+        epoch,
+    };
+    let worker = &mut world.bench.worker;
+    let fast = worker.fast.as_mut().expect("there is one");
+    fast.install(IN, key, decision, Some(ownership));
+    fast.apply(now, worker.egress.hops_mut());
+}
+
+fn owned_flow(port: u16) -> FlowKey {
+    FlowKey {
+        protocol: Protocol::Udp,
+        source: Endpoint { addr: HOST, port },
+        destination: Endpoint::ANY,
+    }
+}
+
+fn publish(world: &mut World, epoch: u32, until: Time) {
+    let fast = world.bench.worker.fast.as_mut().expect("there is one");
+    fast.publish(OWNED, epoch, until);
+}
+
+/// Why the program leaves a packet of that flow to the worker, so much later.
+fn left(world: &World, port: u16, after: Duration) -> Option<Punt> {
+    let frame = udp((HOST, port), (SERVER, 53));
+    world.program(world.bench.now + after, IN, &frame).err()
+}
+
+#[test]
+fn what_has_an_owner_passes_while_its_lease_is_held() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut world = World::new(64);
+    let now = world.bench.now;
+    let unowned = |world: &World| world.bench.worker.fast.as_ref().unwrap().done().unowned;
+    install(&mut world, 1, 5);
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Unknown));
+    assert_eq!(unowned(&world), 1, "nobody has published its lease");
+
+    publish(&mut world, 5, now + 10 * SECOND);
+    install(&mut world, 1, 5);
+    install(&mut world, 2, 5);
+    assert_eq!(left(&world, 1, 9 * SECOND), None);
+    assert_eq!(left(&world, 1, 10 * SECOND), Some(Punt::Lease), "over");
+    // One word prolongs all, or lets them go on without an end.
+    publish(&mut world, 5, now + 20 * SECOND);
+    assert_eq!(left(&world, 2, 19 * SECOND), None);
+    publish(&mut world, 5, Time::MAX);
+    assert_eq!(left(&world, 2, 50 * SECOND), None);
+
+    publish(&mut world, 0, Time::ZERO);
+    let gone = Some(Punt::Lease);
+    assert_eq!(
+        [1, 2].map(|port| left(&world, port, Duration::ZERO)),
+        [gone; 2]
+    );
+    // What was decided before and comes late is not in force either.
+    install(&mut world, 1, 5);
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Unknown));
+    assert_eq!(unowned(&world), 2);
+
+    // Ours again, under another epoch: what was decided under the former one stays out.
+    publish(&mut world, 6, now + 10 * SECOND);
+    assert_eq!(left(&world, 2, Duration::ZERO), gone);
+    install(&mut world, 2, 5);
+    assert_eq!(left(&world, 2, Duration::ZERO), Some(Punt::Unknown));
+    install(&mut world, 2, 6);
+    assert_eq!(left(&world, 2, Duration::ZERO), None);
+}
+
+#[test]
+fn taking_everything_back_takes_owned_flows_too() {
+    let mut world = World::new(64);
+    let until = world.bench.now + Duration::from_secs(10);
+    publish(&mut world, 5, until);
+    install(&mut world, 1, 5);
+    assert_eq!(left(&world, 1, Duration::ZERO), None);
+    let fast = world.bench.worker.fast.as_mut().expect("there is one");
+    fast.revoke();
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Lease));
+    // Prolonging the lease does not bring it back; being offered again does.
+    publish(&mut world, 5, until);
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Lease));
+    install(&mut world, 1, 5);
+    assert_eq!(left(&world, 1, Duration::ZERO), None);
+    world.bench.worker.take_all();
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Lease));
+}
+
+#[test]
+fn a_partition_without_a_place_stays_with_the_worker() {
+    let mut world = World::new(64);
+    let until = world.bench.now + Duration::from_secs(10);
+    let fast = world.bench.worker.fast.as_mut().expect("there is one");
+    for other in 0..2 {
+        fast.publish(Partition(100 + other), 1, until);
+    }
+    publish(&mut world, 5, until);
+    install(&mut world, 1, 5);
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Unknown));
 }
