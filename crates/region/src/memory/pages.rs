@@ -11,15 +11,18 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{LINE, Line};
 
 pub(super) const HUGE: usize = 2 << 20;
-/// How long a region's start may take for the sake of huge pages.
-const GATHER_MAX: Duration = Duration::from_millis(100);
+/// Bytes gathered by one call.
+const AT_ONCE: usize = 16 * HUGE;
+/// How much of a processor's time a region's start may take for the sake of huge pages.
+const GATHER_MAX: Duration = Duration::from_millis(200);
 
 /// A mapping, unmapped on drop.
 #[derive(Debug)]
@@ -63,20 +66,30 @@ impl Pages {
         self.len
     }
 
-    /// Asks for huge pages where they fit, one by one and for a bounded time: a machine
-    /// that is busy or short of whole pieces of memory takes long for each. Being refused
-    /// them costs speed, nothing else.
+    /// Asks for huge pages where they fit, some at a time and for a bounded time: a machine
+    /// that is short of whole pieces of memory takes long for each. Some at a time, because
+    /// with every call the kernel waits for all processors; and it is this thread's time that
+    /// counts, or regions that begin while the machine is busy would be slow for ever. Being
+    /// refused huge pages costs speed, nothing else.
     pub(super) fn gather(&self) {
-        let begun = Instant::now();
-        for page in 0..self.len / HUGE {
-            let at = self.start().wrapping_add(page * HUGE);
+        let begun = spent();
+        let whole = self.len - self.len % HUGE;
+        for first in (0..whole).step_by(AT_ONCE) {
+            let at = self.start().wrapping_add(first);
+            let len = AT_ONCE.min(whole - first);
             // SAFETY: the range is ours; its contents stay, whatever the kernel does.
-            let result = unsafe { libc::madvise(at.cast(), HUGE, libc::MADV_COLLAPSE) };
-            if result != 0 || begun.elapsed() > GATHER_MAX {
+            let result = unsafe { libc::madvise(at.cast(), len, libc::MADV_COLLAPSE) };
+            if result != 0 || spent().saturating_sub(begun) > GATHER_MAX {
                 return;
             }
         }
     }
+}
+
+/// Processor's time of this thread so far.
+fn spent() -> Duration {
+    let at = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(at).unwrap_or_default()
 }
 
 /// An address where `len` bytes had room just now, a multiple of the huge page's size. If
