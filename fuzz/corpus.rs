@@ -12,16 +12,22 @@ mod sums;
 // Coverage is counted by the fuzzer's library, here for nobody.
 use libfuzzer_sys as _;
 
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stateplane_base::{Incarnation, LogTime};
+use stateplane_base::{Incarnation, LogTime, Time};
+use stateplane_committed::{Publication, Shared};
 use stateplane_functions::nat::ops;
+use stateplane_region::sync::{At, Export, Import, Timing};
+use stateplane_region::{Spec, Writer, outside};
 use stateplane_sim::{Profile, Samples, samples};
 use stateplane_state::builtin::redis::{Command, codec};
 use stateplane_state::builtin::{counter, kv, pool, queue};
 use stateplane_state::op::Operation;
+use stateplane_state::settled::{Image, Position};
 use stateplane_state::{Application, Limits, Registry, Store};
 use stateplane_wire::heartbeat::{Beat, State};
 
@@ -55,6 +61,7 @@ fn main() {
     leases(&corpus);
     files(&corpus);
     texts(&corpus);
+    regions(&corpus);
 }
 
 /// A holder's course, and the arguments of each operation.
@@ -109,6 +116,86 @@ fn group(corpus: &Corpus) {
     for (name, choice) in [("raw", 0), ("sealed", 1), ("one-byte-operations", 5)] {
         corpus.seed("oum", name, &[&[choice], counted.as_slice()].concat());
         corpus.seed("envelope", name, &[&[choice], counted.as_slice()].concat());
+    }
+}
+
+/// What a region's broker, memory and copies consist of.
+fn regions(corpus: &Corpus) {
+    for (n, message) in outside::samples().iter().enumerate() {
+        corpus.seed("broker", &format!("message-{n}"), message);
+    }
+    let spec = Spec::bytes(900).schema("seed");
+    let mut writer = Writer::<[u8]>::create(&spec).expect("a region");
+    for round in 0..3u8 {
+        let file = writer.fd().try_clone_to_owned().expect("its file");
+        let mut head = vec![0; 1_100];
+        File::from(file)
+            .read_exact_at(&mut head, 0)
+            .expect("its head");
+        corpus.seed("object", &format!("published-{round}"), &head);
+        writer.bytes_mut(0, 900).fill(round);
+        writer.publish().expect("nobody else");
+    }
+    // What both sides say, as a broken peer would repeat it, and turns between.
+    let timing = Timing::default();
+    let (mut export, mut import) = (
+        Export::new(7, timing, 400),
+        Import::new(7, 1_000, At::default(), timing),
+    );
+    let mut said: Vec<Vec<u8>> = vec![Vec::new(); 2];
+    for version in 1..4 {
+        let now = Time::from_millis(version * 5);
+        export.update(now, &[version as u8; 1_000], At { epoch: 1, version }, 0);
+        if let Some(report) = import.poll(now) {
+            export.on_message(now, 1, &report).expect("well formed");
+            said.push(report);
+        }
+        export.on_time(now);
+        // Every second piece is lost: the rest is asked for.
+        while let Some(outgoing) = export.poll(now) {
+            if said.len() % 2 == 0 {
+                import.on_message(now, &outgoing.body).expect("well formed");
+            }
+            said.push(outgoing.body);
+        }
+    }
+    for (n, said) in said.chunks(4).enumerate() {
+        let turns = said.iter().flat_map(|one| [one.as_slice(), &[]]);
+        corpus.seed("copies", &format!("said-{n}"), &parts::join(turns));
+    }
+    corpus.seed("copies", "turns", &parts::join(vec![[]; 12]));
+    committed(corpus);
+}
+
+/// Tables of a replica: one of each shape, some rows, one that found no room.
+fn committed(corpus: &Corpus) {
+    let table = |name, key_bytes, value_bytes| Shared {
+        name,
+        rows: 3,
+        key_bytes,
+        value_bytes,
+    };
+    let tables = [
+        table("one", 7, 47),
+        table("two", 31, 87),
+        table("three", 63, 183),
+    ];
+    let spec = Publication::spec(&tables).expect("such tables can be shared");
+    let region = Writer::<[u8]>::create(&spec).expect("a region");
+    let mut replica = Publication::new(region, &tables).expect("its tables");
+    for round in 0..3 {
+        for table in 0..tables.len() {
+            let key = format!("key-{round}");
+            replica.put(table, key.as_bytes(), &[round; 40]);
+            replica.put(table, b"a", b"short");
+        }
+        let time = LogTime::from_millis(round.into());
+        replica.show(Position {
+            slot: round.into(),
+            time,
+        });
+        let bytes = replica.region().bytes();
+        corpus.seed("committed", &format!("tables-{round}"), bytes);
     }
 }
 

@@ -262,6 +262,11 @@ impl Host {
             let (Reply::Listed { entries, more }, _) = self.ask(prefix, &request, None)? else {
                 return Err(self.nonsense());
             };
+            // They come in order, or this would never end.
+            let goes_on = |e: &Entry| all.last().is_none_or(|last| last.name < e.name);
+            if !entries.first().is_none_or(goes_on) {
+                return Err(self.nonsense());
+            }
             let end = entries.is_empty() || !more;
             all.extend(entries);
             if end {

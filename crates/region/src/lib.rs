@@ -65,6 +65,8 @@ mod writer;
 
 pub use board::MAX_REGIONS;
 pub use broker::message::{Access, Entry, Refusal};
+#[doc(hidden)]
+pub use broker::outside;
 pub use broker::{Broker, Limits};
 pub use fence::Fenced;
 pub use host::{Host, HostError};

@@ -8,6 +8,7 @@
 //! writer has any more is lost with the broker.
 
 pub(crate) mod message;
+pub mod outside;
 mod registry;
 pub(crate) mod socket;
 

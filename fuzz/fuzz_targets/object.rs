@@ -1,0 +1,49 @@
+//! The memory of a region as somebody else may have made it: the input is its first bytes.
+//! A reader refuses it, or reads within it, a map and a ring in it included.
+#![no_main]
+
+use std::fs::File;
+use std::io::Write;
+
+use libfuzzer_sys::fuzz_target;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use stateplane_region::{Map, Reader, Ring};
+
+/// Room for the head, two images of a page, and one page more.
+const BYTES: u64 = 4 * 4096;
+
+fuzz_target!(|data: &[u8]| {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = memfd_create("fuzz", flags).expect("a memory file");
+    let mut file = File::from(fd);
+    file.set_len(BYTES).expect("its length");
+    // Images hold the input as well: sizes and hashes of what lies in them.
+    for _ in 0..3 {
+        let room = &data[..data.len().min(4096)];
+        file.write_all(room).expect("its bytes");
+        file.write_all(&vec![0; 4096 - room.len()])
+            .expect("the rest of a page");
+    }
+    let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE;
+    fcntl_add_seals(&file, seals).expect("seals");
+    let Ok(reader) = Reader::<[u8]>::open(file.into(), "") else {
+        return;
+    };
+    assert!(reader.len() as u64 <= BYTES && reader.name().len() <= 256);
+    let Ok(mut snapshot) = reader.snapshot() else {
+        return;
+    };
+    assert_eq!(snapshot.len(), reader.len());
+    assert_eq!(reader.refresh(&mut snapshot), Ok(false), "nobody writes");
+    let (map, ring) = (Map::<u16, u32>::new(0, 20), Ring::<u64>::new(64, 8));
+    let (mut entries, mut values) = (0, 0);
+    map.for_each(&snapshot, |_, _| entries += 1);
+    ring.since(&snapshot, 0, |_, _| values += 1);
+    assert!(entries <= 64 && values <= 8);
+    for key in 0..40 {
+        let placed = reader
+            .read_with(|view| map.get(view, &key))
+            .expect("nobody writes");
+        assert_eq!(placed.0, map.get(&snapshot, &key), "in place and copied");
+    }
+});
