@@ -22,7 +22,7 @@ use stateplane_base::{Incarnation, LogTime, Time};
 use stateplane_committed::{Publication, Shared};
 use stateplane_functions::nat::ops;
 use stateplane_region::sync::{At, Export, Import, Timing};
-use stateplane_region::{Spec, Writer, outside};
+use stateplane_region::{Counters, How, Map, Spec, Tally, Writer, outside};
 use stateplane_sim::{Profile, Samples, samples};
 use stateplane_state::builtin::redis::{Command, codec};
 use stateplane_state::builtin::{counter, kv, pool, queue};
@@ -126,15 +126,29 @@ fn regions(corpus: &Corpus) {
     }
     let spec = Spec::bytes(900).schema("seed");
     let mut writer = Writer::<[u8]>::create(&spec).expect("a region");
+    let (map, counters) = (Map::<u16, u32>::new(0, 20), Counters::new(0, 6));
     for round in 0..3u8 {
-        let file = writer.fd().try_clone_to_owned().expect("its file");
-        let mut head = vec![0; 1_100];
-        File::from(file)
-            .read_exact_at(&mut head, 0)
-            .expect("its head");
-        corpus.seed("object", &format!("published-{round}"), &head);
-        writer.bytes_mut(0, 900).fill(round);
+        match round {
+            0 => writer.bytes_mut(0, 900).fill(7),
+            1 => {
+                writer.bytes_mut(0, 900).fill(0);
+                for key in 0..15 {
+                    map.insert(&mut writer, &key, &7).expect("there is room");
+                }
+            }
+            _ => {
+                let mut tally = Tally::new(counters, &mut writer, 1);
+                tally.set(&mut writer, [("a", "packets", How::Count, 7)]);
+            }
+        }
         writer.publish().expect("nobody else");
+        let file = writer.fd().try_clone_to_owned().expect("its file");
+        let (file, mut seed) = (File::from(file), vec![0; 1280 + 900]);
+        let (head, image) = seed.split_at_mut(1280);
+        file.read_exact_at(head, 0).expect("its head");
+        let at = 4096 * (1 + u64::from(round % 2));
+        file.read_exact_at(image, at).expect("its image");
+        corpus.seed("object", &format!("published-{round}"), &seed);
     }
     // What both sides say, as a broken peer would repeat it, and turns between.
     let timing = Timing::default();
@@ -146,6 +160,7 @@ fn regions(corpus: &Corpus) {
     for version in 1..4 {
         let now = Time::from_millis(version * 5);
         export.update(now, &[version as u8; 1_000], At { epoch: 1, version }, 0);
+        export.checked(now);
         if let Some(report) = import.poll(now) {
             export.on_message(now, 1, &report).expect("well formed");
             said.push(report);
@@ -429,6 +444,9 @@ fn texts(corpus: &Corpus) {
         ("edge", include_str!("../examples/edge.toml")),
         ("redis", include_str!("../examples/redis.toml")),
     ] {
+        // What is a comment teaches a fuzzer nothing.
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
         corpus.seed("config", name, text.as_bytes());
     }
     for (n, path) in [

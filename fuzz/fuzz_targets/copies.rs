@@ -28,6 +28,7 @@ fuzz_target!(|data: &[u8]| {
         }
         source[version as usize % LEN] ^= 1;
         export.update(now, &source, At { epoch: 1, version }, 0);
+        export.checked(now);
         if let Some(report) = import.poll(now) {
             export.on_message(now, 1, &report).expect("well formed");
         }

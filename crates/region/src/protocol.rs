@@ -47,6 +47,8 @@ pub(crate) trait Cells {
     fn load(&self, cell: Cell, order: Ordering) -> u64;
     fn store(&self, cell: Cell, value: u64, order: Ordering);
     fn fence(&self, order: Ordering);
+    /// How many images there are.
+    fn images(&self) -> usize;
 }
 
 /// What the control word says.
@@ -57,15 +59,18 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// What is in force, if anything is.
+    /// What is in force, if anything is: no image that is not there, and no version that
+    /// cannot be, whoever made the memory.
     #[inline]
     pub(crate) fn load(cells: &impl Cells) -> Option<Self> {
         // Pairs with the store in `flip`: the stamp and what it covers are seen too.
         let word = cells.load(Cell::Control, Acquire);
-        (word != 0).then_some(Self {
+        let control = Self {
             version: word >> IMAGE_BITS,
             image: (word & (MAX_IMAGES as u64 - 1)) as usize,
-        })
+        };
+        let possible = control.version.wrapping_sub(1) < MAX_VERSION;
+        (possible && control.image < cells.images()).then_some(control)
     }
 
     #[inline]

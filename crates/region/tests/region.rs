@@ -384,3 +384,38 @@ fn huge_pages_are_taken_or_done_without() {
         }
     }
 }
+
+/// Somebody else's memory may be sealed and yet wrong: what its control word names is read
+/// only if it can be there.
+#[test]
+fn a_version_that_cannot_be_is_none() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    let mut writer = Writer::<[u64]>::create(&Spec::array::<u64>(10)).unwrap();
+    writer.publish().unwrap();
+    let file = File::from(writer.fd().try_clone_to_owned().unwrap());
+    let mut bytes = vec![0; 3 * 4096];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let forged = |control: u64| {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let forged = File::from(memfd_create("forged", flags).unwrap());
+        forged.write_all_at(&bytes, 0).unwrap();
+        forged.write_all_at(&control.to_ne_bytes(), 64).unwrap();
+        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE;
+        fcntl_add_seals(&forged, seals).unwrap();
+        Reader::<[u64]>::open(forged.into(), "").unwrap()
+    };
+    assert_eq!(forged(1 << 3).snapshot().unwrap().edition().version, 1);
+    // Images 3 and 7 of two; version 0; a version beyond the last.
+    for control in [3, 1 << 3 | 7, 1, u64::MAX, u64::MAX << 3] {
+        let reader = forged(control);
+        assert_eq!(
+            reader.snapshot().unwrap_err(),
+            ReadError::Empty,
+            "{control:x}"
+        );
+        assert_eq!(reader.version(), 0);
+    }
+}

@@ -76,6 +76,10 @@ impl Cells for Model {
     fn fence(&self, order: Ordering) {
         fence(order);
     }
+
+    fn images(&self) -> usize {
+        MAX_IMAGES
+    }
 }
 
 /// A reader beside a writer that does `write`, after version 1: whatever it accepts is
