@@ -12,11 +12,11 @@ FUZZ ?= 600
 # Seeds of `make sim-long`.
 SIM_LONG ?= 3000000
 
-.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench kills versions miri deny clean
+.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench kills versions wheel miri deny clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench kills versions miri deny clean"
+	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench kills versions wheel miri deny clean"
 
 setup:
 	@scripts/setup
@@ -74,6 +74,12 @@ bench: build
 # A region's writer is killed 10,000 times at random points (minutes).
 kills:
 	$(CARGO) test --release -p stateplane-region --test kill -- --ignored --nocapture ten_thousand
+
+# The Python reader of regions as a wheel, in target/wheels; the test builds one too, and reads a
+# live region with it.
+wheel:
+	scripts/wheel target/wheels
+	$(CARGO) test -p stateplane-region --test python
 
 # A million versions of copied regions under loss, reordering and duplication (minutes).
 versions:

@@ -128,11 +128,27 @@ fn is_there() -> bool {
     there.is_ok_and(|status| status.success())
 }
 
-fn script() -> Command {
-    let mut python = Command::new("python3");
+/// The sources' reader, or what an interpreter has that was installed.
+enum Module {
+    Source,
+    Installed(PathBuf),
+}
+
+fn script(module: &Module) -> Command {
+    let mut python = match module {
+        Module::Source => {
+            let mut python = Command::new("python3");
+            python.env("PYTHONPATH", bindings());
+            python
+        }
+        Module::Installed(python) => {
+            let mut python = Command::new(python);
+            python.env_remove("PYTHONPATH");
+            python
+        }
+    };
     // Nothing is to be left in the sources.
     python.args(["-B", "-c", SCRIPT]);
-    python.env("PYTHONPATH", bindings());
     python.stdout(Stdio::piped()).stderr(Stdio::piped());
     python
 }
@@ -147,22 +163,62 @@ impl Drop for Script {
     }
 }
 
-#[test]
-fn a_script_reads_whole_versions_of_every_writer() {
+fn can_run() -> bool {
     if !is_there() {
         println!("skipped: there is no python3 of version 3.9 or later");
-        return;
+        return false;
     }
     if !cfg!(target_arch = "x86_64") {
         println!("skipped: the reader in Python is for x86-64");
+        return false;
+    }
+    true
+}
+
+fn read_by(module: &Module) {
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = Running::new(dir.path(), Limits::default());
+    write_for(dir.path(), module);
+}
+
+#[test]
+fn a_script_reads_whole_versions_of_every_writer() {
+    if can_run() {
+        read_by(&Module::Source);
+    }
+}
+
+/// The wheel is all that is needed: built, installed where nothing else is, and read with.
+#[test]
+fn the_wheel_is_complete() {
+    if !can_run() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let _broker = Running::new(dir.path(), Limits::default());
-    write_for(dir.path());
+    let made = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/wheel"))
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    if made.status.code() == Some(77) {
+        println!("skipped: {said}");
+        return;
+    }
+    assert!(made.status.success(), "{said}");
+    let wheel = format!(
+        "stateplane_region-{}-py3-none-any.whl",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!(dir.path().join(wheel).is_file(), "of this release");
+    let installed = dir.path().join("venv/bin");
+    read_by(&Module::Installed(installed.join("python")));
+    // The command that comes with it says what it needs.
+    let mut command = Command::new(installed.join("stateplane-region-watch"));
+    let said = command.output().unwrap().stderr;
+    assert!(String::from_utf8_lossy(&said).contains("DIRECTORY NAME"));
 }
 
-fn write_for(dir: &Path) {
+fn write_for(dir: &Path, module: &Module) {
     let name: Name = NAME.parse().unwrap();
     let spec = Spec::array::<u64>(WORDS).schema("numbers");
     let host = Host::connect(dir).unwrap();
@@ -181,7 +237,7 @@ fn write_for(dir: &Path) {
         writer.fd().as_raw_fd()
     );
     let mut reading = Script(
-        script()
+        script(module)
             .args([dir.as_os_str(), NAME.as_ref(), path.as_ref()])
             .spawn()
             .unwrap(),
