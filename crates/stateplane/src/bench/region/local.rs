@@ -23,6 +23,7 @@ use stateplane_region::{Broker, Host, Limits};
 use stateplane_state::builtin::kv::{Get, Put};
 use stateplane_state::op::Operation;
 
+use super::reading::plain_loads;
 use super::{Plan, Row, each, next, times};
 
 const NODES: [(&str, &str); 5] = [
@@ -39,6 +40,8 @@ const LOOKS: usize = 64;
 /// What the rows are called.
 pub(super) const REMOTE: &str = "a row of the store, asked of a group";
 pub(super) const LOCAL: &str = "a row of the store, in place";
+/// What a plain load costs there.
+pub(super) const FLOOR: &str = "plain load from those rows' memory";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// `entries` rows are written through a group; then reads at random, one at a time.
@@ -137,7 +140,7 @@ fn with_group(plan: &Plan, config: &Config, entries: u64, rows: &mut Vec<Row>) -
     ensure!(found == LOOKS * plan.rounds, "a row is missing in place");
     rows.push(Row::of(REMOTE, remote));
     rows.push(Row::of(LOCAL, local));
-    Ok(())
+    plain_loads(plan, tables.region(), FLOOR, rows)
 }
 
 /// Writes all rows, many at a time.

@@ -166,6 +166,7 @@ fn measure(plan: &Plan, args: &RegionArgs, report: &mut Report) -> Result<()> {
     reading::copies(plan, rows);
     let small = reading::under_writer::<64>(plan, "64 B", rows)?;
     let page = reading::under_writer::<4096>(plan, "4 KiB", rows)?;
+    ratios.insert("looks_at_the_clock_on_time", reading::looks_on_time(plan)?);
     ratios.insert("publishes_on_time_64_b", small);
     ratios.insert("publishes_on_time_4_kib", page);
     reading::lookups(plan, rows)?;
@@ -253,6 +254,12 @@ fn add_ratios(rows: &[Row], ratios: &mut BTreeMap<&'static str, f64>) {
             "Unix socket 64 B, one way",
             "look-up, 1 M entries in place",
         ),
+        (
+            "lookup_vs_plain_load",
+            reading::FLOOR,
+            "look-up, 1 M entries in place",
+        ),
+        ("local_read_vs_plain_load", local::FLOOR, local::LOCAL),
         ("local_read_vs_remote", local::REMOTE, local::LOCAL),
         (
             "hand_over_vs_unix_socket",

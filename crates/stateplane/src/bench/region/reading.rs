@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use stateplane_host::priority;
 use stateplane_region::{Map, Reader, Spec, Writer};
 
-use super::{Plan, Row, each, move_over, next, times};
+use super::{LINE, Plan, Row, each, move_over, next, times};
 
 /// How often the writer that readers are measured under publishes.
 const PERIOD: Duration = Duration::from_micros(10);
@@ -21,9 +21,14 @@ const KEYS: usize = 32;
 /// With real time the machine is kept from everybody else for no longer than this.
 const BURST: Duration = Duration::from_millis(50);
 
+/// Memory that begins with a cache line, as regions and snapshots do: where it does not,
+/// each store of a long copy touches two.
+#[repr(align(64))]
+struct Aligned<const N: usize>([u8; N]);
+
 /// What the processor needs for a copy at all.
 pub(super) fn copies(plan: &Plan, rows: &mut Vec<Row>) {
-    let (from, mut to) = ([1u8; 4096], [0u8; 4096]);
+    let (Aligned(from), Aligned(to)) = &mut (Aligned([1u8; 4096]), Aligned([0u8; 4096]));
     for (len, name) in [(64, "memcpy 64 B"), (4096, "memcpy 4 KiB")] {
         let all = times(plan.rounds, || {
             each(READS, || {
@@ -34,6 +39,28 @@ pub(super) fn copies(plan: &Plan, rows: &mut Vec<Row>) {
         });
         rows.push(Row::of(name, all));
     }
+}
+
+/// The share of a writer's periods in which a thread that does nothing but look at the clock
+/// gets to look, on the writer's processor: no writer can be on time more often.
+pub(super) fn looks_on_time(plan: &Plan) -> Result<f64> {
+    let (looked, periods) = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| -> Result<(u128, u128)> {
+            move_over(plan)?;
+            let (start, mut looked, mut last) = (Instant::now(), 0, 0);
+            loop {
+                let now = start.elapsed();
+                let period = now.as_nanos() / PERIOD.as_nanos();
+                looked += u128::from(period != last);
+                last = period;
+                if now >= plan.span {
+                    return Ok((looked, last.max(1)));
+                }
+            }
+        });
+        looking.join().expect("it does not panic")
+    })?;
+    Ok((looked as f64 / periods as f64 * 10_000.0).round() / 10_000.0)
 }
 
 /// Reads of N bytes under a writer that changes all of them every 10 us. The share of its
@@ -107,17 +134,17 @@ fn read_for<const N: usize>(
     reads: &mut Vec<f64>,
     ages: &mut Vec<f64>,
 ) -> Result<()> {
-    let mut buffer = [0u8; N];
+    let Aligned(buffer) = &mut Aligned([0u8; N]);
     let start = Instant::now();
     while start.elapsed() < span {
         let begun = Instant::now();
         for _ in 0..READS {
-            let read = reader.read_with(|view| view.load(0, &mut buffer));
+            let read = reader.read_with(|view| view.load(0, buffer));
             black_box(read)?;
         }
         reads.push(begun.elapsed().as_nanos() as f64 / READS as f64);
         let ((), edition) = reader.read_with(|view| {
-            view.load(0, &mut buffer);
+            view.load(0, buffer);
         })?;
         ages.push(edition.age().as_nanos() as f64);
         anyhow::ensure!(
@@ -169,5 +196,36 @@ pub(super) fn lookups(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
     anyhow::ensure!(wrong == 0, "{wrong} look-ups found something else");
     rows.push(Row::of("look-up, 1 M entries in place", single));
     rows.push(Row::of("look-up, 1 M entries in place, in bursts", burst));
+    plain_loads(plan, &reader, FLOOR, rows)
+}
+
+/// What a plain load costs there.
+pub(super) const FLOOR: &str = "plain load from that map's memory";
+
+/// The floor of look-ups: one word of the region's memory at a time, at random, as a program
+/// would load it from memory of its own; the next place is known when the last word is there.
+pub(super) fn plain_loads(
+    plan: &Plan,
+    reader: &Reader<[u8]>,
+    what: &str,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let lines = reader.len() / LINE;
+    let mut state = 1;
+    let mut read = || -> Result<f64> {
+        let start = Instant::now();
+        let (sum, _) = reader.read_with(|view| {
+            (0..READS).fold(0u64, |sum, _| {
+                let word = view.get::<u64>(next(&mut state) % lines * LINE);
+                // Whatever it was: the processor cannot know the next place before.
+                state ^= word.unwrap_or(0);
+                sum ^ word.unwrap_or(0)
+            })
+        })?;
+        black_box(sum);
+        Ok(start.elapsed().as_nanos() as f64 / READS as f64)
+    };
+    let all: Result<Vec<f64>> = (0..plan.rounds).map(|_| read()).collect();
+    rows.push(Row::of(what, all?));
     Ok(())
 }
