@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use stateplane_base::Time;
@@ -21,6 +21,8 @@ const ENOUGH: usize = 256;
 /// Bytes of a datagram that any path between nodes takes whole: what IPv6 demands, less
 /// its header and that of UDP (RFC 8200, 5).
 pub const DATAGRAM: usize = 1280 - 40 - 8;
+/// Routers that what is sent to a group may pass: a site's, not the world's.
+const ROUTERS: u8 = 7;
 
 /// What a socket has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -31,6 +33,8 @@ pub struct Heard {
     pub refused: u64,
     /// Lost on purpose.
     pub lost: u64,
+    /// What came by the sender's group.
+    pub by_group: u64,
 }
 
 /// Loses datagrams on purpose, to see what loss costs: one in so many (0: none), at random.
@@ -60,6 +64,8 @@ pub struct Source {
     reader: Reader<[u8]>,
     snapshot: Option<Snapshot<[u8]>>,
     scope: BTreeMap<u16, SocketAddr>,
+    group: Option<SocketAddr>,
+    grouped: u64,
     heard: Heard,
     loss: Loss,
 }
@@ -82,9 +88,21 @@ impl Source {
             reader,
             snapshot: None,
             scope,
+            group: None,
+            grouped: 0,
             heard: Heard::default(),
             loss: Loss::default(),
         }
+    }
+
+    /// Sends what several receivers need once, to a group that they hear; what one of them
+    /// lacks still goes to that one. Who hears the group is for the network: scope bounds
+    /// who is served, and the key who understands.
+    pub fn send_to(&mut self, group: SocketAddrV4) -> io::Result<()> {
+        self.socket.reach_groups(ROUTERS)?;
+        self.export.send_once();
+        self.group = Some(group.into());
+        Ok(())
     }
 
     /// Loses one in `one_in` of what arrives (0: none).
@@ -130,13 +148,15 @@ impl Source {
         while let Some(Outgoing { to, body }) = self.export.poll(now) {
             datagram.clear();
             self.sealed.seal(&body, &mut datagram);
-            let to: Vec<SocketAddr> = to
-                .iter()
-                .filter_map(|n| self.scope.get(n))
-                .copied()
-                .collect();
-            self.socket
-                .compose(&to, |out| out.extend_from_slice(&datagram));
+            let write = |out: &mut Vec<u8>| out.extend_from_slice(&datagram);
+            if let Some(group) = self.group.filter(|_| to.len() > 1) {
+                self.socket.compose(&[group], write);
+                self.grouped += 1;
+                continue;
+            }
+            let known = to.iter().filter_map(|n| self.scope.get(n));
+            let to: Vec<SocketAddr> = known.copied().collect();
+            self.socket.compose(&to, write);
         }
         self.socket.flush();
         taken_up?;
@@ -174,6 +194,11 @@ impl Source {
         }
     }
 
+    /// Datagrams sent to the group.
+    pub fn grouped(&self) -> u64 {
+        self.grouped
+    }
+
     /// What receivers have said they have.
     pub fn export(&self) -> &Export {
         &self.export
@@ -197,6 +222,8 @@ impl AsFd for Source {
 #[derive(Debug)]
 pub struct Copy {
     socket: BatchSocket,
+    /// Hears the sender's group, if it has one.
+    group: Option<BatchSocket>,
     sealed: Sealed,
     import: Import,
     copy: Writer<[u8]>,
@@ -221,6 +248,7 @@ impl Copy {
         let len = copy.bytes().len();
         Self {
             socket,
+            group: None,
             sealed,
             // What an earlier life of the copy held is of an epoch nobody knows here.
             import: Import::new(region, len, At::default(), timing),
@@ -230,6 +258,15 @@ impl Copy {
             loss: Loss::default(),
             day_ns: None,
         }
+    }
+
+    /// Hears the sender's group too, through the interface of this socket's address.
+    pub fn hear(&mut self, group: SocketAddrV4) -> io::Result<()> {
+        let IpAddr::V4(own) = self.socket.local_addr()?.ip() else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        self.group = Some(BatchSocket::join(group, own)?);
+        Ok(())
     }
 
     /// Loses one in `one_in` of what arrives (0: none).
@@ -245,6 +282,7 @@ impl Copy {
     pub fn turn(&mut self, now: Time) -> io::Result<Time> {
         let Self {
             socket,
+            group,
             sealed,
             import,
             copy,
@@ -254,7 +292,7 @@ impl Copy {
             day_ns,
         } = self;
         let mut fenced = Ok(());
-        socket.receive(ENOUGH, |_, datagram| {
+        let mut take = |datagram: &mut [u8]| {
             if loss.strikes() {
                 heard.lost += 1;
                 return;
@@ -266,7 +304,16 @@ impl Copy {
                 *day_ns = Some(step.day_ns());
                 fenced = step.publish(copy).map(|_| ());
             }
-        })?;
+        };
+        // All that waits of the group comes first: repairs are younger than what they repair.
+        let waits = match group {
+            Some(group) => group.receive(ENOUGH, |_, datagram| take(datagram))?,
+            None => 0,
+        };
+        if waits < ENOUGH {
+            socket.receive(ENOUGH, |_, datagram| take(datagram))?;
+        }
+        heard.by_group += waits as u64;
         import.confirm(copy);
         fenced.map_err(io::Error::other)?;
         if let Some(report) = self.import.poll(now) {
@@ -289,6 +336,12 @@ impl Copy {
         self.import.current()
     }
 
+    /// What to wait for.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let group = self.group.as_ref().map(AsFd::as_fd);
+        std::iter::once(self.socket.as_fd()).chain(group)
+    }
+
     /// What it has taken.
     pub fn taken(&self) -> Taken {
         self.import.taken()
@@ -307,12 +360,6 @@ impl Copy {
     /// Datagrams so far.
     pub fn heard(&self) -> Heard {
         self.heard
-    }
-}
-
-impl AsFd for Copy {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 
@@ -342,6 +389,53 @@ mod tests {
 
     fn reader(writer: &Writer<[u8]>) -> Reader<[u8]> {
         Reader::open(writer.fd().try_clone_to_owned().unwrap(), "").unwrap()
+    }
+
+    /// Three receivers hear a group: one loses a tenth, one has another key.
+    #[test]
+    fn a_group_hears_once_what_several_need() {
+        const LEN: usize = 20_000;
+        let (spec, timing) = (Spec::bytes(LEN), Timing::default());
+        let mut original = Writer::<[u8]>::create(&spec).unwrap();
+        let home = socket();
+        let address = home.local_addr().unwrap();
+        // A port that nobody has: other tests may run.
+        let free = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let group = SocketAddrV4::new([239, 192, 78, 1].into(), port);
+        let (mut scope, mut copies) = (BTreeMap::new(), Vec::new());
+        for (number, key, lose_one_in) in [(1, 7, 0), (2, 7, 10), (3, 8, 0)] {
+            let socket = socket();
+            scope.insert(number, socket.local_addr().unwrap());
+            let (copy, sealed) = (Writer::create(&spec).unwrap(), sealed(number, key));
+            let mut copy = Copy::new(socket, sealed, 5, copy, (9, address), timing);
+            copy.hear(group).unwrap();
+            copy.lose(lose_one_in, 1);
+            copies.push(copy);
+        }
+        let mut source = Source::new(home, sealed(9, 7), 5, reader(&original), scope, timing);
+        source.send_to(group).unwrap();
+        for round in 1..=40u8 {
+            original.edit_all().fill(round);
+            let version = original.publish().unwrap();
+            let start = Instant::now();
+            while copies[..2].iter().any(|copy| copy.has().version != version) {
+                assert!(start.elapsed() < Duration::from_secs(20), "does not arrive");
+                source.turn(clock::now()).unwrap();
+                for copy in &mut copies {
+                    copy.turn(clock::now()).unwrap();
+                }
+            }
+            for copy in &copies[..2] {
+                let snapshot = reader(copy.copy()).snapshot().unwrap();
+                assert!(snapshot.bytes() == original.bytes(), "another version");
+            }
+        }
+        assert!(source.grouped() > 0 && source.export().sent().repairs > 0);
+        assert!(copies.iter().all(|copy| copy.heard().by_group > 0));
+        assert!(copies[2].heard().refused > 0);
+        assert_eq!(copies[2].has(), At::default(), "of another key");
     }
 
     /// A source, a copy within its scope, one without the key, one outside of the scope.

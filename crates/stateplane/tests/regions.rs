@@ -183,39 +183,57 @@ fn tables_of_replicas_are_read_in_place_through_kills() {
 const BYTES: usize = 64 << 10;
 const REGION: &str = "/t/site1/lb/weights";
 
-/// Two namespaces with a wire between them.
-fn sites() -> std::io::Result<[Namespace; 2]> {
-    let spaces = [Namespace::create("site1")?, Namespace::create("site2")?];
-    let far = spaces[1].try_clone()?;
+/// Namespaces on one network, a bridge in the first.
+fn sites<const N: usize>() -> std::io::Result<[Namespace; N]> {
+    let spaces: Vec<Namespace> = (1..=N)
+        .map(|n| Namespace::create(&format!("site{n}")))
+        .collect::<Result<_, _>>()?;
+    let spaces: [Namespace; N] = spaces.try_into().expect("as many");
+    let far: Vec<Namespace> = spaces[1..]
+        .iter()
+        .map(Namespace::try_clone)
+        .collect::<Result<_, _>>()?;
     spaces[0].run(move || {
         let netlink = Netlink::open()?;
-        netlink.add_veth("w1", "w2")?;
-        netlink.move_to("w2", far.as_fd())?;
-        netlink.add_address("w1", Ipv4Addr::new(10, 78, 0, 1), 24)?;
-        netlink.set_up("w1")
+        netlink.add_bridge("lan")?;
+        for (n, far) in (2..).zip(&far) {
+            let near = format!("w{n}");
+            netlink.add_veth(&near, "lan0")?;
+            netlink.move_to("lan0", far.as_fd())?;
+            netlink.attach_to_bridge(&near, "lan")?;
+            netlink.set_up(&near)?;
+        }
+        netlink.add_address("lan", Ipv4Addr::new(10, 78, 0, 1), 24)?;
+        netlink.set_up("lan")
     })?;
-    spaces[1].run(|| {
-        let netlink = Netlink::open()?;
-        netlink.add_address("w2", Ipv4Addr::new(10, 78, 0, 2), 24)?;
-        netlink.set_up("w2")
-    })?;
+    for (n, space) in (2..).zip(&spaces[1..]) {
+        space.run(move || {
+            let netlink = Netlink::open()?;
+            netlink.add_address("lan0", Ipv4Addr::new(10, 78, 0, n), 24)?;
+            netlink.set_up("lan0")
+        })?;
+    }
     Ok(spaces)
 }
 
-/// The file of one site: its broker is a machine's own matter.
-fn site(dir: &Path, number: u8) -> PathBuf {
+/// The file of one site, of `sites`: its broker is a machine's own matter. `how`: more that
+/// is said of the region.
+fn site(dir: &Path, number: u8, sites: u8, how: &str) -> PathBuf {
     let dir = dir.join(format!("site{number}"));
     fs::create_dir(&dir).expect("directory");
     let shown = dir.display();
-    let text = format!(
+    let to: Vec<String> = (2..=sites).map(|n| format!("\"site{n}\"")).collect();
+    let to = to.join(", ");
+    let mut text = format!(
         "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
          admin-dir = \"{shown}\"\n[io]\nlose-one-in = 10\n\
          [regions]\ndir = \"{shown}\"\n\
          copies = [ {{ region = \"{REGION}\", bytes = {BYTES}, schema = \"w1\", \
-         from = \"site1\", to = [\"site2\"] }} ]\n\
-         [node.site1]\nroles = [\"regions\"]\ncontrol = \"10.78.0.1:7000\"\n\
-         [node.site2]\nroles = [\"regions\"]\ncontrol = \"10.78.0.2:7000\"\n"
+         from = \"site1\", to = [{to}]{how} }} ]\n"
     );
+    for n in 1..=sites {
+        text += &format!("[node.site{n}]\nroles = [\"regions\"]\ncontrol = \"10.78.0.{n}:7000\"\n");
+    }
     let config = dir.join("t.toml");
     fs::write(&config, text).expect("write");
     config
@@ -271,8 +289,8 @@ fn a_region_is_copied_to_another_machine_through_loss_and_restarts() {
         return;
     }
     let dir = tempfile::tempdir().expect("directory");
-    let spaces = sites().expect("the network");
-    let configs = [site(dir.path(), 1), site(dir.path(), 2)];
+    let spaces = sites::<2>().expect("the network");
+    let configs = [1, 2].map(|n| site(dir.path(), n, 2, ""));
     let brokers = [1, 2].map(|n| broker(&dir.path().join(format!("site{n}"))));
     let mut source = start(&configs[0], 1, &spaces[0]);
 
@@ -315,4 +333,50 @@ fn a_region_is_copied_to_another_machine_through_loss_and_restarts() {
     assert!(shown["lost"].as_u64() > Some(0), "{shown}");
     assert!(shown["age_ms"].as_f64() > Some(0.0), "{shown}");
     drop((source, copy));
+}
+
+/// What a node says of the region, in a field of its status.
+fn said(config: &Path, number: u8, way: &str, field: &str) -> Option<u64> {
+    let nodes = nodes(config);
+    let name = format!("site{number}");
+    let here = nodes.iter().find(|node| node["node"] == *name)?;
+    here["regions"][way][0][field].as_u64()
+}
+
+#[test]
+fn a_region_is_multicast_to_several_machines_through_loss() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: namespaces need root");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let spaces = sites::<3>().expect("the network");
+    let group = ", multicast = \"239.192.78.1:7900\"";
+    let configs = [1, 2, 3].map(|n| site(dir.path(), n, 3, group));
+    let brokers = [1, 2, 3].map(|n| broker(&dir.path().join(format!("site{n}"))));
+    let running: Vec<Process> = (1..)
+        .zip(configs.iter().zip(&spaces))
+        .map(|(n, (config, space))| start(config, n, space))
+        .collect();
+    let spec = Spec::bytes(BYTES).schema("w1");
+    let region = brokers[0].1.create(&REGION.parse().expect("a name"), &spec);
+    let mut original = Original(region.expect("created"), 0);
+    let mut readers = [None, None];
+    // Until both have heard the group, and something that one of them lost was repaired.
+    until("the group was heard, and repaired", || {
+        original.publish();
+        for (reader, (_, host)) in readers.iter_mut().zip(&brokers[1..]) {
+            read(host, reader);
+        }
+        let heard = |n: u8| said(&configs[usize::from(n) - 1], n, "received", "by_group");
+        let repaired = said(&configs[0], 1, "sent", "repairs")? > 0;
+        let grouped = said(&configs[0], 1, "sent", "to_group")? > 0;
+        (grouped && repaired && heard(2)? > 0 && heard(3)? > 0).then_some(())
+    });
+    until("both copies are the original", || {
+        let pairs = readers.iter_mut().zip(&brokers[1..]);
+        let seen: Vec<_> = pairs.map(|(r, (_, host))| read(host, r)).collect();
+        (seen == [Some(original.1); 2]).then_some(())
+    });
+    drop(running);
 }

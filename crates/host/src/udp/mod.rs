@@ -6,10 +6,10 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 mod outbox;
 mod sys;
@@ -64,7 +64,35 @@ impl BatchSocket {
     /// Binds to `address`, with large kernel buffers as far as this process may.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        let socket = UdpSocket::bind(address).map_err(named)?;
+        Self::of(UdpSocket::bind(address).map_err(named)?)
+    }
+
+    /// Hears what is sent to a group (IP multicast), through the interface that has the
+    /// address `own`. Others on this machine may hear the same.
+    pub fn join(group: SocketAddrV4, own: Ipv4Addr) -> io::Result<Self> {
+        let named = |error: rustix::io::Errno| {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("group {group} at {own}: {error}"))
+        };
+        let (kind, flags) = (SocketType::DGRAM, SocketFlags::CLOEXEC);
+        let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        // Bound to the group: nothing else that is sent to this port gets here.
+        rustix::net::bind(&socket, &group).map_err(named)?;
+        sockopt::set_ip_add_membership(&socket, group.ip(), &own).map_err(named)?;
+        Self::of(socket.into())
+    }
+
+    /// How many routers what this socket sends to groups may pass. It leaves through the
+    /// interface that has the address the socket is bound to.
+    pub fn reach_groups(&self, routers: u8) -> io::Result<()> {
+        Ok(sockopt::set_ip_multicast_ttl(
+            &self.socket,
+            u32::from(routers) + 1,
+        )?)
+    }
+
+    fn of(socket: UdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         // Only root may exceed the system's limit; up to it is the best others get.
         if sockopt::set_socket_recv_buffer_size_force(&socket, KERNEL_BUFFER).is_err() {

@@ -52,6 +52,7 @@ pub(super) fn add(draft: &mut Draft, out: &mut Collector) {
             from: from.name.clone(),
             to: to.clone(),
             interval: INTERVAL,
+            multicast: None,
         };
         added.extend(kinds(&draft.nodes, &node.name).into_iter().map(copy));
     }

@@ -110,6 +110,9 @@ pub struct CopiedRegion {
     pub to: Vec<String>,
     /// How far apart versions are copied, at least.
     pub interval: Duration,
+    /// The group that hears what several of them need (IP multicast); none: each is sent
+    /// its own.
+    pub multicast: Option<SocketAddrV4>,
 }
 
 /// What all nodes share.

@@ -79,8 +79,18 @@ fn table(section: &Section<'_, '_>, out: &mut Collector) -> Option<SharedTable> 
 }
 
 fn copied(section: &Section<'_, '_>, out: &mut Collector) -> Option<CopiedRegion> {
-    let known = ["region", "bytes", "schema", "from", "to", "interval-us"];
-    section.only(&known, out);
+    section.only(
+        &[
+            "region",
+            "bytes",
+            "schema",
+            "from",
+            "to",
+            "interval-us",
+            "multicast",
+        ],
+        out,
+    );
     let name = section.required("region", "\"/edge/lb/weights\"", out, region);
     let range = values::integer(1..=MAX_LEN as u64);
     let bytes = section.required("bytes", "4096", out, range);
@@ -89,6 +99,7 @@ fn copied(section: &Section<'_, '_>, out: &mut Collector) -> Option<CopiedRegion
     section.required("to", "[\"site2\"]", out, |_| Ok(()));
     let to = section.values("to", out, values::name);
     let interval = section.optional("interval-us", out, values::integer(100..=60_000_000));
+    let multicast = section.optional("multicast", out, values::group);
     Some(CopiedRegion {
         name: name?,
         bytes: bytes? as usize,
@@ -96,6 +107,7 @@ fn copied(section: &Section<'_, '_>, out: &mut Collector) -> Option<CopiedRegion
         from: from?,
         to: to?,
         interval: interval.map_or(INTERVAL, Duration::from_micros),
+        multicast,
     })
 }
 
@@ -162,6 +174,13 @@ fn copy(
         let message = format!("{} is listed twice", copied.name);
         let help = "name all its receivers in one `to`";
         out.error(&format!("{key}.region"), message, help);
+    }
+    let shares =
+        |other: &CopiedRegion| copied.multicast.is_some() && other.multicast == copied.multicast;
+    if let Some(other) = earlier.iter().find(|other| shares(other)) {
+        let message = format!("{} is sent to this group already", other.name);
+        let help = "give each region a group or a port of its own: who hears one would hear both";
+        out.error(&format!("{key}.multicast"), message, help);
     }
     check::member(
         &format!("{key}.from"),
@@ -239,6 +258,14 @@ control = "127.0.0.1:7200"
             ("/edge/lb/weights", 4096)
         );
         assert_eq!(copied.interval.as_micros(), 1000);
+        assert_eq!(copied.multicast, None, "unless the file says so");
+        let text = FILE.replacen(
+            "bytes = 4096",
+            "bytes = 4096, multicast = \"239.192.7.1:7900\"",
+            1,
+        );
+        let group = parse(&text).unwrap().regions.unwrap().copies[0].multicast;
+        assert_eq!(group, "239.192.7.1:7900".parse().ok());
     }
 
     #[test]
@@ -274,6 +301,18 @@ control = "127.0.0.1:7200"
                 "[regions]",
                 "[telemetry]\ninterval-ms = 5\n[regions]",
                 "edge.toml:7:",
+            ),
+            (
+                "bytes = 4096",
+                "bytes = 4096, multicast = \"10.0.0.1:7900\"",
+                "copies[0].multicast",
+            ),
+            (
+                "copies = [",
+                "copies = [ { region = \"/a/b\", bytes = 1, from = \"b\", to = [\"a\"], \
+                 multicast = \"239.1.1.1:7\" }, { region = \"/a/c\", bytes = 1, from = \"b\", \
+                 to = [\"a\"], multicast = \"239.1.1.1:7\" },",
+                "/a/b is sent to this group already",
             ),
         ] {
             let text = FILE.replacen(from, to, 1);

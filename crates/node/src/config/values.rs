@@ -141,6 +141,20 @@ pub(super) fn socket(value: &DeValue<'_>) -> Parsed<SocketAddrV4> {
     Ok(address)
 }
 
+/// `group:port` of IP multicast.
+pub(super) fn group(value: &DeValue<'_>) -> Parsed<SocketAddrV4> {
+    let text = string(value)?;
+    let group = text.parse::<SocketAddrV4>().ok();
+    group
+        .filter(|group| group.ip().is_multicast() && group.port() != 0)
+        .ok_or_else(|| {
+            let message = format!("expected MULTICAST-ADDRESS:PORT, found \"{text}\"");
+            let help = "239.192.0.0/14 is for an organisation's own groups (RFC 2365): \
+                        for example \"239.192.7.1:7900\"";
+            Wrong::new(message, help)
+        })
+}
+
 /// `a.b.c.d/len` without host bits.
 pub(super) fn prefix(value: &DeValue<'_>) -> Parsed<Prefix> {
     let text = string(value)?;

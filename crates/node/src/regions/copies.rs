@@ -64,6 +64,8 @@ pub struct SentStatus {
     pub receivers: BTreeMap<String, u64>,
     /// Nodes of its scope that say nothing.
     pub silent: Vec<String>,
+    /// Datagrams sent to its group, for several receivers each.
+    pub to_group: u64,
     /// Datagrams of nobody known, forged, replayed or malformed.
     pub refused: u64,
 }
@@ -91,6 +93,8 @@ pub struct ReceivedStatus {
     pub pieces: u64,
     /// Pieces asked for again.
     pub missed: u64,
+    /// Datagrams that came by its group.
+    pub by_group: u64,
     /// Datagrams lost on purpose.
     pub lost: u64,
     /// Datagrams of nobody known, forged, replayed or malformed.
@@ -232,6 +236,9 @@ impl Sending {
         let (region, timing) = (region_id(&self.begin.region.name), self.begin.timing());
         let sealed = self.begin.sealed();
         let mut source = Source::new(socket, sealed, region, reader, scope, timing);
+        if let Some(group) = self.begin.region.multicast {
+            source.send_to(group).map_err(|error| error.to_string())?;
+        }
         source.lose(self.begin.lose_one_in, self.begin.life.0);
         self.source = Some(source);
         info!(region = %self.begin.region.name, "sent to other machines");
@@ -262,6 +269,7 @@ impl Sending {
             pieces: sent.pieces,
             repairs: sent.repairs,
             caught_up: sent.caught_up,
+            to_group: source.grouped(),
             refused: source.heard().refused,
             ..status
         }
@@ -309,6 +317,9 @@ impl Receiving {
         let (region, timing) = (region_id(&self.begin.region.name), self.begin.timing());
         let sealed = self.begin.sealed();
         let mut copy = Copy::new(socket, sealed, region, writer, (number, at), timing);
+        if let Some(group) = self.begin.region.multicast {
+            copy.hear(group).map_err(|error| error.to_string())?;
+        }
         copy.lose(self.begin.lose_one_in, self.begin.life.0);
         self.copy = Some(copy);
         info!(region = %self.begin.region.name, from = self.begin.others[0].0, "received");
@@ -326,7 +337,12 @@ impl Receiving {
             return status;
         };
         let (has, taken) = (copy.has(), copy.taken());
-        let Heard { refused, lost, .. } = copy.heard();
+        let Heard {
+            refused,
+            lost,
+            by_group,
+            ..
+        } = copy.heard();
         ReceivedStatus {
             version: has.version,
             epoch: has.epoch,
@@ -337,6 +353,7 @@ impl Receiving {
             given_up: taken.given_up,
             pieces: taken.pieces,
             missed: taken.missed,
+            by_group,
             lost,
             refused,
             ..status
@@ -438,7 +455,7 @@ impl Copies {
         let copies = self.receiving.iter().filter_map(|r| r.copy.as_ref());
         let fds: Vec<BorrowedFd<'_>> = sources
             .map(AsFd::as_fd)
-            .chain(copies.map(AsFd::as_fd))
+            .chain(copies.flat_map(Copy::fds))
             .collect();
         let span = next.since(clock::now()).min(PATIENCE);
         if fds.len() > poll::MAX_FDS {

@@ -76,6 +76,8 @@ pub struct Export {
     announce: BTreeSet<u16>,
     /// Receivers that have the present version and are to hear that it is still that.
     still: BTreeSet<u16>,
+    /// Whether the network makes of one datagram as many as there are receivers.
+    multicast: bool,
     /// Bytes that this turn may still send, and when the next begins.
     left: usize,
     next_turn: Time,
@@ -130,11 +132,18 @@ impl Export {
             queue: VecDeque::new(),
             announce: BTreeSet::new(),
             still: BTreeSet::new(),
+            multicast: false,
             left: timing.burst,
             next_turn: Time::ZERO,
             marks: BTreeSet::new(),
             sent: Sent::default(),
         }
+    }
+
+    /// What is for several receivers is sent once, to all of them: it counts once, too,
+    /// against [`Timing::burst`].
+    pub fn send_once(&mut self) {
+        self.multicast = true;
     }
 
     /// Whether the next version should be taken up now: an interval has passed, and the
@@ -436,7 +445,8 @@ impl Export {
             }
             job.to
         };
-        self.left = self.left.saturating_sub(body.len() * to.len());
+        let times = if self.multicast { 1 } else { to.len() };
+        self.left = self.left.saturating_sub(body.len() * times);
         Some(Outgoing { to, body })
     }
 
