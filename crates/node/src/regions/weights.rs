@@ -252,7 +252,11 @@ impl Duty for Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stateplane_region::{Broker, Limits};
     use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread::JoinHandle;
 
     fn config(weight: u32) -> Config {
         let text = format!(
@@ -293,5 +297,81 @@ mod tests {
         assert!(refused.contains("gw1, gw2"), "{refused}");
         assert!(weights.set("gw1", MAX_WEIGHT + 1, 1).is_err());
         assert_eq!(weights, before);
+    }
+
+    /// A broker in a thread; it ends with the test.
+    struct Brokered {
+        dir: tempfile::TempDir,
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Brokered {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut broker = Broker::open(dir.path(), Limits::default()).unwrap();
+            let stop = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&stop);
+            let thread = std::thread::spawn(move || broker.run(&told).unwrap());
+            Self {
+                dir,
+                stop,
+                thread: Some(thread),
+            }
+        }
+
+        fn host(&self) -> Host {
+            Host::connect(self.dir.path()).unwrap()
+        }
+    }
+
+    impl Drop for Brokered {
+        fn drop(&mut self) {
+            self.stop.store(true, Ordering::Relaxed);
+            let _ = self.thread.take().map(JoinHandle::join);
+        }
+    }
+
+    #[test]
+    fn every_switch_reads_what_the_one_writer_in_force_says() {
+        let broker = Brokered::new();
+        let (host, config) = (broker.host(), config(40));
+        let now = Time::from_millis(1000);
+        let switch = config.nodes["sw"].switch.as_ref().unwrap();
+        let mut switches = [(); 2].map(|()| Reading::new(&config, switch).unwrap());
+        let mut read = || {
+            switches.each_mut().map(|(reading, given)| {
+                reading.turn(Some(&host), now);
+                given.try_recv().ok().map(|(weights, _)| weights)
+            })
+        };
+        assert_eq!(read(), [None, None], "there is no region yet");
+        let mut first = Writing::new(&config, "sw", Desk::new().1);
+        assert!(
+            first.grant("gw1", 5).is_err(),
+            "without a broker nothing is promised"
+        );
+        first.turn(Some(&host), now);
+        assert_eq!(read(), [None, None], "as the file says");
+        first.grant("gw1", 5).unwrap();
+        assert_eq!(read(), [Some(vec![5, 100]), Some(vec![5, 100])]);
+        assert_eq!(read(), [None, None], "said once");
+
+        // A later process of the same node goes on from there; the former one is fenced.
+        let mut second = Writing::new(&config, "sw", Desk::new().1);
+        second.turn(Some(&broker.host()), now);
+        let refused = first.grant("gw1", 900).unwrap_err();
+        assert!(refused.contains("another process"), "{refused}");
+        assert_eq!(read(), [None, None], "nothing of the former one's counts");
+        second.grant("gw2", 0).unwrap();
+        assert_eq!(read(), [Some(vec![5, 0]), Some(vec![5, 0])]);
+
+        // What it said lasts when it is gone.
+        drop(second);
+        let mut late = Reading::new(&config, switch).unwrap();
+        late.0.turn(Some(&host), now);
+        let (weights, from) = late.1.try_recv().unwrap();
+        assert_eq!(weights, [5, 0]);
+        assert!(from.starts_with("/t/sw/weights version"), "{from}");
     }
 }

@@ -317,6 +317,12 @@ fn detail(status: &Value) -> String {
             .map(|i| format!("{} {}", text(&i["node"]), text(&i["health"])));
         parts.push(each.collect::<Vec<_>>().join(", "));
     }
+    if let Some(others) = status["uses"]["other_configurations"].as_object() {
+        let others = others
+            .iter()
+            .map(|(node, keys)| format!("{node} runs another configuration: {}", text(keys)));
+        parts.extend(others);
+    }
     parts.join("; ")
 }
 
@@ -525,6 +531,7 @@ mod tests {
         let ready = json!({
             "roles": ["switch"], "ready": true, "pid": 7, "uptime_s": 3.2, "waiting_for": [],
             "switch": { "instances": [{ "node": "gw1", "health": "live" }] },
+            "uses": { "other_configurations": { "gw1": "nat.ports" } },
         });
         let waiting = json!({ "roles": ["replica"], "ready": false, "waiting_for": ["replica: it is booting"] });
         let silent = Err(anyhow::anyhow!("not running here"));
@@ -538,5 +545,7 @@ mod tests {
         assert_eq!(lines.len(), 3, "{shown}");
         assert!(lines[1].contains("r1") && lines[1].contains("waits: replica: it is booting"));
         assert!(lines[2].contains("gw1 live") && lines[2].contains("ready"));
+        let other = "gw1 runs another configuration: nat.ports";
+        assert!(lines[2].contains(other), "{shown}");
     }
 }
