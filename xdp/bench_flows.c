@@ -16,13 +16,16 @@
  * to the expected one, both checksums right. What is not is counted as wrong. The rest
  * passes, so that sockets work beside it.
  *
- * The payload is the same in all frames, but for the time of sending in timed ones, so
- * checksums need the headers alone.
+ * The payload is the same in all frames, but for the stamp that some carry in its first bytes: the
+ * time of sending, or the number of the flow. So checksums need the headers alone. Of numbered
+ * frames the sink also notes, flow by flow, when they came and from where.
  */
 #include "stateplane.h"
 
 #define HEADERS 42 /* Ethernet, IPv4 without options, UDP */
 #define STAMP_BYTES 8
+#define STAMP_TIME 1
+#define STAMP_FLOW 2
 #define PORT_FIRST 10000
 #define PORT_DISCARD 9
 #define CPUS 256
@@ -47,7 +50,7 @@ struct config {
 	__u32 ip_sum;
 	__u32 udp_sum;
 	__u32 payload_sum;
-	__u32 timed;
+	__u32 stamp; /* STAMP_*, or 0 */
 	__u32 cpus;
 	/* What arrives, in network order. */
 	__u32 source;
@@ -59,6 +62,11 @@ struct config {
 	/* From one flow to the next: large, and without a divisor in common with `flows`. In
 	 * order, tables would be read in the order they were filled in. */
 	__u32 step;
+	/* With a rate, frames go when they are due: `base` ones were when it was `begun`. */
+	__u64 begun;
+	__u64 base;
+	__u32 rate; /* a second; 0: as fast as the window lets them */
+	__u32 late; /* a window that is full for so many nanoseconds is taken for lost */
 };
 
 struct {
@@ -74,7 +82,9 @@ struct sent {
 	__u64 limit; /* of frames, as far as the window is known to be open */
 	__u32 flow;
 	__u32 patience;
-	__u64 unused[5];
+	__u64 closed;   /* since when the window is full */
+	__u64 forgiven; /* frames that did not come in time and are not waited for */
+	__u64 unused[3];
 };
 
 struct {
@@ -98,6 +108,23 @@ struct {
 	__type(value, struct arrived);
 } flows_arrived SEC(".maps");
 
+/* What came of a flow whose frames carry its number. */
+struct heard {
+	__u64 frames;
+	__u64 last;    /* when the last one came */
+	__u64 silence; /* the longest time between two */
+	__u32 source;  /* from where the first one came */
+	__u16 port;
+	__u16 strays; /* from elsewhere; no more are counted than fit */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct heard);
+} flows_heard SEC(".maps");
+
 /* Nanoseconds on the way, in the order of arrival; the first word is their number. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -112,6 +139,19 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } flows_out SEC(".maps");
+
+/* Of all numbered frames: when the last one came, and the longest time between two. */
+struct pause {
+	__u64 last;
+	__u64 silence;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pause);
+} flows_pause SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -146,6 +186,31 @@ force_inline __u64 under_way(const struct config *config, __u64 sent)
 	return sent - gone;
 }
 
+/* Whether one more is due, and may go: what is lost on the way must not stop the others. */
+force_inline int due(const struct config *config, struct sent *sent)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	if (sent->frames >= config->base + (now - config->begun) * config->rate / 1000000000)
+		return 0;
+	if (sent->frames < sent->limit)
+		return 1;
+	__u64 waiting = under_way(config, sent->frames);
+	__s64 room = (__s64)config->window - (__s64)(waiting - sent->forgiven);
+	if (room > 0) {
+		sent->closed = 0;
+		sent->limit = sent->frames + (room < config->window ? room : config->window);
+		return 1;
+	}
+	if (!sent->closed) {
+		sent->closed = now;
+	} else if (now - sent->closed > config->late) {
+		sent->closed = 0;
+		sent->forgiven = waiting;
+	}
+	return 0;
+}
+
 /* Whether one more may go. */
 force_inline int open(const struct config *config, struct sent *sent)
 {
@@ -176,7 +241,7 @@ int flows_generate(struct xdp_md *ctx)
 
 	if (!config || !sent || data + HEADERS + STAMP_BYTES > end)
 		return XDP_ABORTED;
-	if (!open(config, sent))
+	if (config->rate ? !due(config, sent) : !open(config, sent))
 		return XDP_DROP;
 	__u32 flow = sent->flow, next = flow + config->step;
 	sent->flow = next < config->flows ? next : next - config->flows;
@@ -189,10 +254,10 @@ int flows_generate(struct xdp_md *ctx)
 	__u16 host = AT(__u16, data + 28) | bpf_htons(flow & config->hosts_mask);
 	__u16 port = bpf_htons(PORT_FIRST + (flow >> config->hosts_bits));
 	__u64 udp_sum = (__u64)config->udp_sum + host + port;
-	if (config->timed) {
-		__u64 now = bpf_ktime_get_ns();
-		AT(__u64, data + HEADERS) = now;
-		udp_sum += (now & 0xffffffff) + (now >> 32);
+	if (config->stamp) {
+		__u64 stamp = config->stamp == STAMP_FLOW ? flow : bpf_ktime_get_ns();
+		AT(__u64, data + HEADERS) = stamp;
+		udp_sum += (stamp & 0xffffffff) + (stamp >> 32);
 	}
 	__u16 udp_check = ~fold(udp_sum);
 	AT(__u16, data + 28) = host;
@@ -216,7 +281,7 @@ force_inline int right(const struct config *config, const void *data)
 		return 0;
 	__u64 udp_sum = addresses + AT(__u32, data + 34) + AT(__u32, data + 38) +
 			AT(__u16, data + 38) + bpf_htons(PROTO_UDP) + config->payload_sum;
-	if (config->timed)
+	if (config->stamp)
 		udp_sum += (__u64)AT(__u32, data + HEADERS) + AT(__u32, data + HEADERS + 4);
 	return fold(udp_sum) == 0xffff;
 }
@@ -231,6 +296,33 @@ force_inline void note_time(__u64 sent_at)
 	__u32 *time = bpf_map_lookup_elem(&flows_times, &place);
 	if (time)
 		*time = bpf_ktime_get_ns() - sent_at;
+}
+
+force_inline void note_flow(const void *data)
+{
+	__u32 flow = AT(__u64, data + HEADERS), source = AT(__u32, data + 26);
+	__u16 port = AT(__u16, data + 34);
+	struct heard *heard = bpf_map_lookup_elem(&flows_heard, &flow);
+	__u32 zero = 0;
+	struct pause *pause = bpf_map_lookup_elem(&flows_pause, &zero);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!heard || !pause)
+		return;
+	/* Another processor may have seen a later frame meanwhile. */
+	if (pause->last && now > pause->last && now - pause->last > pause->silence)
+		pause->silence = now - pause->last;
+	pause->last = now;
+	if (!heard->frames) {
+		heard->source = source;
+		heard->port = port;
+	} else if ((heard->source != source || heard->port != port) && heard->strays < 0xffff) {
+		heard->strays += 1;
+	}
+	if (heard->last && now > heard->last && now - heard->last > heard->silence)
+		heard->silence = now - heard->last;
+	heard->last = now;
+	heard->frames += 1;
 }
 
 SEC("xdp")
@@ -253,8 +345,10 @@ int flows_count(struct xdp_md *ctx)
 		return XDP_DROP;
 	}
 	arrived->right += 1;
-	if (config->timed)
+	if (config->stamp == STAMP_TIME)
 		note_time(AT(__u64, data + HEADERS));
+	else if (config->stamp == STAMP_FLOW)
+		note_flow(data);
 	return XDP_DROP;
 }
 

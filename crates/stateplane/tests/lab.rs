@@ -104,6 +104,24 @@ fn programs_of_other_people_do_not_notice_a_kill() {
     assert!(report["ping"]["lost"].as_u64() < Some(20), "{report:#}");
 }
 
+/// Beside the generator's flows, packets that the kernel makes: each flow is looked at by itself.
+#[test]
+fn no_flow_of_a_high_rate_of_packets_breaks_either() {
+    let Some(_stage) = stage() else { return };
+    let (code, report) = play(
+        "failover --connections 10 --udp 2 --rate 20 --pace 1.5 --duration 5 --kill nf \
+         --no-real-clients --load 20000 --load-flows 400",
+    );
+    assert_eq!(code, Some(0), "{report:#}");
+    let load = &report["load"];
+    for fault in ["wrong", "flows_silent", "flows_remapped", "flows_sharing"] {
+        assert_eq!(load[fault], 0, "{report:#}");
+    }
+    let number = |name: &str| load[name].as_u64().unwrap_or(0);
+    assert!(number("sent") > 10_000, "{report:#}");
+    assert!(number("lost") < number("sent") / 4, "{report:#}");
+}
+
 #[test]
 fn without_the_store_the_same_kill_breaks_connections() {
     let Some(_stage) = stage() else { return };

@@ -1,15 +1,17 @@
 //! `xdp/bench_flows.c`: the two ends of the packet benchmarks.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapError, XskMap};
+use stateplane_base::Time;
 use stateplane_wire::checksum::Sum;
 
 use super::generator::{self, Generator};
 use super::{Attachment, BpfError, attach, load, map_error, map_mut, object, verify};
+use crate::clock;
 use crate::port::Port;
 use crate::xsk::XskPort;
 
@@ -25,7 +27,9 @@ const STAMP: usize = 8;
 const CPUS: u32 = 256;
 /// Times kept, at most; as in the C file.
 const SAMPLES: u32 = 65536;
-const SETTINGS: usize = 112;
+const SETTINGS: usize = 136;
+/// What frames carry, besides the time: as in the C file.
+const STAMP_FLOW: u32 = 2;
 
 /// Where the settings keep what, as `struct config` lays it out.
 mod at {
@@ -38,13 +42,17 @@ mod at {
     pub(super) const IP_SUM: usize = 68;
     pub(super) const UDP_SUM: usize = 72;
     pub(super) const PAYLOAD_SUM: usize = 76;
-    pub(super) const TIMED: usize = 80;
+    pub(super) const STAMP: usize = 80;
     pub(super) const CPUS: usize = 84;
     pub(super) const SOURCE: usize = 88;
     pub(super) const SOURCE_MASK: usize = 92;
     pub(super) const DESTINATION: usize = 96;
     pub(super) const MAC: usize = 100;
     pub(super) const STEP: usize = 108;
+    pub(super) const BEGUN: usize = 112;
+    pub(super) const BASE: usize = 120;
+    pub(super) const RATE: usize = 128;
+    pub(super) const LATE: usize = 132;
 }
 
 /// Where a frame keeps what.
@@ -98,12 +106,28 @@ pub struct Arrived {
     pub wrong: u64,
 }
 
+/// What arrived of one flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heard {
+    /// Frames as expected.
+    pub frames: u64,
+    /// When the last one came.
+    pub last: Time,
+    /// The longest time between two of them.
+    pub silence: Duration,
+    /// From where the first one came.
+    pub source: SocketAddrV4,
+    /// How many came from elsewhere, up to 65535.
+    pub strays: u16,
+}
+
 /// A generator of UDP frames, and the sink that checks, counts and drops those that arrive
 /// at the discard port of another interface.
 #[derive(Debug)]
 pub struct Range {
     generator: Generator,
     settings: [u8; SETTINGS],
+    flows: u32,
     /// What the window no longer waits for.
     lost: u64,
 }
@@ -116,11 +140,14 @@ impl Range {
             object: ("bench_flows", object!("bench_flows")),
             program: "flows_generate",
             out: "flows_out",
+            entries: vec![("flows_heard", load.flows.max(1))],
         };
+        let flows = load.flows.max(1);
         let generator = Generator::new(&range, load.frame, load.ifindex)?;
         let mut range = Self {
             generator,
             settings,
+            flows,
             lost: 0,
         };
         range.configure()?;
@@ -187,7 +214,7 @@ impl Range {
     pub fn set_timed(&mut self, timed: bool) -> Result<(), BpfError> {
         put(
             &mut self.settings,
-            at::TIMED,
+            at::STAMP,
             u32::from(timed).to_ne_bytes(),
         );
         self.configure()?;
@@ -203,6 +230,73 @@ impl Range {
         let get = |place: u32| times.get(&place, 0).map_err(map_error(name));
         let number = get(0)?.min(SAMPLES);
         (1..=number).map(get).collect()
+    }
+
+    /// Frames carry their flow's number from now on, and the sink notes what comes of each.
+    pub fn set_numbered(&mut self) -> Result<(), BpfError> {
+        put(&mut self.settings, at::STAMP, STAMP_FLOW.to_ne_bytes());
+        self.configure()
+    }
+
+    /// From now on frames go when they are due at this rate, and a window that is full for `late`
+    /// is taken for lost. Runs that find nothing due send nothing: the rate does not depend on how
+    /// often the generator runs, if it runs all the time.
+    pub fn set_rate(&mut self, rate: u32, late: Duration) -> Result<(), BpfError> {
+        let late = u32::try_from(late.as_nanos()).unwrap_or(u32::MAX);
+        let (begun, base) = (clock::now().as_nanos(), self.sent()?);
+        put(&mut self.settings, at::BEGUN, begun.to_ne_bytes());
+        put(&mut self.settings, at::BASE, base.to_ne_bytes());
+        put(&mut self.settings, at::RATE, rate.to_ne_bytes());
+        put(&mut self.settings, at::LATE, late.to_ne_bytes());
+        self.configure()
+    }
+
+    /// When the last numbered frame came, and the longest time between two since the last
+    /// [`Self::forget_silence`].
+    pub fn pause(&self) -> Result<(Time, Duration), BpfError> {
+        let name = "flows_pause";
+        let [last, silence] = self
+            .generator
+            .array::<[u64; 2]>(name)?
+            .get(&0, 0)
+            .map_err(map_error(name))?;
+        Ok((Time::from_nanos(last), Duration::from_nanos(silence)))
+    }
+
+    /// What came of each flow since its frames are numbered.
+    pub fn heard(&self) -> Result<Vec<Heard>, BpfError> {
+        let name = "flows_heard";
+        let heard: Array<_, [u64; 4]> = self.generator.array(name)?;
+        let get = |flow: u32| {
+            let [frames, last, silence, source] = heard.get(&flow, 0).map_err(map_error(name))?;
+            let address = Ipv4Addr::from(u32::from_be(source as u32));
+            let port = u16::from_be((source >> 32) as u16);
+            Ok(Heard {
+                frames,
+                last: Time::from_nanos(last),
+                silence: Duration::from_nanos(silence),
+                source: SocketAddrV4::new(address, port),
+                strays: (source >> 48) as u16,
+            })
+        };
+        (0..self.flows).map(get).collect()
+    }
+
+    /// Times between frames count from now on; from where they come is remembered. Nothing may be
+    /// under way.
+    pub fn forget_silence(&mut self) -> Result<(), BpfError> {
+        let name = "flows_pause";
+        map_mut!(self.generator.ebpf, name, Array<_, [u64; 2]>)?
+            .set(0, [0, 0], 0)
+            .map_err(map_error(name))?;
+        let name = "flows_heard";
+        let mut heard = map_mut!(self.generator.ebpf, name, Array<_, [u64; 4]>)?;
+        for flow in 0..self.flows {
+            let [frames, _, _, source] = heard.get(&flow, 0).map_err(map_error(name))?;
+            let fresh = [frames, 0, 0, source];
+            heard.set(flow, fresh, 0).map_err(map_error(name))?;
+        }
+        Ok(())
     }
 
     fn configure(&mut self) -> Result<(), BpfError> {

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use aya::Ebpf;
 use aya::maps::{Array, DevMap, MapError};
+use aya::{Ebpf, EbpfLoader};
 
 use super::{
-    Attachment, BpfError, TestRunMode, attach, load, load_error, loaded, map_error, test_run,
-    verify,
+    Attachment, BpfError, TestRunMode, attach, load_error, loaded, map_error, test_run, verify,
 };
 
 /// Frames the kernel makes at once.
@@ -22,6 +21,8 @@ pub(super) struct Range {
     pub(super) program: &'static str,
     /// The map of the interface it sends by.
     pub(super) out: &'static str,
+    /// Maps that are to have another number of entries than the object says.
+    pub(super) entries: Vec<(&'static str, u32)>,
 }
 
 /// A generating program, and the sinks of its frames.
@@ -41,8 +42,16 @@ impl Generator {
             object: (name, bytes),
             program,
             out,
+            ref entries,
         } = *range;
-        let mut ebpf = load(name, bytes)?;
+        let mut loader = EbpfLoader::new();
+        for (map, entries) in entries {
+            loader.map_max_entries(map, *entries);
+        }
+        let mut ebpf = loader.load(bytes).map_err(|error| BpfError::Load {
+            program: name,
+            source: error.into(),
+        })?;
         let map = ebpf.map_mut(out).expect("the object has the map");
         DevMap::try_from(map)
             .map_err(map_error::<MapError>(out))?

@@ -60,6 +60,7 @@ impl Requests {
             object: ("bench", object!("bench")),
             program: "bench_request",
             out: "bench_out",
+            entries: Vec::new(),
         };
         let mut generator = Generator::new(&range, first.clone(), volley.ifindex)?;
         if let Some(alike) = first.first_chunk::<ALIKE>() {

@@ -64,6 +64,11 @@ impl Report {
         for name in &self.died {
             reasons.push(format!("node {name} ended by itself"));
         }
+        for (count, what) in self.load.iter().flat_map(LoadReport::faults) {
+            if count > 0 {
+                reasons.push(format!("{count} {what}"));
+            }
+        }
         if self.load.is_some_and(|load| load.arrived == 0) {
             reasons.push("nothing of the load arrived".to_owned());
         }
@@ -233,7 +238,11 @@ impl Report {
             rows.push(row("load", text));
             rows.push(row(
                 "",
-                format!("silent for {} ms at most", load.silence_ms()),
+                format!(
+                    "silent for {} ms at most, one flow for {} ms",
+                    load.silence_ms(),
+                    load.flow_silence_ms()
+                ),
             ));
         }
         let failures = c.failures();

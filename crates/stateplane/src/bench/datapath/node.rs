@@ -19,8 +19,8 @@ const SEQUENCER: &str = "seq";
 const REPLICAS: [&str; 3] = ["r1", "r2", "r3"];
 /// How long the nodes may take to be ready.
 const READY: Duration = Duration::from_secs(20);
-/// Slots of the fast path's table at least.
-const FEWEST: u32 = 1024;
+/// Slots of the fast path's table at least: the usual number.
+const FEWEST: u32 = 1 << 18;
 
 /// The gateway and what it works with.
 pub(super) struct Node {
@@ -157,7 +157,7 @@ impl Node {
     }
 }
 
-/// Slots for every flow, and as many to spare.
+/// Slots for every flow, there and back.
 fn fast_path(on: bool, flows: u32) -> String {
     if !on {
         return SLOW.to_owned();
