@@ -1,16 +1,18 @@
 //! The instance's cache of decisions: bounded in number and in time.
 
+mod index;
+
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
 use core::time::Duration;
 
-use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 use stateplane_base::{Reason, Time};
-use stateplane_flow::FlowKey;
+use stateplane_flow::{FlowAction, FlowKey};
 
-use crate::function::Decision;
+use crate::function::{Decision, Token};
+use index::Index;
 
 /// SipHash-1-3 with a key of this process: whoever sends packets cannot aim them at one
 /// slot. The order of iteration depends on it, so nothing but listings iterates.
@@ -32,13 +34,37 @@ pub(crate) enum Verdict {
     Deny(Reason),
 }
 
+/// A verdict without its end.
 #[derive(Clone, Copy, Debug)]
+enum Kept {
+    Pass(FlowAction, Token),
+    Deny(Reason),
+}
+
+/// One line of the processor's cache: a packet of a known flow waits for memory once.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Entry {
     flow: FlowKey,
-    verdict: Verdict,
+    kept: Kept,
     valid_until: Time,
     /// The offer to the fast path that was made last; see [`Table::offer`].
     offered: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 64);
+
+impl Entry {
+    fn verdict(&self) -> Verdict {
+        match self.kept {
+            Kept::Pass(action, token) => Verdict::Pass(Decision {
+                action,
+                valid_until: self.valid_until,
+                token,
+            }),
+            Kept::Deny(reason) => Verdict::Deny(reason),
+        }
+    }
 }
 
 /// Where an entry lies; good until the next sweep.
@@ -58,7 +84,7 @@ const SWEEP_MAX: usize = 1024;
 /// were prolonged move to a later bin.
 #[derive(Debug)]
 pub(crate) struct Table {
-    index: HashTable<u32>,
+    index: Index,
     entries: Vec<Entry>,
     /// Places of entries that were removed.
     free: Vec<u32>,
@@ -73,7 +99,7 @@ impl Table {
         // All at once: growing would stop packets for milliseconds. Memory that is never
         // used costs address space alone.
         Self {
-            index: HashTable::with_capacity(max),
+            index: Index::new(),
             entries: Vec::with_capacity(max),
             free: Vec::new(),
             bins: BTreeMap::new(),
@@ -98,15 +124,15 @@ impl Table {
     pub(crate) fn find(&self, hash: u64, flow: &FlowKey) -> Option<Place> {
         let found = self
             .index
-            .find(hash, |&at| self.entries[at as usize].flow == *flow);
-        found.map(|&at| Place(at))
+            .find(hash, |at| self.entries[at as usize].flow == *flow);
+        found.map(Place)
     }
 
     /// The valid verdict at a place.
     #[inline]
     pub(crate) fn at(&self, Place(at): Place, now: Time) -> Option<Verdict> {
         let entry = self.entries.get(at as usize)?;
-        (entry.valid_until >= now).then_some(entry.verdict)
+        (entry.valid_until >= now).then(|| entry.verdict())
     }
 
     /// The valid verdict about a flow.
@@ -124,14 +150,14 @@ impl Table {
 
     /// Remembers a decision, in place of whatever was known. `None`: the table is full.
     pub(crate) fn pass(&mut self, flow: FlowKey, decision: Decision) -> Option<Place> {
-        let verdict = Verdict::Pass(decision);
-        self.put(flow, verdict, decision.valid_until)
+        let kept = Kept::Pass(decision.action, decision.token);
+        self.put(flow, kept, decision.valid_until)
     }
 
     /// Remembers a refusal for a while, if there is room for refusals.
     pub(crate) fn deny(&mut self, flow: FlowKey, reason: Reason, until: Time) {
         if self.denied < self.max / DENY_PART {
-            self.put(flow, Verdict::Deny(reason), until);
+            self.put(flow, Kept::Deny(reason), until);
         }
     }
 
@@ -143,14 +169,14 @@ impl Table {
         }
     }
 
-    fn put(&mut self, flow: FlowKey, verdict: Verdict, valid_until: Time) -> Option<Place> {
+    fn put(&mut self, flow: FlowKey, kept: Kept, valid_until: Time) -> Option<Place> {
         let hash = self.hash(&flow);
-        let denied = usize::from(matches!(verdict, Verdict::Deny(_)));
+        let denied = usize::from(matches!(kept, Kept::Deny(_)));
         if let Some(Place(at)) = self.find(hash, &flow) {
             let known = &mut self.entries[at as usize];
-            let was = usize::from(matches!(known.verdict, Verdict::Deny(_)));
+            let was = usize::from(matches!(known.kept, Kept::Deny(_)));
             self.denied = self.denied - was + denied;
-            (known.verdict, known.valid_until) = (verdict, valid_until);
+            (known.kept, known.valid_until) = (kept, valid_until);
             return Some(Place(at));
         }
         if self.index.len() >= self.max {
@@ -158,7 +184,7 @@ impl Table {
         }
         let entry = Entry {
             flow,
-            verdict,
+            kept,
             valid_until,
             offered: 0,
         };
@@ -173,9 +199,7 @@ impl Table {
             }
         };
         self.denied += denied;
-        let (entries, hasher) = (&self.entries, self.hasher);
-        self.index
-            .insert_unique(hash, at, |&at| hasher.hash_one(entries[at as usize].flow));
+        self.index.insert(hash, at);
         self.bins.entry(second(valid_until)).or_default().push(at);
         Some(Place(at))
     }
@@ -209,22 +233,20 @@ impl Table {
                 continue;
             }
             let hash = self.hash(&entry.flow);
-            if let Ok(known) = self.index.find_entry(hash, |&other| other == at) {
-                known.remove();
-            }
+            self.index.remove(hash, at);
             self.free.push(at);
-            match entry.verdict {
-                Verdict::Deny(_) => self.denied -= 1,
-                Verdict::Pass(_) => ended(entry.flow),
+            match entry.kept {
+                Kept::Deny(_) => self.denied -= 1,
+                Kept::Pass(..) => ended(entry.flow),
             }
         }
     }
 
     /// The valid decisions, in no particular order.
-    pub(crate) fn decisions(&self, now: Time) -> impl Iterator<Item = (&FlowKey, &Decision)> {
-        let known = self.index.iter().map(|&at| &self.entries[at as usize]);
-        known.filter_map(move |entry| match &entry.verdict {
-            Verdict::Pass(decision) if entry.valid_until >= now => Some((&entry.flow, decision)),
+    pub(crate) fn decisions(&self, now: Time) -> impl Iterator<Item = (FlowKey, Decision)> {
+        let known = self.index.iter().map(|at| &self.entries[at as usize]);
+        known.filter_map(move |entry| match entry.verdict() {
+            Verdict::Pass(decision) if entry.valid_until >= now => Some((entry.flow, decision)),
             _ => None,
         })
     }

@@ -352,11 +352,11 @@ impl<F: NetworkFunction> Runtime<F> {
         let wanted = self
             .table
             .decisions(now)
-            .filter(|(flow, d)| filter(flow, &d.action));
+            .filter(|(flow, decision)| filter(flow, &decision.action));
         let mut sessions: Vec<_> = wanted
             .take(limit)
             .map(|(flow, decision)| Session {
-                flow: *flow,
+                flow,
                 action: decision.action,
                 valid_for: decision.valid_until.since(now),
                 note: self.function.describe(decision.token),
