@@ -224,7 +224,8 @@ impl Line {
 
     /// Every frame is its flow's first. The time is that of the generator's runs.
     fn first_packets(&mut self, flows: u64, span: Duration) -> Result<Passed> {
-        self.range.set_window(BURST)?;
+        self.range
+            .set_window(if self.in_bursts { BURST } else { WINDOW })?;
         let (start, given_up) = (self.range.arrived()?, self.range.given_up());
         let until = Instant::now() + span;
         let (mut sent, mut time) = (self.range.sent()?, Duration::ZERO);

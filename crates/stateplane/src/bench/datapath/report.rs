@@ -87,7 +87,7 @@ const HOW: [&str; 6] = [
      wire's median. Each packet finds the device idle",
     "new-flows: every packet the first of its flow; the kernel's connection tracking remembers it locally, \
      Stateplane lets it go when it is committed by three replicas (processes on the generator's processor). \
-     inline: a second of the processor time of all of them together; cross: a second, at most 1024 under way",
+     inline: a second of the processor time of all of them together; cross: a second, at most 192 under way",
     "tcp: goodput of one iperf3 stream; http: wrk, 32 connections, pages of 1 KiB from nginx",
 ];
 
