@@ -36,9 +36,9 @@
 //!   without their being noted.
 //! * **Readers cannot write**: the memory is sealed by the kernel.
 //!
-//! Structures that lie in a region ([`Map`], [`Ring`], [`Text`], [`Counters`]), regions of many writers read as one
-//! ([`Merged`]), copies on other machines ([`sync`]) and regions by name ([`Host`],
-//! [`Broker`]) build on that.
+//! Structures that lie in a region ([`Map`], [`Ring`], [`Text`], [`Counters`]), regions of
+//! many writers read as one ([`Merged`]), copies on other machines ([`sync`]) and regions
+//! by name ([`Host`], [`Broker`]) build on that.
 //!
 //! What it does not: a version is in memory, of this machine. What must survive the
 //! machine belongs into a replicated store.

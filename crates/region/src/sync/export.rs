@@ -7,10 +7,11 @@ use std::time::Duration;
 use stateplane_base::Time;
 
 use super::message::{
-    Mark, Message, PIECE_HEAD, Piece, RUN_HEAD, RUN_MAX, Report, decode, encode_announce,
-    encode_still, run_head,
+    Mark, Message, PIECE_HEAD, Piece, RUN_HEAD, Report, decode, encode_announce, encode_still,
+    run_head,
 };
 use super::mutation::{Mutation, broken};
+use super::way::{Run, cut};
 use super::{At, Malformed, Timing};
 use crate::memory::LINE;
 
@@ -99,8 +100,8 @@ struct Peer {
     rests: Time,
 }
 
-/// Runs (first line, lines) of each piece.
-type Way = Arc<Vec<Vec<(u32, u32)>>>;
+/// The runs of each piece.
+type Way = Arc<Vec<Vec<Run>>>;
 
 #[derive(Debug)]
 struct Job {
@@ -238,44 +239,19 @@ impl Export {
         way
     }
 
-    fn cut(&self, base: u64) -> Vec<Vec<(u32, u32)>> {
+    /// The lines that lead from `base` to the present version, cut.
+    fn cut(&self, base: u64) -> Vec<Vec<Run>> {
         let zero = |line: usize| self.image[line * LINE..][..LINE].iter().all(|b| *b == 0);
-        let needed = |line: usize| {
+        let needed = |line: &usize| {
             if base == 0 {
-                !zero(line)
+                !zero(*line)
             } else if broken(Mutation::NewestChangesOnly) {
-                self.changed[line] == self.at.version
+                self.changed[*line] == self.at.version
             } else {
-                self.changed[line] > base
+                self.changed[*line] > base
             }
         };
-        let (mut pieces, mut runs, mut used) = (Vec::new(), Vec::<(u32, u32)>::new(), 0);
-        for line in (0..self.changed.len()).filter(|line| needed(*line)) {
-            let line = u32::try_from(line).expect("a region has fewer lines");
-            let joins = runs
-                .last()
-                .is_some_and(|(first, count)| first + count == line && (*count as usize) < RUN_MAX);
-            let cost = if joins { LINE } else { RUN_HEAD + LINE };
-            if used + cost > self.room {
-                pieces.push(std::mem::take(&mut runs));
-                used = 0;
-            }
-            match runs.last_mut() {
-                Some((_, count)) if joins => *count += 1,
-                _ => runs.push((line, 1)),
-            }
-            // The first run of a piece has its head, whatever it went on from.
-            used += if runs.len() == 1 && used == 0 {
-                RUN_HEAD + LINE
-            } else {
-                cost
-            };
-        }
-        // A version without changes is a piece without lines.
-        if !runs.is_empty() || pieces.is_empty() {
-            pieces.push(runs);
-        }
-        pieces
+        cut((0..self.changed.len()).filter(needed), self.room)
     }
 
     fn send_way(&mut self, to: To, base: u64) {

@@ -26,6 +26,7 @@ mod import;
 mod message;
 mod mutation;
 mod seal;
+mod way;
 
 use std::time::Duration;
 
