@@ -129,14 +129,14 @@ impl World {
                     let result = match reply {
                         Answers::Works => {
                             self.store.execute(at, &op, &mut answer);
-                            Ok(answer.as_slice())
+                            Ok(answer)
                         }
                         Answers::Fails => Err(StateError::Unavailable),
                         Answers::Raves(byte) => {
                             self.store.execute(at, &op, &mut answer);
                             let at = usize::from(byte) * answer.len() / 256;
                             answer.truncate(at);
-                            Ok(answer.as_slice())
+                            Ok(answer)
                         }
                     };
                     self.runtime.on_reply(self.now, ticket, result);

@@ -46,16 +46,21 @@ impl Lab {
         Self::with_queues(1, more)
     }
 
+    /// The same, in so much address space, in KiB.
+    fn within(memory: u64, more: &str) -> Option<Self> {
+        Some(Self::build(1, Some(memory), more).expect("root can build it"))
+    }
+
     /// The same, with so many queues each way on every interface.
     fn with_queues(queues: u32, more: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: network namespaces and XDP programs need root");
             return None;
         }
-        Some(Self::build(queues, more).expect("root can build it"))
+        Some(Self::build(queues, None, more).expect("root can build it"))
     }
 
-    fn build(queues: u32, more: &str) -> io::Result<Self> {
+    fn build(queues: u32, memory: Option<u64>, more: &str) -> io::Result<Self> {
         let [client, device, server] = ["client", "device", "server"].map(Namespace::create);
         let (client, device, server) = (client?, device?, server?);
         let (left, right) = (client.try_clone()?, server.try_clone()?);
@@ -104,9 +109,17 @@ impl Lab {
             ),
         )?;
         let log = fs::File::create(path.join("gw.log"))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
+        let limit = memory.map_or_else(String::new, |kib| format!("ulimit -v {kib} && "));
+        let mut command = Command::new("sh");
         command
-            .args(["run", "--node", "gw", "--config"])
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+            .args([
+                env!("CARGO_BIN_EXE_stateplane"),
+                "run",
+                "--node",
+                "gw",
+                "--config",
+            ])
             .arg(path.join("gw.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -365,6 +378,34 @@ fn several_queues_are_served() {
         let missed = &status["function"]["counters"][format!("{side}-no-socket")];
         assert_eq!(missed.as_u64(), Some(0), "{status:#?}");
     }
+}
+
+/// Where its tables cannot be had the node goes on without them, and says why.
+#[test]
+fn without_memory_for_its_tables_the_process_forwards_everything() {
+    const LARGE: &str = "[fast-path]\nflows = 4194304\n";
+    /// The tables alone are 256 MiB.
+    const LACKING: u64 = 150_000;
+    let Some(lab) = Lab::start(LARGE) else { return };
+    let status = lab.until("it has them", |status| {
+        !status["function"]["fast_path"].is_null()
+    });
+    let file = fs::read_to_string(format!("/proc/{}/status", status["pid"])).expect("its status");
+    let peak = file.lines().find_map(|line| line.strip_prefix("VmPeak:"));
+    let peak = peak.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    drop(lab);
+    let Some(lab) = Lab::within(peak.expect("a number") - LACKING, LARGE) else {
+        return;
+    };
+    let flow = lab.socket();
+    let seen = lab.begin(&flow);
+    assert_eq!((0..50).filter(|_| flow.ask() == Some(seen)).count(), 50);
+    let status = lab.until("it says so", |status| received(status) >= 100);
+    assert!(status["function"]["fast_path"].is_null(), "{status:#?}");
+    let why = status["function"]["fast_path_off"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(why.contains("flows4") && why.contains("memory"), "{why}");
 }
 
 /// Without the fast path all packets come to the process, which says why.
