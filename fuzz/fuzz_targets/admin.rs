@@ -39,9 +39,10 @@ fn served() -> (Runtime, Router) {
     let facts = Facts {
         config: config.expect("a usual configuration").0,
         node: "r1".to_owned(),
-        board: Board::default(),
+        board: Board::default().into(),
         desk: None,
         members: None,
+        weights: None,
         started: Instant::now(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread();

@@ -373,7 +373,11 @@ fn leases(answers: &Answers) -> String {
         }));
     }
     let own = table(&["NODE", "COVERS", "STATE", "EPOCH", "LEFT"], rows);
-    format!("{own}\n\n{}", stores_leases(answers))
+    format!(
+        "{}\n\n{}",
+        own.trim_end(),
+        stores_leases(answers).trim_end()
+    )
 }
 
 /// The list of the store, as the first that got it has it: all have the same store.
@@ -514,8 +518,13 @@ mod tests {
     fn leases_say_who_holds_what_and_for_how_long() {
         let lease =
             json!({ "covers": "2 port blocks", "state": "held", "epoch": 7, "left_ms": 9_250 });
+        let lent = json!({ "partition": "0x2a", "owner": "gw2", "state": "asked back", "epoch": 3,
+            "left_ms": 1_000, "heir": "gw1" });
         let answers = Answers::from([
-            ("gw1".to_owned(), Ok(json!({ "leases": [lease] }))),
+            (
+                "gw1".to_owned(),
+                Ok(json!({ "leases": [lease], "store": [lent] })),
+            ),
             ("gw2".to_owned(), Ok(json!({ "leases": [] }))),
         ]);
         let shown = leases(&answers);
@@ -523,7 +532,15 @@ mod tests {
         for word in ["gw1", "2 port blocks", "held", " 7 ", "9.2s"] {
             assert!(line.contains(word), "{word} in {shown}");
         }
-        assert_eq!(shown.lines().count(), 2);
+        let last = shown.lines().last().expect("the store's list");
+        for word in ["0x2a", "gw2", "asked back", " 3 ", "1.0s", "gw1"] {
+            assert!(last.contains(word), "{word} in {shown}");
+        }
+        assert_eq!(
+            shown.lines().count(),
+            5,
+            "two tables and a line between: {shown}"
+        );
     }
 
     #[test]
