@@ -392,6 +392,18 @@ mod tests {
     }
 
     /// Three receivers hear a group: one loses a tenth, one has another key.
+    /// Turns them all until the first two copies have a version.
+    fn deliver(source: &mut Source, copies: &mut [Copy], version: u64) {
+        let start = Instant::now();
+        while copies[..2].iter().any(|copy| copy.has().version != version) {
+            assert!(start.elapsed() < Duration::from_secs(20), "does not arrive");
+            source.turn(clock::now()).unwrap();
+            for copy in &mut *copies {
+                copy.turn(clock::now()).unwrap();
+            }
+        }
+    }
+
     #[test]
     fn a_group_hears_once_what_several_need() {
         const LEN: usize = 20_000;
@@ -419,14 +431,7 @@ mod tests {
         for round in 1..=40u8 {
             original.edit_all().fill(round);
             let version = original.publish().unwrap();
-            let start = Instant::now();
-            while copies[..2].iter().any(|copy| copy.has().version != version) {
-                assert!(start.elapsed() < Duration::from_secs(20), "does not arrive");
-                source.turn(clock::now()).unwrap();
-                for copy in &mut copies {
-                    copy.turn(clock::now()).unwrap();
-                }
-            }
+            deliver(&mut source, &mut copies, version);
             for copy in &copies[..2] {
                 let snapshot = reader(copy.copy()).snapshot().unwrap();
                 assert!(snapshot.bytes() == original.bytes(), "another version");
@@ -470,14 +475,7 @@ mod tests {
                 .fill(round);
             original.bytes_mut(LEN - 1, 1).fill(round);
             let version = original.publish().unwrap();
-            let start = Instant::now();
-            while copies[..2].iter().any(|copy| copy.has().version != version) {
-                assert!(start.elapsed() < Duration::from_secs(20), "does not arrive");
-                source.turn(clock::now()).unwrap();
-                for copy in &mut copies {
-                    copy.turn(clock::now()).unwrap();
-                }
-            }
+            deliver(&mut source, &mut copies, version);
             for reader in &readers {
                 let snapshot = reader.snapshot().unwrap();
                 assert!(snapshot.bytes() == original.bytes(), "another version");

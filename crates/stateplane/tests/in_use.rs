@@ -9,27 +9,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
 use stateplane_region::Host;
-use support::{Node, stateplane};
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(start.elapsed() < LIMIT, "waiting until {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
+use support::{Node, stateplane, until};
 
 /// One file for both machines: its directories are those of whoever runs.
 const FILE: &str = r#"
@@ -164,6 +151,13 @@ impl Machine {
         self.json("steering")["switches"][0].clone()
     }
 
+    /// What a node counts, as this machine knows.
+    fn telemetry(&self, node: &str) -> Option<Value> {
+        let nodes = self.json("telemetry");
+        let mut nodes = nodes["nodes"].as_array()?.iter();
+        nodes.find(|n| n["node"] == node).cloned()
+    }
+
     /// What a node says about the regions it uses.
     fn uses(&self, node: &str) -> Value {
         let nodes = self.json("nodes");
@@ -258,12 +252,7 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
         known.starts_with("the configuration").then_some(())
     });
     let silent = until("its telemetry is silent", || {
-        let nodes = far.json("telemetry");
-        let node = nodes["nodes"]
-            .as_array()?
-            .iter()
-            .find(|n| n["node"] == "sw")?
-            .clone();
+        let node = far.telemetry("sw")?;
         (node["silent"] == true).then_some(node)
     });
     let counted = &silent["counters"]["switch.resteered"]["value"];
@@ -278,12 +267,7 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     assert_eq!(again["source"], "region");
     assert!(again["epoch"].as_u64() > first["epoch"].as_u64(), "{again}");
     let counted = until("it counts anew", || {
-        let nodes = far.json("telemetry");
-        let node = nodes["nodes"]
-            .as_array()?
-            .iter()
-            .find(|n| n["node"] == "sw")?
-            .clone();
+        let node = far.telemetry("sw")?;
         (node["silent"] == false).then_some(node)
     });
     assert!(counted["since_day_ns"].as_u64() > silent["since_day_ns"].as_u64());

@@ -16,20 +16,7 @@ use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
 use stateplane_region::{Host, Name, ReadError, Reader, Spec, Writer};
-use support::{Client, Node, nodes, stateplane};
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(start.elapsed() < LIMIT, "waiting until {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
+use support::{Client, LIMIT, Node, nodes, stateplane, until};
 
 fn broker(dir: &Path) -> (Node, Host) {
     let mut command = stateplane(&["region", "broker", "--dir"]);

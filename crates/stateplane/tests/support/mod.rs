@@ -43,6 +43,21 @@ impl Node {
     }
 }
 
+/// How long anything is waited for.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks until there is an answer.
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < LIMIT, "waiting until {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 pub fn stateplane(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stateplane"));
     command.args(args);
