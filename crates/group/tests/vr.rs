@@ -7,8 +7,15 @@ use stateplane_base::LogTime;
 use stateplane_group::{GroupConfig, Mark};
 use stateplane_wire::group::Body;
 
+/// A group without a sequencer.
+fn config(n: u8, batch: u16) -> GroupConfig {
+    let mut config = GroupConfig::new(n).vr(batch);
+    config.sequencers = 0;
+    config
+}
+
 fn vr(n: u8, batch: u16) -> World {
-    World::ready_with(GroupConfig::new(n).vr(batch))
+    World::ready_with(config(n, batch))
 }
 
 #[test]
@@ -40,7 +47,7 @@ fn one_replica_answers_in_a_round_trip_and_talks_to_nobody() {
 
 /// Sends ten requests in ten datagrams at once and counts the Prepares.
 fn prepares_for_ten(batch: u16) -> u64 {
-    let mut config = GroupConfig::new(3).vr(batch);
+    let mut config = config(3, batch);
     config.limits.batch_bytes = 1;
     let mut w = World::ready_with(config);
     for i in 0..10u8 {
@@ -133,8 +140,11 @@ fn a_dead_leader_is_replaced_and_the_client_finds_its_successor() {
     w.lose = Box::new(|_, _, _| false);
     w.run_until(500, |w| w.done.contains_key(&last));
     assert!(w.done[&last].is_ok());
+    let sought = w.client.marks().get(Mark::LeaderSought);
+    assert!(sought > 0);
     w.call(b"next").unwrap();
-    assert!(w.client.marks().get(Mark::LeaderSought) > 0);
+    let marks = w.client.marks();
+    assert_eq!(marks.get(Mark::LeaderSought), sought, "it is known by now");
     w.start_replica(dead);
     w.run(300);
     w.agree();

@@ -15,7 +15,7 @@ use core::time::Duration;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
     self as group, Change, Client, Disk, Effect, GroupConfig, Marks, Membership, Mutation, Peer,
-    Replica, ReplicaStatus, RequestId, Sequencer,
+    Protocol, Replica, ReplicaStatus, RequestId, Sequencer,
 };
 use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
@@ -307,7 +307,11 @@ pub(crate) fn role(
 pub(crate) fn config(plan: &Plan, mutation: Option<Mutation>) -> GroupConfig {
     let mut config = GroupConfig::new(plan.replicas).with_spares(plan.spares);
     config.protocol = plan.protocol;
-    config.sequencers = plan.sequencers;
+    // Where the leader orders, the machines that could sequence have nothing to do.
+    config.sequencers = match plan.protocol {
+        Protocol::Nopaxos => plan.sequencers,
+        Protocol::Vr { .. } => 0,
+    };
     config.timing.deadline = Duration::from_millis(1_000);
     config.origin = plan.near.unwrap_or_default();
     if plan.small_limits {

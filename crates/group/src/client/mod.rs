@@ -333,7 +333,9 @@ impl Client {
         };
         match msg.body {
             Body::Reply(m) if ours(m.replica, m.client, m.quorum) => {
-                if m.view >= self.view && m.sequencer < self.config.sequencers {
+                // Without sequencers there is none to be named.
+                let known = m.sequencer < self.config.sequencers || self.config.leader_orders();
+                if m.view >= self.view && known {
                     (self.view, self.sequencer) = (m.view, m.sequencer);
                     self.leader = ReplicaId(leader_of(m.view));
                     self.heard = now;

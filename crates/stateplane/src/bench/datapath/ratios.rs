@@ -17,11 +17,12 @@ enum Flows {
 }
 
 impl Flows {
-    const fn at_least(self) -> u32 {
+    /// Whether names may speak of so many.
+    const fn are(self, count: u32) -> bool {
         match self {
-            Flows::Few => 1,
-            Flows::Some => 10_000,
-            Flows::Many => 1_000_000,
+            Flows::Few => true,
+            Flows::Some => 10_000 <= count && count < 1_000_000,
+            Flows::Many => 1_000_000 <= count,
         }
     }
 }
@@ -85,7 +86,7 @@ impl Ratio {
             Flows::Some => some,
             Flows::Many => many,
         };
-        if !quick && *flows < self.flows.at_least() {
+        if !quick && !self.flows.are(*flows) {
             return None;
         }
         let of = |device: Device| {

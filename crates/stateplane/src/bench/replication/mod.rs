@@ -59,8 +59,10 @@ pub(crate) struct ReplicationArgs {
 const ATTEMPTS: u32 = 3;
 /// The loss whose cost is measured.
 const LOSE_ONE_IN: u32 = 100;
-/// Outstanding operations where the leader is the bottleneck: enough that it never waits.
+/// Outstanding operations where the leader is the bottleneck: enough that it never waits, and
+/// few enough that none is repeated because it waits too long.
 const BOUNDED_OUTSTANDING: usize = 512;
+const BOUNDED_SINGLE_OUTSTANDING: usize = 128;
 /// Outstanding operations where everything shares a processor.
 const ONE_CORE_OUTSTANDING: usize = 32;
 
@@ -141,10 +143,11 @@ impl Bench {
         };
         let lossless = lose_one_in.is_none();
         if lossless && system.is_bounded_too() {
-            self.sample(
-                &mut running,
-                case(Placement::LeaderBounded, BOUNDED_OUTSTANDING),
-            )?;
+            let n = match system.is_single() {
+                true => BOUNDED_SINGLE_OUTSTANDING,
+                false => BOUNDED_OUTSTANDING,
+            };
+            self.sample(&mut running, case(Placement::LeaderBounded, n))?;
         }
         for n in self.outstanding.clone() {
             if lossless && !system.is_single() || n == most {

@@ -104,8 +104,8 @@ const HOW: [&str; 7] = [
      and etcd (puts to its leader through its JSON gateway; data on tmpfs)",
     "leader-alone: the leader has a processor, all others and the load share another; where there are only \
      two, those others and not the leader are what limits a system that spares its leader",
-    "leader-bounded: so too, but the kernel gives the leader (or the one replica) 1 of every 8 ms, and 512 \
-     operations are outstanding: now it is the bottleneck, and here the protocols are compared",
+    "leader-bounded: so too, but the kernel gives the leader (or the one replica) 1 of every 8 ms: now it is \
+     the bottleneck, and here the protocols are compared",
     "one-core: every process and the load on one processor",
     "in the systems named single every datagram takes a system call of its own at all nodes and the client, \
      as in the papers' systems: VR without batching is that one; in all others what a turn of a node \
