@@ -135,6 +135,7 @@ marks! {
     BehindTruncation = "behind-truncation", "Slots we lack are truncated at the peer.";
     StaleIncarnation = "stale-incarnation", "A message of a former life was dropped.";
     OtherFormation = "other-formation", "A message of another life of the group was dropped.";
+    JoinDeferred = "join-deferred", "A view started without a new life that too few of its voters knew.";
     JoinRequested = "join-requested", "A replica without memory was proposed for the next view.";
     Joined = "joined", "Became a member again after a restart.";
     Formed = "formed", "All replicas started empty and formed the group.";

@@ -29,6 +29,7 @@ stateplane_base::mutations! {
     PrepareOkAhead = "prepare-ok-ahead", "A follower acknowledges slots behind one that it lacks.";
     FormerLifeVotes = "former-life-votes", "Votes of a replica's former life count.";
     JoinInPlace = "join-in-place", "A restarted replica joins the present view instead of a new one, so replies of its former life count for the new.";
+    JoinUnvouched = "join-unvouched", "Votes from before a member lost its memory count for the view that admits its new life.";
     CounterWraps = "counter-wraps", "Sequence numbers are those of a 16-bit counter.";
     LookupRefused = "lookup-refused", "A leader in a gap commit answers nobody, as in the published specification.";
     FutureSession = "future-session-trusted", "A stamp of a later session starts it, without a view change.";

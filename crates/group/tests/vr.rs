@@ -4,7 +4,7 @@ mod common;
 
 use common::{Node, World};
 use stateplane_base::LogTime;
-use stateplane_group::{GroupConfig, Mark};
+use stateplane_group::{GroupConfig, Mark, Mutation};
 use stateplane_wire::group::Body;
 
 /// A group without a sequencer.
@@ -153,4 +153,59 @@ fn a_dead_leader_is_replaced_and_the_client_finds_its_successor() {
         7,
         "and nothing is executed twice"
     );
+}
+
+/// A vote for a view waits in the network while its voter decides in a later view, with a replica
+/// that then loses its memory. Nobody else could know of that view.
+fn a_stale_vote_and_a_newcomer(config: GroupConfig) -> World {
+    let mut w = World::ready_with(config);
+    let stale = |from: Node, to: Node, body: &Body| {
+        let way = (from, to) == (Node::Replica(2), Node::Replica(0));
+        way && matches!(body, Body::ViewChange(vote) if vote.view == 16)
+    };
+    w.lose = Box::new(move |from, to, body| {
+        let alone = [from, to].contains(&Node::Replica(0)) && !stale(from, to, body);
+        alone || matches!(body, Body::ViewChange(vote) if vote.view < 16)
+    });
+    w.hold = Box::new(stale);
+    w.run_until(1_000, |w| w.leader() == Some(1));
+    w.call(b"decided in view 17").unwrap();
+
+    // Now only the first replica remembers anything, and the other's vote arrives.
+    w.lose = Box::new(|from, to, _| [from, to].contains(&Node::Replica(2)));
+    w.hold = Box::new(|_, _, _| false);
+    w.kill(1);
+    w.start_replica(1);
+    // The newcomer is heard.
+    w.run(5);
+    assert_eq!(
+        w.replica(0).inspect().view,
+        16,
+        "its leader waits for votes"
+    );
+    assert!(w.release() > 0);
+    w
+}
+
+#[test]
+fn a_vote_from_before_a_loss_of_memory_admits_nobody() {
+    let mut w = a_stale_vote_and_a_newcomer(config(3, 8));
+    assert!(w.call(b"lost?").is_err(), "no majority can know");
+    assert!(w.mark(Mark::JoinDeferred) > 0);
+    w.lose = Box::new(|_, _, _| false);
+    w.run_until(2_000, |w| w.leader().is_some());
+    w.run(300);
+    w.call(b"next").unwrap();
+    w.run(50);
+    w.agree();
+    let (_, first) = &w.replica(1).app().ops[0];
+    assert_eq!(first, b"decided in view 17");
+
+    // Without the rule, two operations are final in one slot.
+    if let Some(broken) = config(3, 8).breaking(Mutation::JoinUnvouched) {
+        let mut w = a_stale_vote_and_a_newcomer(broken);
+        w.call(b"in its place").unwrap();
+        let (_, first) = &w.replica(1).app().ops[0];
+        assert_eq!(first, b"in its place");
+    }
 }

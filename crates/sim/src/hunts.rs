@@ -146,11 +146,18 @@ pub const HUNTS: &[Hunt] = &[
 ];
 
 /// Breaches that nothing notices within thousands of seeds, and why.
-pub const SURVIVORS: &[(Mutation, &str)] = &[(
-    Mutation::StaleDismissal,
-    "a dismissal must be on its way from before the newcomer was admitted until it has \
+pub const SURVIVORS: &[(Mutation, &str)] = &[
+    (
+        Mutation::StaleDismissal,
+        "a dismissal must be on its way from before the newcomer was admitted until it has \
          voted; a directed test of the group's members fails without the rule",
-)];
+    ),
+    (
+        Mutation::JoinUnvouched,
+        "a vote must be on its way while its voter decides in a later view with one that then \
+         loses its memory: one seed in a million; a directed test fails without the rule",
+    ),
+];
 
 /// Whether this build can break rules at all.
 pub fn able() -> bool {

@@ -20,7 +20,9 @@
 //! # Why a restarted replica is harmless
 //! Each view fixes which *incarnation* of each replica belongs to it. A restarted
 //! replica has no vote. The leader proposes its new incarnation in a view change
-//! that needs f+1 votes of *other* replicas. Such a quorum meets every quorum of
+//! that needs f+1 votes of *other* replicas, which knew of that incarnation when they
+//! voted: an older vote may belong to one that has since decided, in a later view, with
+//! the former life. Such a quorum meets every quorum of
 //! earlier views in a replica that remembers, so everything decided earlier, also
 //! with the help of the former life, is in the new view's log. Whatever the former
 //! life still has in flight belongs to earlier views, except its votes for later

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use stateplane_base::Time;
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, NoopSet, Slot, StartView, Summary, View, ViewChange, leader_of,
+    Body, Membership, NoopSet, Slot, StartView, Summary, View, ViewChange, leader_of,
 };
 
 use super::log::SUMMARY_SPAN;
@@ -73,6 +73,7 @@ impl<A: Application> Replica<A> {
             nonce: self.nonce,
             session_base: self.session_base,
             members: self.members,
+            joining: self.joining,
             summary: self.log.summary(self.commit),
         }
     }
@@ -118,6 +119,12 @@ impl<A: Application> Replica<A> {
                 self.repeat_start();
             }
             return;
+        }
+        for (seat, life) in (0..).zip(m.joining) {
+            if seat != self.me && life > self.members.life(seat) {
+                let known = &mut self.joining[usize::from(seat)];
+                *known = life.max(*known);
+            }
         }
         if m.view > self.view {
             self.start_view_change(now, m.view);
@@ -205,7 +212,11 @@ impl<A: Application> Replica<A> {
             self.marks.hit(Mark::MergeNoopWins);
         }
         for (seat, life) in (0..).zip(self.joining) {
-            start.members.renew(seat, life);
+            if self.is_vouched_for(deciders, seat, life) {
+                start.members.renew(seat, life);
+            } else {
+                self.marks.hit(Mark::JoinDeferred);
+            }
         }
         self.apply_change(&mut start, entered, voters);
         if let Some(nonce) = self
@@ -220,6 +231,15 @@ impl<A: Application> Replica<A> {
             );
         }
         Some(start)
+    }
+
+    /// Whether a majority voted for this view when they knew of a member's later life already.
+    /// A vote that is older than the loss of that memory says nothing: its voter may have gone on
+    /// since, to a later view, which it decided in together with the former life.
+    fn is_vouched_for(&self, deciders: Membership, seat: u8, life: u64) -> bool {
+        let knows = |vote: &ViewChange| vote.joining[usize::from(seat)] >= life;
+        let knowing = self.seats(|j| self.votes[j].as_ref().is_some_and(knows));
+        life == 0 || deciders.decides(knowing) || self.config.broken(Mutation::JoinUnvouched)
     }
 
     /// The start of a view, at a member.
@@ -308,7 +328,7 @@ fn merge_summaries(logs: &[&ViewChange], value_wins: bool) -> (Summary, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stateplane_wire::group::Membership;
+    use stateplane_wire::group::Lives;
 
     fn vote(commit: Slot, len: Slot, noops: &[Slot]) -> ViewChange {
         let noops = NoopSet::from_rising(noops.iter().copied());
@@ -320,6 +340,7 @@ mod tests {
             nonce: 9,
             session_base: 0,
             members: Membership::of([1, 1, 1, 0, 0, 0, 0, 0, 0]),
+            joining: Lives::default(),
             summary: Summary {
                 commit,
                 len,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use stateplane_base::ClientId;
 
 use super::batch::{decode_results, encode_results};
-use super::parts::{decode_entry, encode_entry};
+use super::parts::{decode_entry, decode_lives, encode_entry, encode_lives};
 use super::{
     Batch, Entries, Hint, MAX_BATCH, Membership, Prepare, Read, ReadReply, Reply, SnapshotChunk,
     StartView, Summary, ViewChange,
@@ -170,6 +170,7 @@ impl ViewChange {
         words(w, &[self.view, self.last_normal, self.incarnation]);
         words(w, &[self.session, self.nonce, self.session_base]);
         self.members.encode(w);
+        encode_lives(&self.joining, w);
         self.summary.encode(w);
     }
 
@@ -177,6 +178,7 @@ impl ViewChange {
         let (view, last_normal, incarnation) = (r.u64()?, r.u64()?, r.u64()?);
         let (session, nonce, session_base) = (r.u64()?, r.u64()?, r.u64()?);
         let members = Membership::decode(r)?;
+        let joining = decode_lives(r)?;
         let summary = Summary::decode(r)?;
         Ok(Self {
             view,
@@ -186,6 +188,7 @@ impl ViewChange {
             nonce,
             session_base,
             members,
+            joining,
             summary,
         })
     }

@@ -18,7 +18,7 @@
 //! 11 GapAck          view 8 | from 8 | to 8
 //! 12 Heartbeat       view 8 | clock 8 (0 = does not run) | Summary
 //! 13 SyncAck         view 8 | upto 8
-//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | session 8 | nonce 8 | session base 8 | Members | Summary
+//! 14 ViewChange      view 8 | last normal 8 | incarnation 8 | session 8 | nonce 8 | session base 8 | Members | 9*(joining 8) | Summary
 //! 15 StartView       view 8 | basis 8 | session 8 | nonce 8 | session base 8 | Members | Summary
 //! 16 Boot            incarnation 8 | 9*(heard 8)                                                +
 //! 17 Hint            view 8 | Members | settled 1                                               +
@@ -351,6 +351,9 @@ pub struct ViewChange {
     pub session_base: Slot,
     /// Membership of `last_normal`.
     pub members: Membership,
+    /// By seat: the later life of a member that lost its memory, as the voter knew when it voted
+    /// (0 = none).
+    pub joining: Lives,
     /// The voter's log.
     pub summary: Summary,
 }

@@ -229,8 +229,14 @@ fn changes() -> impl Strategy<Value = Body> {
 
 fn view_path() -> impl Strategy<Value = Body> {
     prop_oneof![
-        (any::<[u64; 6]>(), memberships(), summaries()).prop_map(
-            |([view, last_normal, incarnation, session, nonce, session_base], members, summary)| {
+        (
+            any::<[u64; 6]>(),
+            any::<Lives>(),
+            memberships(),
+            summaries()
+        )
+            .prop_map(|(words, joining, members, summary)| {
+                let [view, last_normal, incarnation, session, nonce, session_base] = words;
                 let vote = ViewChange {
                     view,
                     last_normal,
@@ -239,11 +245,11 @@ fn view_path() -> impl Strategy<Value = Body> {
                     nonce,
                     session_base,
                     members,
+                    joining,
                     summary,
                 };
                 Body::ViewChange(Box::new(vote))
-            }
-        ),
+            }),
         (any::<[u64; 5]>(), memberships(), summaries()).prop_map(
             |([view, basis, session, nonce, session_base], members, summary)| {
                 Body::StartView(Box::new(StartView {
