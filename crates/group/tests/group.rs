@@ -203,6 +203,36 @@ fn a_replica_behind_truncation_gets_a_snapshot() {
 }
 
 #[test]
+fn a_snapshot_that_comes_too_late_takes_nothing_back() {
+    let mut config = stateplane_group::GroupConfig::new(3);
+    (config.limits.retain, config.limits.sync_every) = (16, 8);
+    let mut w = World::ready_with(config);
+    let slow = (w.leader().unwrap() + 1) % 3;
+    // It has all slots, but is not told that they are its leader's until that one has
+    // truncated them: it asks for a snapshot.
+    w.hold = Box::new(move |_, to, body| {
+        to == Node::Replica(slow) && matches!(body, Body::Heartbeat { .. })
+    });
+    for i in 0..48u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.hold = Box::new(|_, _, body| matches!(body, Body::SnapshotChunk(_)));
+    w.run_until(20, |w| w.sent.contains_key("snapshot-request"));
+    // Before it gets one, it is told, and goes on.
+    w.release();
+    for i in 0..16u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.run(10);
+    assert_eq!(w.replica(slow).app().ops.len(), 64);
+    w.hold = Box::new(|_, _, _| false);
+    assert!(w.release() > 0, "a snapshot is on its way");
+    w.run(50);
+    assert!(w.replica(slow).marks().get(Mark::SnapshotInstalled) > 0);
+    w.agree();
+}
+
+#[test]
 fn a_deposed_leader_rolls_back_what_did_not_survive() {
     let mut w = World::ready(3);
     w.call(b"kept").unwrap();

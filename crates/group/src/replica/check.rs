@@ -168,6 +168,7 @@ impl<A: Application> Replica<A> {
         );
         assert!(self.commit <= len, "a sync point lies within the log");
         assert!(self.executed <= len, "only the log is executed");
+        assert!(self.commit <= self.executed, "what is final is executed");
         assert!(self.last_normal <= self.view, "views rise");
         assert!(
             self.session <= self.last_normal,

@@ -338,6 +338,9 @@ impl<A: Application> Replica<A> {
                 self.log.replace(slot, entry);
             }
         }
+        // While it came we may have got further than it reaches. What is final beyond it is in
+        // our log, and nothing else would execute it again: the sync point may never move.
+        self.execute_to(self.commit);
         true
     }
 }
