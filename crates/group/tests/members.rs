@@ -236,6 +236,31 @@ fn a_change_half_way_is_completed_by_the_next_leader() {
     assert!(w.mark(Mark::ChangeEstablished) > 0);
 }
 
+/// The joint view has reached only who is to leave when its leader dies. To go on takes the
+/// newcomer, which has entered nothing, and a member that knows of no change; that member is
+/// who will lead, because it belongs to both memberships and views pass it by in neither.
+#[test]
+fn a_member_that_missed_a_change_counts_the_newcomer() {
+    let mut w = ready(3, 1);
+    let leader = w.leader().expect("a leader");
+    let (missed, out) = ((leader + 1) % 3, (leader + 2) % 3);
+    w.lose = Box::new(move |_, to, body| {
+        matches!(body, Body::StartView(_)) && [missed, 3].map(Node::Replica).contains(&to)
+    });
+    assert_eq!(ask(&mut w, leader, replace(out, 3)), Answer::Accepted);
+    w.run_until(100, |w| w.replica(out).members().joint());
+    w.kill(leader);
+    w.lose = Box::new(|_, _, _| false);
+    assert!(!w.replica(missed).members().joint());
+    let members: Vec<u8> = (0..4).filter(|s| *s != out).collect();
+    w.run_until(2000, |w| entered(w, &[missed, 3], &members));
+    assert_eq!(w.leader(), Some(missed));
+    assert!(w.mark(Mark::NewcomerVoted) > 0);
+    assert_eq!(w.call(b"x").map(|r| count(&r)), Ok(6));
+    w.run(100);
+    agree(&w, &[missed, 3]);
+}
+
 #[test]
 fn a_vote_from_afar_does_not_undo_a_change() {
     let mut w = ready(3, 2);

@@ -35,7 +35,8 @@
 //!   may vote earlier, as soon as another's vote shows that a view admits this life of
 //!   it: it then says, truly, that it has entered none. (A restarted *member* may not:
 //!   its former life may have.) Without that, a leader lost at the wrong moment could
-//!   take the majority of N with it.
+//!   take the majority of N with it. A member that has missed v takes such a vote once it
+//!   holds another's that shows v; it is counted under v's members only, as all votes are.
 //! * *Who left* has no say: its life is in no membership that a newer log names, so its
 //!   votes are not counted, and members refuse to follow it into a view change unless it
 //!   knows a newer log than they do. Returning, it counts as a new life.

@@ -108,7 +108,7 @@ impl<A: Application> Replica<A> {
             self.marks.hit(Mark::StaleIncarnation);
             return self.hint(from);
         }
-        if !self.members.admits(from, m.incarnation) && m.last_normal <= self.last_normal {
+        if !self.has_say(from, m.incarnation) && m.last_normal <= self.last_normal {
             self.marks.hit(Mark::OutsiderRefused);
             return self.hint(from);
         }
@@ -131,6 +131,17 @@ impl<A: Application> Replica<A> {
         }
         self.votes[j] = Some(m);
         self.try_merge(now);
+    }
+
+    /// Whether this life has a say as far as we know: in our view, or in a newer one that a
+    /// vote shows us. A newcomer votes before it has entered the view that admits it, so its
+    /// own vote does not show that view. If we have missed it, too, and refused the vote, we
+    /// could not lead, although the merge, under the newest members, would count it.
+    fn has_say(&self, seat: u8, life: u64) -> bool {
+        let newest = self.votes.iter().flatten();
+        let newest = newest.max_by_key(|v| (v.last_normal, v.members));
+        let newest = newest.filter(|v| v.last_normal > self.last_normal);
+        self.members.admits(seat, life) || newest.is_some_and(|v| v.members.admits(seat, life))
     }
 
     /// Leader of the view voted for: merges as soon as a quorum's votes count.
