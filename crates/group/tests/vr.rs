@@ -205,7 +205,7 @@ fn a_vote_from_before_a_loss_of_memory_admits_nobody() {
     if let Some(broken) = config(3, 8).breaking(Mutation::JoinUnvouched) {
         let mut w = a_stale_vote_and_a_newcomer(broken);
         w.call(b"in its place").unwrap();
-        let (_, first) = &w.replica(1).app().ops[0];
+        let (_, first) = &w.replica(0).app().ops[0];
         assert_eq!(first, b"in its place");
     }
 }
