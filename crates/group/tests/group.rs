@@ -454,3 +454,25 @@ fn a_sequencer_that_hears_nobody_falls_silent() {
     w.lose = Box::new(|_, _, _| false);
     assert_eq!(w.call(b"b").map(|r| count(&r)), Ok(2));
 }
+
+#[test]
+fn a_late_proposal_of_a_group_does_not_take_the_place_of_the_one_that_formed() {
+    let mut w = World::new(3);
+    w.hold = Box::new(|_, _, body| matches!(body, Body::StartView(_)));
+    w.run(100);
+    w.hold = Box::new(|_, _, _| false);
+    // Long enough for the leader to give its first proposal up.
+    w.lose = Box::new(|_, _, body| matches!(body, Body::StartView(_)));
+    w.run(2_000);
+    w.lose = Box::new(|_, _, _| false);
+    let acks = |w: &World| w.sent.get("sync-ack").copied().unwrap_or(0);
+    let before = acks(&w);
+    w.run_until(500, |w| acks(w) >= before + 2);
+    assert!(w.release() > 0, "the first ones come just behind the last");
+    // The leader goes on to a view with a session before it has repeated this one's start.
+    w.lose = Box::new(|_, _, body| matches!(body, Body::StartView(m) if m.view == 0));
+    w.run_until(500, |w| {
+        (0..3).all(|j| w.replica(j).inspect().role != Role::Booting)
+    });
+    assert!(w.call(b"x").is_ok());
+}

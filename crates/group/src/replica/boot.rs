@@ -297,6 +297,15 @@ impl<A: Application> Replica<A> {
         if self.me == 0 || hinted || self.staging.is_some() || !self.boot.forms {
             return;
         }
+        // One that is late must not take the place of what its proposer may have formed since:
+        // we would not know the group when it acts.
+        let proposer = m.members.life(0);
+        let late = |(known, accepted): &(Formation, StartView)| {
+            accepted.members.life(0) == proposer && *known > formation
+        };
+        if self.boot.accepted.as_ref().is_some_and(late) {
+            return;
+        }
         self.boot.accepted = Some((formation, m.clone()));
         self.formation = formation;
         self.send_to(0, Body::SyncAck { view: 0, upto: 0 });
