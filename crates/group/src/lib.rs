@@ -39,6 +39,7 @@ mod effect;
 mod mutation;
 pub mod oum;
 mod replica;
+mod round_trip;
 mod sequencer;
 
 pub use client::{Busy, Client, ClientStatus, Committed, Place, RequestId, Unknown};

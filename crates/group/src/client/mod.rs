@@ -25,6 +25,7 @@ use stateplane_wire::group::{
     Address, Batch, Body, Formation, Message, Request, Slot, View, leader_of,
 };
 
+use crate::round_trip::RoundTrip;
 use crate::{Effect, GroupConfig, Mark, Marks, Peer};
 use deadlines::Deadlines;
 use pull::Pull;
@@ -131,19 +132,16 @@ pub struct Client {
     /// When the group is told that we have a long result, if nothing else tells it before.
     release: Option<Time>,
     tallies: Tallies,
-    /// Smoothed round trip, once measured.
-    round_trip: Option<Duration>,
+    round_trip: RoundTrip,
     view: View,
     /// VR: whom we take for the leader.
     leader: ReplicaId,
     /// When an answer came last.
     heard: Time,
-    /// VR: nothing was heard for as long as a try: perhaps it leads no more.
-    lost_leader: bool,
     /// The sequencer in force, as far as we know.
     sequencer: u8,
-    /// It may be another: nothing was heard for as long as a try.
-    lost_sequencer: bool,
+    /// Perhaps another orders: nothing was heard for as long as a try.
+    unheard: bool,
     jitter: u64,
     effects: VecDeque<Effect>,
     done: VecDeque<(RequestId, Result<Committed, Unknown>)>,
@@ -169,13 +167,12 @@ impl Client {
             pulls: BTreeMap::new(),
             release: None,
             tallies: Tallies::default(),
-            round_trip: None,
+            round_trip: RoundTrip::default(),
             view: 0,
             leader: ReplicaId(0),
             heard: Time::ZERO,
-            lost_leader: false,
             sequencer: 0,
-            lost_sequencer: false,
+            unheard: false,
             jitter: seed,
             effects: VecDeque::new(),
             done: VecDeque::new(),
@@ -234,8 +231,8 @@ impl Client {
     /// trips, doubled with each try, a little scattered.
     fn patience(&mut self, tries: u32) -> Duration {
         let timing = &self.config.timing;
-        let base = self.round_trip.map_or(timing.retry, |r| {
-            (r * 3).clamp(timing.retry / 4, timing.retry_max)
+        let base = self.round_trip.late().map_or(timing.retry, |late| {
+            late.clamp(timing.retry / 4, timing.retry_max)
         });
         let span = base.saturating_mul(1 << tries.min(6)).min(timing.retry_max);
         self.jitter = self
@@ -301,25 +298,22 @@ impl Client {
             formation: 0,
             body: Body::Request(request),
         };
-        if self.config.leader_orders() {
-            if self.lost_leader {
-                let all = (0..self.config.seats).map(ReplicaId);
-                for other in all.filter(|r| *r != self.leader) {
-                    let (to, msg) = (Peer::Replica(other), msg.clone());
-                    self.effects.push_back(Effect::Send { to, msg });
-                }
-            }
-            let to = Peer::Replica(self.leader);
-            return self.effects.push_back(Effect::Send { to, msg });
-        }
-        if self.lost_sequencer {
-            // Only the one in force stamps it; the others drop it.
-            for other in (0..self.config.sequencers).filter(|i| *i != self.sequencer) {
-                let (to, msg) = (Peer::Sequencer(other), msg.clone());
+        let (count, in_force) = match self.config.leader_orders() {
+            true => (self.config.seats, self.leader.0),
+            false => (self.config.sequencers, self.sequencer),
+        };
+        let peer = |number| match self.config.leader_orders() {
+            true => Peer::Replica(ReplicaId(number)),
+            false => Peer::Sequencer(number),
+        };
+        if self.unheard {
+            // Only the one in force takes it; the others drop it.
+            for other in (0..count).filter(|number| *number != in_force) {
+                let (to, msg) = (peer(other), msg.clone());
                 self.effects.push_back(Effect::Send { to, msg });
             }
         }
-        let to = Peer::Sequencer(self.sequencer);
+        let to = peer(in_force);
         self.effects.push_back(Effect::Send { to, msg });
     }
 
@@ -357,8 +351,7 @@ impl Client {
         self.due.remove(&(pending.due, id));
         if pending.tries == 0 {
             // Karn: a repeated request's reply measures nothing.
-            let sample = now.since(pending.submitted);
-            self.round_trip = Some(self.round_trip.map_or(sample, |r| (r * 7 + sample) / 8));
+            self.round_trip.measured(now.since(pending.submitted));
         }
         self.done.push_back((RequestId(id), Ok(outcome)));
         self.end_pull(now, id);
@@ -418,7 +411,7 @@ impl Client {
         }
         if !again.is_empty() || !pieces.is_empty() {
             let silent = now.since(self.heard) >= self.config.timing.retry;
-            (self.lost_leader, self.lost_sequencer) = (silent, silent);
+            self.unheard = silent;
             if silent && self.config.leader_orders() {
                 self.marks.hit(Mark::LeaderSought);
             }
@@ -429,7 +422,7 @@ impl Client {
         }
         self.send(&again);
         pieces.into_iter().for_each(|id| self.upload_again(id));
-        (self.lost_leader, self.lost_sequencer) = (false, false);
+        self.unheard = false;
         self.ask(&reads);
         self.release(now);
     }
@@ -480,7 +473,7 @@ impl Client {
 
     /// A view of its state.
     pub fn inspect(&self) -> ClientStatus {
-        let patience = self.round_trip.map_or(self.config.timing.retry, |r| r * 3);
+        let patience = self.round_trip.late().unwrap_or(self.config.timing.retry);
         ClientStatus {
             outstanding: self.pending.len(),
             patience,

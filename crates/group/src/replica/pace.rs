@@ -10,6 +10,7 @@ use stateplane_base::Time;
 use stateplane_wire::group::Slot;
 
 use crate::Timing;
+use crate::round_trip::RoundTrip;
 
 /// A question about a gap that was asked once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -30,7 +31,7 @@ pub(super) struct Pace {
     asked: Option<Question>,
     /// The last slot that was asked for.
     upto: Slot,
-    round_trip: Option<Duration>,
+    round_trip: RoundTrip,
 }
 
 impl Pace {
@@ -66,17 +67,15 @@ impl Pace {
     /// An answer came.
     pub(super) fn answer(&mut self, now: Time) {
         if let Some(question) = self.asked.take().filter(|q| !q.repeated) {
-            let sample = now.since(question.at);
-            self.round_trip = Some(self.round_trip.map_or(sample, |r| (r * 7 + sample) / 8));
+            self.round_trip.measured(now.since(question.at));
         }
     }
 
     /// When what was asked now is to be repeated.
     pub(super) fn again(&self, now: Time, timing: &Timing) -> Time {
         let most = timing.gap_retry;
-        now + self
-            .round_trip
-            .map_or(most, |r| (r * 3).clamp(most / 16, most))
+        let late = self.round_trip.late();
+        now + late.map_or(most, |late| late.clamp(most / 16, most))
     }
 
     /// Whether all that was asked for lies before `slot`.

@@ -19,6 +19,7 @@ use stateplane_state::Application;
 use stateplane_wire::group::{Address, Body, Entry, Prepare, Request, Slot, leader_of};
 
 use super::{Replica, Status};
+use crate::round_trip::RoundTrip;
 use crate::{Mark, Mutation, Peer, Protocol, Timing};
 
 /// What ordering by the leader needs besides the log.
@@ -43,7 +44,7 @@ pub(super) struct Ordering {
 struct Patience {
     /// A slot that is measured, and when it was appended.
     timed: Option<(Slot, Time)>,
-    round_trip: Option<Duration>,
+    round_trip: RoundTrip,
     repeated: u32,
 }
 
@@ -61,15 +62,14 @@ impl Patience {
     /// Everything up to `commit` is final.
     fn finished(&mut self, now: Time, commit: Slot) {
         if let Some((_, since)) = self.timed.take_if(|(slot, _)| *slot <= commit) {
-            let sample = now.since(since);
-            self.round_trip = Some(self.round_trip.map_or(sample, |r| (r * 7 + sample) / 8));
+            self.round_trip.measured(now.since(since));
             self.repeated = 0;
         }
     }
 
     fn length(&self, timing: &Timing) -> Duration {
         let (least, most) = (timing.gap_retry, timing.silence / 2);
-        let usual = self.round_trip.map_or(least, |r| r * 3);
+        let usual = self.round_trip.late().unwrap_or(least);
         let doubled = 1 << self.repeated.min(8);
         (usual.max(least) * doubled).min(most)
     }
