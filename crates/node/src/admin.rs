@@ -348,7 +348,7 @@ async fn weigh(State(facts): Shared, Query(wished): Query<Wished>) -> Answer {
         let message = "this node does not write the weights";
         return Err(error(StatusCode::NOT_FOUND, message));
     };
-    match desk.ask(wished.instance, wished.weight).await {
+    match desk.ask((wished.instance, wished.weight)).await {
         Some(Ok(weight)) => Ok(Json(json!({ "node": facts.node, "weight": weight }))),
         Some(Err(why)) => Err(error(StatusCode::BAD_REQUEST, &why)),
         None => Err(error(

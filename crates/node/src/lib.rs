@@ -17,6 +17,7 @@ pub mod admin;
 pub mod channel;
 pub mod client;
 pub mod config;
+pub mod desk;
 pub mod detect;
 mod disk;
 pub mod failure;

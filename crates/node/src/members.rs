@@ -1,7 +1,7 @@
 //! Changes of a group's members, from the admin API to a replica's loop and back.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,36 +10,19 @@ use stateplane_group::{Answer, Change, ReplicaStatus};
 use stateplane_state::Store;
 use tokio::sync::oneshot;
 
-/// Wishes that wait for the replica's attention; more are refused.
-const MAX_WISHES: usize = 16;
+use crate::desk;
+
 /// An answer of the leader takes a few milliseconds, or was lost.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What an operator wants, and where the answer goes.
-#[derive(Debug)]
-pub struct Wish {
-    change: Change,
-    answer: oneshot::Sender<Answer>,
-}
+/// A change that an operator wants.
+pub type Wish = desk::Wish<Change, Answer>;
+/// Where changes are asked for.
+pub type Desk = desk::Desk<Change, Answer>;
 
-/// The asking end.
-#[derive(Clone, Debug)]
-pub struct Desk(SyncSender<Wish>);
-
-impl Desk {
-    /// A desk, and the replica's end of it.
-    pub fn new() -> (Self, Receiver<Wish>) {
-        let (sender, receiver) = sync_channel(MAX_WISHES);
-        (Self(sender), receiver)
-    }
-
-    /// Asks for a change; `None` if there was no answer in time.
-    pub async fn ask(&self, change: Change) -> Option<Answer> {
-        let (answer, answered) = oneshot::channel();
-        self.0.try_send(Wish { change, answer }).ok()?;
-        let answered = tokio::time::timeout(PATIENCE, answered).await;
-        answered.ok()?.ok()
-    }
+/// A desk, and the replica's end of it.
+pub fn desk() -> (Desk, Receiver<Wish>) {
+    Desk::new(PATIENCE)
 }
 
 /// The replica's end: wishes in, and who waits for which answer.
@@ -67,7 +50,7 @@ impl Wishes {
             self.waiting.retain(|_, answer| !answer.is_closed());
             self.ticket += 1;
             self.waiting.insert(self.ticket, wish.answer);
-            core.reconfigure(now, self.ticket, wish.change);
+            core.reconfigure(now, self.ticket, wish.wanted);
         }
     }
 

@@ -54,7 +54,7 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     let socket = Socket::bind(&config.cluster.admin_dir, name)?;
     let mut board = Board::default();
     let (desk, questions) = Desk::new();
-    let (weights, wanted) = weights::Desk::new();
+    let (weights, wanted) = weights::desk();
     let keeper = Keeper::new(config, node, wanted, || {
         board.add_other("uses", UseStatus::default())
     });
@@ -69,7 +69,7 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
         board: &mut board,
         ends,
     };
-    let (members, wishes) = members::Desk::new();
+    let (members, wishes) = members::desk();
     let (mut questions, mut wishes) = (Some(questions), Some(wishes));
     let mut jobs = Vec::new();
     for role in &node.roles {

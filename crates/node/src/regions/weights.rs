@@ -14,17 +14,15 @@ use serde::{Deserialize, Serialize};
 use stateplane_base::Time;
 use stateplane_host::clock;
 use stateplane_region::{Host, Writer};
-use tokio::sync::oneshot;
 use tracing::info;
 
 use super::keeper::Duty;
 use super::own::{Follower, Kind, Own, put};
 use crate::config::{Config, Node, Switch};
+use crate::desk;
 
 /// The largest weight.
 pub const MAX_WEIGHT: u32 = 1000;
-/// Wishes that wait; more are refused.
-const MAX_WISHES: usize = 16;
 /// How long one waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -107,37 +105,14 @@ impl Weights {
     }
 }
 
-/// What an operator wants, and where the answer goes.
-#[derive(Debug)]
-pub struct Wish {
-    instance: String,
-    weight: u32,
-    answer: oneshot::Sender<Result<Weight, String>>,
-}
+/// An instance, and the weight that an operator wants it to have.
+pub type Wish = desk::Wish<(String, u32), Result<Weight, String>>;
+/// Where weights are asked for.
+pub type Desk = desk::Desk<(String, u32), Result<Weight, String>>;
 
-/// The asking end.
-#[derive(Clone, Debug)]
-pub struct Desk(SyncSender<Wish>);
-
-impl Desk {
-    /// A desk, and the other end of it.
-    pub fn new() -> (Self, Receiver<Wish>) {
-        let (sender, receiver) = sync_channel(MAX_WISHES);
-        (Self(sender), receiver)
-    }
-
-    /// Gives an instance a weight; `None` if there was no answer in time.
-    pub async fn ask(&self, instance: String, weight: u32) -> Option<Result<Weight, String>> {
-        let (answer, answered) = oneshot::channel();
-        let wish = Wish {
-            instance,
-            weight,
-            answer,
-        };
-        self.0.try_send(wish).ok()?;
-        let answered = tokio::time::timeout(PATIENCE, answered).await;
-        answered.ok()?.ok()
-    }
+/// A desk, and the other end of it.
+pub fn desk() -> (Desk, Receiver<Wish>) {
+    Desk::new(PATIENCE)
 }
 
 /// Writes the weights.
@@ -192,7 +167,8 @@ impl Duty for Writing {
             self.begin(region);
         }
         while let Ok(wish) = self.wishes.try_recv() {
-            let granted = self.grant(&wish.instance, wish.weight);
+            let (instance, weight) = &wish.wanted;
+            let granted = self.grant(instance, *weight);
             // Who asked may have gone.
             let _ = wish.answer.send(granted);
         }
@@ -346,7 +322,7 @@ mod tests {
             })
         };
         assert_eq!(read(), [None, None], "there is no region yet");
-        let mut first = Writing::new(&config, "sw", Desk::new().1);
+        let mut first = Writing::new(&config, "sw", desk().1);
         assert!(
             first.grant("gw1", 5).is_err(),
             "without a broker nothing is promised"
@@ -358,7 +334,7 @@ mod tests {
         assert_eq!(read(), [None, None], "said once");
 
         // A later process of the same node goes on from there; the former one is fenced.
-        let mut second = Writing::new(&config, "sw", Desk::new().1);
+        let mut second = Writing::new(&config, "sw", desk().1);
         second.turn(Some(&broker.host()), now);
         let refused = first.grant("gw1", 900).unwrap_err();
         assert!(refused.contains("another process"), "{refused}");
