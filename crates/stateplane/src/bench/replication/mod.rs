@@ -25,7 +25,7 @@ use clap::Args;
 use stateplane_host::priority;
 
 use super::{Place, goals};
-use measure::Spans;
+use measure::{Sample, Spans};
 use report::{Case, Placement, Report, Results};
 use systems::{Running, System};
 
@@ -163,25 +163,16 @@ impl Bench {
 
     /// One measurement under one leader: where it changed meanwhile, once more.
     fn sample(&mut self, running: &mut Running, case: Case) -> Result<()> {
-        let (leader, others) = (self.place.device, self.place.generator);
         for _ in 0..ATTEMPTS {
             running.find_leader()?;
-            running.pin(
-                match case.placement {
-                    Placement::OneCore => others,
-                    _ => leader,
-                },
-                others,
-            )?;
-            let quota = match case.placement {
-                Placement::LeaderBounded => match running.bound_leader() {
-                    Ok(quota) => Some(quota),
-                    Err(error) => {
-                        self.results.unbounded = Some(format!("{error:#}"));
-                        return Ok(());
-                    }
-                },
-                _ => None,
+            self.pin(running, case.placement)?;
+            let bounded = case.placement == Placement::LeaderBounded;
+            let quota = match bounded.then(|| running.bound_leader()).transpose() {
+                Ok(quota) => quota,
+                Err(error) => {
+                    self.results.unbounded = Some(format!("{error:#}"));
+                    return Ok(());
+                }
             };
             let view = running.view();
             let sample = running
@@ -189,17 +180,9 @@ impl Bench {
                 .with_context(|| format!("measuring {}", case.system.name()))?;
             drop(quota);
             let kept = view.is_some() && running.view() == view;
-            eprintln!(
-                "    {:>4} outstanding, {}: {:>9.0} ops/s, p50 {:.0} µs, p99 {:.0} µs{}",
-                case.outstanding,
-                case.placement.name(),
-                sample.ops_per_s,
-                sample.p50_us,
-                sample.p99_us,
-                if kept { "" } else { ": the leader changed" },
-            );
-            let leader = running.leader().to_owned();
+            progress(&case, &sample, kept);
             if kept {
+                let leader = running.leader().to_owned();
                 let samples = self.results.samples.entry(case).or_default();
                 samples.push((leader, sample));
                 return Ok(());
@@ -208,4 +191,24 @@ impl Bench {
         *self.results.unsteady.entry(case.system).or_default() += 1;
         Ok(())
     }
+
+    fn pin(&self, running: &Running, placement: Placement) -> Result<()> {
+        let (leader, others) = (self.place.device, self.place.generator);
+        match placement {
+            Placement::OneCore => running.pin(others, others),
+            Placement::LeaderAlone | Placement::LeaderBounded => running.pin(leader, others),
+        }
+    }
+}
+
+fn progress(case: &Case, sample: &Sample, kept: bool) {
+    eprintln!(
+        "    {:>4} outstanding, {}: {:>9.0} ops/s, p50 {:.0} µs, p99 {:.0} µs{}",
+        case.outstanding,
+        case.placement.name(),
+        sample.ops_per_s,
+        sample.p50_us,
+        sample.p99_us,
+        if kept { "" } else { ": the leader changed" },
+    );
 }
