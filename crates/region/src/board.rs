@@ -7,7 +7,10 @@
 //! Between the two, its last version stays readable.
 //!
 //! Being a file, it outlives the broker: a broker that starts again never promises an
-//! epoch twice, and those who have the file mapped notice nothing.
+//! epoch twice, and those who have the file mapped notice nothing. It lies in memory, as the
+//! regions do, and copies on other machines outlive it: so the epochs of a new board begin with
+//! the time of day, and what comes after a restart of the machine is never taken for what was
+//! before.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,6 +22,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use rustix::fs::FlockOperation;
 use zerocopy::IntoBytes;
 
+use crate::clock;
 use crate::layout::NAME_MAX;
 use crate::memory::{LINE, Line, Mapping};
 use crate::name::Name;
@@ -30,6 +34,9 @@ const SLOT: usize = LINE + NAME_MAX;
 const BYTES: usize = LINE + MAX_REGIONS * SLOT;
 /// The file's name in the broker's directory.
 const FILE: &str = "board";
+
+/// The word of the head that says where epochs begin.
+const FIRST: usize = 8;
 
 /// Words of a slot.
 const CLAIMED: usize = 0;
@@ -74,7 +81,11 @@ impl Board {
         let map = Mapping::new(file.as_fd(), BYTES, true)?;
         match map.load_word(0, Acquire) {
             MAGIC => {}
-            0 => map.store_word(0, MAGIC, Release),
+            0 => {
+                // More than one promise a millisecond nobody asks for.
+                map.store_word(FIRST, clock::day() / 1_000_000, Relaxed);
+                map.store_word(0, MAGIC, Release);
+            }
             _ => {
                 let text = format!(
                     "{} is not a board of this release; remove it",
@@ -123,13 +134,14 @@ impl Board {
 
     pub(crate) fn row(&self, slot: usize) -> Row {
         let word = |word| self.map.load_word(Self::at(slot, word), Relaxed);
+        let first = self.map.load_word(FIRST, Relaxed);
         let len = usize::try_from(word(NAME_LEN)).unwrap_or(0).min(NAME_MAX);
         let mut name = vec![0; len];
         self.map.load(Self::at(slot, LINE), &mut name);
         Row {
             name: String::from_utf8(name).ok().and_then(|n| n.parse().ok()),
-            claimed: word(CLAIMED),
-            current: word(CURRENT),
+            claimed: word(CLAIMED).max(first),
+            current: word(CURRENT).max(first),
             owner: word(OWNER) as u32,
             access: word(ACCESS) as u8,
         }

@@ -162,7 +162,7 @@ impl Publisher {
             return Ok(None);
         };
         if self.log.is_clean() {
-            self.object.set(Word::Checked, now);
+            self.checked(now)?;
             return Ok(None);
         }
         self.publish_fenced(now).map(Some)
@@ -176,10 +176,19 @@ impl Publisher {
     pub fn publish(&mut self) -> Result<u64, Fenced> {
         let now = clock::now();
         if self.log.is_clean() {
-            self.object.set(Word::Checked, now);
+            self.checked(now)?;
             return Ok(self.version);
         }
         self.publish_fenced(now)
+    }
+
+    /// What is in force is all there is; a writer that rests learns here, too, that it was
+    /// replaced.
+    #[inline]
+    fn checked(&self, now: u64) -> Result<(), Fenced> {
+        self.check_fence()?;
+        self.object.set(Word::Checked, now);
+        Ok(())
     }
 
     #[inline]

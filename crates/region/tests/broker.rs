@@ -44,6 +44,7 @@ fn regions_are_made_found_listed_and_deleted_by_name() {
     assert_eq!(refusal(theirs.attach::<[u32]>(&acl, "")), Refusal::NotThere);
     let spec = Spec::array::<u32>(1000).schema("acl-v1");
     let mut writer: Writer<[u32]> = ours.create(&acl, &spec).unwrap();
+    let epoch = writer.epoch();
     writer.set(|a| &a[999], 7);
     writer.publish().unwrap();
 
@@ -73,20 +74,24 @@ fn regions_are_made_found_listed_and_deleted_by_name() {
     let listed = theirs.list("/edge/gw1").unwrap().remove(0);
     assert_eq!(
         (listed.name, listed.writer, listed.epoch),
-        (acl.clone(), Some(us), 1)
+        (acl.clone(), Some(us), epoch)
     );
     assert_eq!((listed.readable, listed.bytes), (true, 3 * 4096));
 
     theirs.delete(&acl).unwrap();
     assert_eq!(
         reader.snapshot().unwrap_err(),
-        ReadError::Superseded { by: 2 }
+        ReadError::Superseded { by: epoch + 1 }
     );
     writer.set(|a| &a[0], 1);
-    assert_eq!(writer.publish(), Err(Fenced { by: 2 }));
+    assert_eq!(writer.publish(), Err(Fenced { by: epoch + 1 }));
     assert_eq!(refusal(theirs.attach::<[u32]>(&acl, "")), Refusal::NotThere);
     let again = ours.create::<u64>(&acl, &Spec::of::<u64>()).unwrap();
-    assert_eq!(again.epoch(), 3, "higher than all that the slot has seen");
+    assert_eq!(
+        again.epoch(),
+        epoch + 2,
+        "higher than all that the slot has seen"
+    );
 }
 
 #[test]
@@ -97,6 +102,7 @@ fn a_new_writer_goes_on_and_the_old_one_is_fenced() {
     let (table, spec) = (name("/edge/gw1/nat/table"), Spec::array::<u64>(500));
     let mut old: Writer<[u64]> = host.open(&table, &spec).unwrap();
     let reader: Reader<[u64]> = host.attach(&table, "").unwrap();
+    let epoch = old.epoch();
     old.edit_all().fill(1);
     assert_eq!(old.publish(), Ok(1));
     old.set(|t| &t[3], 2);
@@ -116,17 +122,17 @@ fn a_new_writer_goes_on_and_the_old_one_is_fenced() {
 
     old.set(|t| &t[3], 3);
     let mut new: Writer<[u64]> = host.take_over(&table, &spec).unwrap();
-    assert_eq!((new.version(), new.epoch()), (3, 2));
+    assert_eq!((new.version(), new.epoch()), (3, epoch + 1));
     assert_eq!(
         (new.get()[3], new.get()[400], new.get()[0]),
         (2, 2, 1),
         "what was published"
     );
-    assert_eq!(old.publish(), Err(Fenced { by: 2 }));
-    assert_eq!(old.check_in(), Err(Fenced { by: 2 }));
+    assert_eq!(old.publish(), Err(Fenced { by: epoch + 1 }));
+    assert_eq!(old.check_in(), Err(Fenced { by: epoch + 1 }));
     assert_eq!(
         reader.snapshot().unwrap_err(),
-        ReadError::Superseded { by: 2 }
+        ReadError::Superseded { by: epoch + 1 }
     );
 
     let reader: Reader<[u64]> = host.attach(&table, "").unwrap();
@@ -139,7 +145,7 @@ fn a_new_writer_goes_on_and_the_old_one_is_fenced() {
             snapshot.edition().version,
             snapshot.edition().epoch
         ),
-        (9, 4, 2)
+        (9, 4, epoch + 1)
     );
 
     drop(old);
@@ -150,7 +156,8 @@ fn a_new_writer_goes_on_and_the_old_one_is_fenced() {
     drop(new);
     assert!(reader.is_closed() && host.list("").unwrap()[0].writer.is_none());
     let third: Writer<[u64]> = host.open(&table, &spec).unwrap();
-    assert_eq!((third.epoch(), third.version(), third.get()[0]), (3, 5, 9));
+    assert_eq!((third.version(), third.get()[0]), (5, 9));
+    assert_eq!(third.epoch(), epoch + 2);
 }
 
 #[test]
@@ -164,6 +171,7 @@ fn everything_attached_outlives_the_broker() {
     let state = name("/edge/gw1/lb/state");
     let mut writer: Writer<u64> = ours.create(&state, &Spec::of::<u64>()).unwrap();
     writer.publish().unwrap();
+    let epoch = writer.epoch();
     let reader: Reader<u64> = theirs.attach(&state, "").unwrap();
     let error = Broker::open(dir.path(), Limits::default())
         .unwrap_err()
@@ -196,13 +204,48 @@ fn everything_attached_outlives_the_broker() {
 
     // Epochs go on where the last broker ended, so a fence still works.
     let next: Writer<u64> = theirs.take_over(&state, &Spec::of::<u64>()).unwrap();
-    assert_eq!((next.epoch(), *next.get()), (2, 6));
+    assert_eq!((next.epoch(), *next.get()), (epoch + 1, 6));
     *writer.edit_all() = 7;
-    assert_eq!(writer.publish(), Err(Fenced { by: 2 }));
-    assert!(matches!(
-        reader.snapshot(),
-        Err(ReadError::Superseded { by: 2 })
-    ));
+    assert_eq!(writer.publish(), Err(Fenced { by: epoch + 1 }));
+    assert_eq!(
+        reader.snapshot().unwrap_err(),
+        ReadError::Superseded { by: epoch + 1 }
+    );
+}
+
+#[test]
+fn a_writer_that_rests_learns_that_it_was_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = Running::new(dir.path(), Limits::default());
+    let host = Host::connect(dir.path()).unwrap();
+    let (name, spec) = (name("/edge/gw1/nat/rests"), Spec::of::<u64>());
+    let mut rests: Writer<u64> = host.open(&name, &spec).unwrap();
+    rests.publish().unwrap();
+    assert_eq!(rests.publish(), Ok(1), "nothing new");
+    let next: Writer<u64> = host.take_over(&name, &spec).unwrap();
+    let fenced = Fenced { by: next.epoch() };
+    assert_eq!(
+        (rests.publish(), rests.check_in()),
+        (Err(fenced), Err(fenced))
+    );
+}
+
+/// Copies on other machines outlive a machine's memory: an epoch must not come again.
+#[test]
+fn a_board_that_was_lost_does_not_promise_epochs_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = name("/edge/gw1/lb/state");
+    let mut last = 0;
+    for _ in 0..3 {
+        let broker = Running::new(dir.path(), Limits::default());
+        let host = Host::connect(dir.path()).unwrap();
+        let writer: Writer<u64> = host.create(&state, &Spec::of::<u64>()).unwrap();
+        assert!(writer.epoch() > last, "{} after {last}", writer.epoch());
+        last = writer.epoch();
+        drop((writer, host, broker));
+        std::fs::remove_file(dir.path().join("board")).unwrap();
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
