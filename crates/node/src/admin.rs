@@ -8,7 +8,7 @@
 //! GET /v1/store             a replica's view, session, log and tables
 //! GET /v1/group             a replica's members, by name
 //! POST /v1/group?out=A&in=B a change of them: A leaves, B joins (either or both)
-//! POST /v1/weights?instance=A&weight=N  another share for an instance (where weights are written)
+//! POST /v1/weights?instance=A&weight=N  another share for an instance (at a switch)
 //! GET /v1/counters          what every role counts
 //! GET /v1/nodes             all nodes of the file; a switch adds who lives
 //! ```
@@ -66,7 +66,7 @@ pub struct Facts {
     pub desk: Option<Desk>,
     /// A replica's desk for changes of the members.
     pub members: Option<members::Desk>,
-    /// The desk for changes of the weights, where they are written.
+    /// The desk for changes of the weights, at a switch.
     pub weights: Option<weights::Desk>,
     /// When the node started.
     pub started: Instant,
@@ -345,7 +345,7 @@ struct Wished {
 
 async fn weigh(State(facts): Shared, Query(wished): Query<Wished>) -> Answer {
     let Some(desk) = &facts.weights else {
-        let message = "this node does not write the weights";
+        let message = "this node is no switch";
         return Err(error(StatusCode::NOT_FOUND, message));
     };
     match desk.ask((wished.instance, wished.weight)).await {

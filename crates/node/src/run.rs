@@ -57,7 +57,7 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     let (weights, wanted) = weights::desk();
     let keeper = Keeper::new(config, node, wanted, || {
         board.add_other("uses", UseStatus::default())
-    });
+    })?;
     let (keeper, ends) = keeper.map_or((None, Ends::default()), |(keeper, ends)| {
         (Some(keeper), ends)
     });
@@ -84,7 +84,7 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
         board: Arc::clone(&board),
         desk,
         members: node.is(Role::Replica).then_some(members),
-        weights: (weights::writer(&config.nodes) == Some(name)).then_some(weights),
+        weights: node.switch.is_some().then_some(weights),
         started,
     };
     let server = socket.serve(facts)?;

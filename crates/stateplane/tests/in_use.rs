@@ -3,11 +3,9 @@
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +13,8 @@ use serde_json::Value;
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
-use stateplane_region::Host;
-use support::{Node, stateplane, until};
+use support::machine::Machine;
+use support::until;
 
 /// One file for both machines: its directories are those of whoever runs.
 const FILE: &str = r#"
@@ -26,6 +24,7 @@ key = "000102030405060708090a0b0c0d0e0f"
 admin-dir = "."
 [regions]
 dir = "regions"
+state-dir = "state"
 exchange = true
 [telemetry]
 interval-ms = 50
@@ -85,103 +84,6 @@ fn machines() -> std::io::Result<[Namespace; 2]> {
     Ok(spaces)
 }
 
-/// One machine: its directory, its broker, its namespace.
-struct Machine {
-    dir: PathBuf,
-    space: Namespace,
-    _broker: Node,
-}
-
-impl Machine {
-    fn new(root: &Path, number: usize, space: Namespace) -> Self {
-        let dir = root.join(format!("m{number}"));
-        fs::create_dir(&dir).expect("directory");
-        fs::write(dir.join("use.toml"), FILE).expect("write");
-        let regions = dir.join("regions");
-        let mut command = stateplane(&["region", "broker", "--dir"]);
-        let child = command.arg(&regions).spawn().expect("the binary starts");
-        let broker = Node(child);
-        until("the broker answers", || Host::connect(&regions).ok());
-        Self {
-            dir,
-            space,
-            _broker: broker,
-        }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = stateplane(args);
-        command.args(["--config", "use.toml"]);
-        command.current_dir(&self.dir).stdin(Stdio::null());
-        command
-    }
-
-    fn start(&self, node: &str) -> Process {
-        let log = self.dir.join(format!("{node}.log"));
-        let log = File::options().create(true).append(true).open(log);
-        let mut command = self.command(&["run", "--node", node]);
-        command.stdout(Stdio::null()).stderr(log.expect("log"));
-        Process::spawn(node, command, &self.space).expect("the binary starts")
-    }
-
-    /// Kills a node and starts it again, as a supervisor does: the kernel takes a moment to
-    /// give up what a killed process had of an interface.
-    fn restart(&self, node: &mut Process) {
-        node.kill().expect("SIGKILL");
-        let name = node.name().to_owned();
-        *node = until(&format!("{name} starts again"), || {
-            let mut started = self.start(&name);
-            thread::sleep(Duration::from_millis(500));
-            let ended = started.poll().expect("its state");
-            ended.is_none().then_some(started)
-        });
-    }
-
-    fn ask(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("the binary starts")
-    }
-
-    fn json(&self, what: &str) -> Value {
-        let output = self.ask(&["show", what, "--json"]);
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
-    }
-
-    /// How the one switch steers, as this machine knows.
-    fn steering(&self) -> Value {
-        self.json("steering")["switches"][0].clone()
-    }
-
-    /// What a node counts, as this machine knows.
-    fn telemetry(&self, node: &str) -> Option<Value> {
-        let nodes = self.json("telemetry");
-        let mut nodes = nodes["nodes"].as_array()?.iter();
-        nodes.find(|n| n["node"] == node).cloned()
-    }
-
-    /// What a node says about the regions it uses.
-    fn uses(&self, node: &str) -> Value {
-        let nodes = self.json("nodes");
-        let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
-        let found = nodes.into_iter().find(|n| n["node"] == node);
-        found.map(|n| n["uses"].clone()).unwrap_or_default()
-    }
-}
-
-/// What the nodes said, if the test failed.
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            return;
-        }
-        for node in ["sw", "gw1"] {
-            if let Ok(log) = fs::read_to_string(self.dir.join(format!("{node}.log"))) {
-                println!("{node}:\n{log}");
-            }
-        }
-        println!("{:#}", self.json("config"));
-    }
-}
-
 fn instance(steering: &Value, number: usize) -> (u64, bool, f64) {
     let instance = &steering["instances"][number];
     (
@@ -200,12 +102,12 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     let root = tempfile::tempdir().expect("directory");
     let [near, far] = machines().expect("the network");
     let (near, far) = (
-        Machine::new(root.path(), 1, near),
-        Machine::new(root.path(), 2, far),
+        Machine::new(root.path(), 1, near, FILE),
+        Machine::new(root.path(), 2, far, FILE),
     );
 
     // Without any region: by the configuration, and it says so.
-    let steering = far.steering();
+    let steering = far.steering(0);
     assert_eq!(steering["source"], "configuration", "{steering}");
     assert!(
         steering["why"]
@@ -220,7 +122,7 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     let mut switch = near.start("sw");
     let mut gateway = far.start("gw1");
     let first = until("the far machine knows that gw1 serves", || {
-        let steering = far.steering();
+        let steering = far.steering(0);
         let serves = instance(&steering, 0) == (100, true, 1.0);
         (steering["source"] == "region" && serves).then_some(steering)
     });
@@ -231,9 +133,9 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     });
     // At rest it does not age. (On a busy machine a heartbeat may be late, which is a change.)
     let rested = until("nothing changes for a while", || {
-        let version = far.steering()["version"].clone();
+        let version = far.steering(0)["version"].clone();
         thread::sleep(Duration::from_millis(2500));
-        let rested = far.steering();
+        let rested = far.steering(0);
         (rested["version"] == version).then_some(rested)
     });
     assert!(rested["age_ms"].as_f64() < Some(2000.0), "{rested}");
@@ -245,7 +147,7 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     // The switch is killed: what it told grows old, and then the configuration counts.
     switch.kill().expect("SIGKILL");
     until("what a dead switch told does not count", || {
-        let steering = far.steering();
+        let steering = far.steering(0);
         let why = steering["why"].as_str()?.to_owned();
         (steering["source"] == "configuration" && why.contains("said nothing")).then_some(())
     });
@@ -263,7 +165,7 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     // It comes back: a later epoch, and the weight that was said at run time.
     let switch = near.start("sw");
     let again = until("the switch tells again", || {
-        let steering = far.steering();
+        let steering = far.steering(0);
         (instance(&steering, 0) == (30, true, 1.0)).then_some(steering)
     });
     assert_eq!(again["source"], "region");
@@ -287,13 +189,13 @@ fn weights(near: &Machine, far: &Machine) {
     let elsewhere = far.ask(&["steering", "weight", "gw1", "30"]);
     let said = support::said(&elsewhere);
     assert!(
-        !elsewhere.status.success() && said.contains("sw runs"),
+        !elsewhere.status.success() && said.contains("no switch runs here"),
         "{said}"
     );
     let done = near.ask(&["steering", "weight", "gw1", "30"]);
     assert!(done.status.success(), "{}", support::said(&done));
     let steering = until("the weight is known everywhere", || {
-        let steering = far.steering();
+        let steering = far.steering(0);
         (instance(&steering, 0).0 == 30).then_some(steering)
     });
     // Alone it has everything, whatever its weight.
@@ -352,7 +254,7 @@ fn configurations(near: &Machine, far: &Machine, gateway: &mut Process) {
         (told["silent"] == false && told["since_day_ns"] == since).then_some(())
     });
 
-    let file = far.dir.join("use.toml");
+    let file = far.dir.join("t.toml");
     fs::write(&file, format!("{FILE}[park]\nlimit = 77\n")).expect("write");
     far.restart(gateway);
     until("the switch names who runs another file", || {

@@ -74,6 +74,8 @@ pub struct Config {
 pub struct Regions {
     /// The directory of each machine's broker.
     pub dir: PathBuf,
+    /// The directory where switches keep what operators said about weights, in one of each node.
+    pub state_dir: PathBuf,
     /// Tables of the store that replicas let others on their machines read in place.
     pub tables: Vec<SharedTable>,
     /// Regions that are copied between machines, those of `exchange` among them.

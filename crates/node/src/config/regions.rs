@@ -14,6 +14,8 @@ use super::{CopiedRegion, Regions, Role, SharedTable, check, values};
 
 /// Where the broker is unless the file says otherwise.
 const DIR: &str = "/run/stateplane/regions";
+/// Where switches keep what must outlast that unless the file says otherwise.
+const STATE_DIR: &str = "/var/lib/stateplane";
 /// Bytes of keys and values unless the file says otherwise: what the NAT's rows need, and one
 /// cache line a row.
 const KEY_BYTES: usize = 7;
@@ -30,8 +32,9 @@ const MAX_SCOPE: usize = stateplane_region::sync::PEERS_MAX;
 /// Reads `[regions]`.
 pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<Regions> {
     let section = root.section("regions", out)?;
-    section.only(&["dir", "tables", "copies", "exchange"], out);
+    section.only(&["dir", "state-dir", "tables", "copies", "exchange"], out);
     let dir = section.optional("dir", out, values::string);
+    let state_dir = section.optional("state-dir", out, values::string);
     let tables = section.list("tables", out, |path, value, out| {
         table(&Section::of(path, value, out)?, out)
     });
@@ -41,6 +44,7 @@ pub(super) fn read(root: &Section<'_, '_>, out: &mut Collector) -> Option<Region
     let exchange = section.optional("exchange", out, values::boolean);
     Some(Regions {
         dir: dir.map_or_else(|| DIR.into(), PathBuf::from),
+        state_dir: state_dir.map_or_else(|| STATE_DIR.into(), PathBuf::from),
         tables: tables.unwrap_or_default(),
         copies: copies.unwrap_or_default(),
         exchange: exchange.unwrap_or(false),
@@ -248,6 +252,7 @@ control = "127.0.0.1:7200"
         let config = parse(FILE).unwrap();
         let regions = config.regions.unwrap();
         let table = &regions.tables[0];
+        assert_eq!(regions.state_dir, Path::new("/var/lib/stateplane"));
         assert_eq!(
             (table.rows, table.key_bytes, table.value_bytes),
             (1000, 7, 47)

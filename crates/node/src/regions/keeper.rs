@@ -22,6 +22,7 @@ use tracing::info;
 use super::own::{Follower, Kind, Own};
 use super::steering::{Posted, TOO_OLD};
 use super::telemetry::Sheet;
+use super::weighing::{Given, Weighing};
 use super::{running, telemetry, weights};
 use crate::config::{Config, Node, Role};
 use crate::failure::Failure;
@@ -76,7 +77,7 @@ pub(crate) struct Ends {
 #[derive(Debug)]
 pub(crate) struct SwitchEnds {
     pub(crate) region: Receiver<Writer<[u8]>>,
-    pub(crate) weights: Receiver<weights::Given>,
+    pub(crate) weights: Receiver<Given>,
 }
 
 /// The thread, before it runs.
@@ -88,27 +89,27 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// What `node` has to do with regions; none if the file has none.
+    ///
+    /// # Errors
+    /// What was kept about weights cannot be read.
     pub(crate) fn new(
         config: &Config,
         node: &Node,
         wishes: Receiver<weights::Wish>,
         status: impl FnOnce() -> Publisher<UseStatus>,
-    ) -> Option<(Self, Ends)> {
-        let regions = config.regions.as_ref()?;
+    ) -> Result<Option<(Self, Ends)>, Failure> {
+        let Some(regions) = &config.regions else {
+            return Ok(None);
+        };
         let (mut duties, mut ends) = (Vec::<Box<dyn Duty>>::new(), Ends::default());
         let status = status();
-        if let Some(switch) = &node.switch
-            && let Some((reading, weights)) = weights::Reading::new(config, switch)
-        {
+        if let Some(switch) = &node.switch {
+            let (weighing, weights) = Weighing::new(config, &node.name, switch, wishes)?;
             let (to, region) = sync_channel(1);
             let own = Own::new(config, &node.name, Kind::Steering);
             duties.push(Box::new(Handing { own, to: Some(to) }));
-            duties.push(Box::new(reading));
+            duties.push(Box::new(weighing));
             ends.switch = Some(SwitchEnds { region, weights });
-        }
-        if weights::writer(&config.nodes) == Some(&node.name) {
-            let writing = weights::Writing::new(config, &node.name, wishes);
-            duties.push(Box::new(writing));
         }
         if node.is(Role::Function)
             && let Some((knowing, home)) = Knowing::new(config, &node.name, status.share())
@@ -124,7 +125,7 @@ impl Keeper {
             duties,
             status,
         };
-        Some((keeper, ends))
+        Ok(Some((keeper, ends)))
     }
 
     /// Runs until asked to stop, on a thread of its own.

@@ -4,18 +4,21 @@
 //! * [`local`]: a function reads them there
 //! * [`copies`]: the role that copies regions between machines
 //! * [`own`]: the regions that nodes write about themselves: their names, and how they are read
-//! * [`steering`]: how a switch steers; [`weights`]: what share each instance is to have
+//! * [`steering`]: how a switch steers; [`weights`]: what share each instance is to have, which
+//!   switches agree on ([`weighing`]) and keep on their disks ([`kept`])
 //! * [`running`]: which configuration each node runs; [`telemetry`]: what its roles count
 //! * [`keeper`]: the thread of each node that keeps its own regions, and follows those of others
 
 pub mod copies;
 pub mod keeper;
+mod kept;
 pub mod local;
 pub mod own;
 pub mod running;
 pub mod share;
 pub mod steering;
 pub mod telemetry;
+pub(crate) mod weighing;
 pub mod weights;
 
 use stateplane_region::{Content, Host, HostError, Name, Spec, Writer};

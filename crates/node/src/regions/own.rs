@@ -4,7 +4,7 @@
 //! | region | written by | what |
 //! | --- | --- | --- |
 //! | `/CLUSTER/SWITCH/steering` | the switch, at each change | who gets which packets ([`super::steering`]) |
-//! | `/CLUSTER/NODE/weights` | the first switch of the file | what share each instance is to have ([`super::weights`]) |
+//! | `/CLUSTER/SWITCH/weights` | the switch, at each change | what share each instance is to have, as far as it knows ([`super::weights`]) |
 //! | `/CLUSTER/NODE/config` | every node | which configuration it runs ([`super::running`]) |
 //! | `/CLUSTER/NODE/telemetry` | every node, once an interval | what its roles count ([`super::telemetry`]) |
 //!
@@ -23,7 +23,6 @@ use stateplane_region::{
 use tracing::{error, info};
 
 use super::telemetry::COUNTERS;
-use super::weights;
 use crate::config::{Config, Node, Role};
 
 /// How often a region that is not there is looked for.
@@ -104,10 +103,7 @@ impl Kind {
 pub fn kinds(nodes: &BTreeMap<String, Node>, node: &str) -> Vec<Kind> {
     let mut kinds = vec![Kind::Config, Kind::Telemetry];
     if nodes.get(node).is_some_and(|node| node.is(Role::Switch)) {
-        kinds.push(Kind::Steering);
-    }
-    if weights::writer(nodes) == Some(node) {
-        kinds.push(Kind::Weights);
+        kinds.extend([Kind::Steering, Kind::Weights]);
     }
     kinds
 }
@@ -154,6 +150,16 @@ impl Own {
                 None
             }
         }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether another process has it, for good.
+    pub(super) fn is_lost(&self) -> bool {
+        self.fenced
     }
 
     /// Somebody else has become its writer: two processes are this node, and the later one
@@ -227,6 +233,14 @@ impl Follower {
             (Err(ReadError::Empty), _) | (Ok(_), None) => Err(self.absent(host)),
             (Err(error), _) => Err(format!("{}: {error}", self.name)),
         }
+    }
+
+    /// What it says, and which version that is, if that is new since the last look.
+    pub(super) fn news<T: DeserializeOwned>(&mut self, host: &Host) -> Option<(T, Edition)> {
+        let text = self.kind.text();
+        let (snapshot, _) = self.look(host).ok().filter(|(_, new)| *new)?;
+        let value = text.get(snapshot).map(|text| serde_json::from_str(&text));
+        Some((value?.ok()?, *snapshot.edition()))
     }
 
     fn refresh(&mut self, host: &Host) -> Result<bool, ReadError> {

@@ -1,37 +1,25 @@
 //! What share of the flows each instance is to have: at first as the file says, then as the
 //! operator does.
 //!
-//! One node writes the weights, the first switch of the file; every switch reads them, where it
-//! runs, from the region or its copy. What was said at run time outlives the process that wrote it
-//! (the broker keeps the last version) and not the broker: the file alone is for good. A weight
-//! that was changed in the file counts again.
+//! What was said last counts, wherever it was said. Each switch knows for each instance what was
+//! said last and when, and two switches that know different things need only be merged: the later
+//! word counts. So any switch takes an operator's word, none has to be up for the others to go
+//! on, and one that was away or lost its memory learns from the others
+//! ([`super::weighing`]). A weight that was changed in the file counts again.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stateplane_base::Time;
-use stateplane_host::clock;
-use stateplane_region::{Host, Writer};
-use tracing::info;
 
-use super::keeper::Duty;
-use super::own::{Follower, Kind, Own, put};
-use crate::config::{Config, Node, Switch};
+use crate::config::{Config, Switch};
 use crate::desk;
 
 /// The largest weight.
 pub const MAX_WEIGHT: u32 = 1000;
 /// How long one waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The node that writes the weights.
-pub fn writer(nodes: &BTreeMap<String, Node>) -> Option<&str> {
-    super::steering::switches(nodes)
-        .map(|node| node.name.as_str())
-        .next()
-}
 
 /// The weights of a switch's instances as the file has them, by index.
 pub fn configured(switch: &Switch) -> Vec<u32> {
@@ -59,25 +47,48 @@ pub struct Weight {
 }
 
 impl Weights {
-    /// Those of the file, and of `last` what was said at run time about the same.
-    pub fn begin(config: &Config, last: &Self) -> Self {
-        let mut all = Self::default();
+    /// Those of the file.
+    pub fn of_file(config: &Config) -> Self {
         let switches = super::steering::switches(&config.nodes);
-        for instance in switches
-            .filter_map(|node| node.switch.as_ref())
-            .flat_map(|switch| &switch.instances)
-        {
-            let configured = instance.weight;
-            let said = last.instances.get(&instance.node);
-            let said = said.filter(|said| said.configured == configured);
-            let weight = said.copied().unwrap_or(Weight {
-                configured,
-                weight: configured,
-                changed_day_ns: 0,
-            });
-            all.instances.insert(instance.node.clone(), weight);
+        let instances = switches.filter_map(|node| node.switch.as_ref());
+        let instances = instances.flat_map(|switch| &switch.instances);
+        let weight = |weight| Weight {
+            configured: weight,
+            weight,
+            changed_day_ns: 0,
+        };
+        Self {
+            instances: instances
+                .map(|i| (i.node.clone(), weight(i.weight)))
+                .collect(),
         }
-        all
+    }
+
+    /// Takes over what `others` were told later than this was, about what the file says the same
+    /// of; whether that was anything.
+    pub fn merge(&mut self, others: &Self) -> bool {
+        let before = self.clone();
+        for (instance, mine) in &mut self.instances {
+            let other = others.instances.get(instance);
+            let other = other.filter(|other| other.configured == mine.configured);
+            // Of two words of one moment all take the same.
+            let rank = |w: &Weight| (w.changed_day_ns, w.weight);
+            if let Some(other) = other.filter(|other| rank(other) > rank(mine))
+                && other.weight <= MAX_WEIGHT
+            {
+                *mine = *other;
+            }
+        }
+        *self != before
+    }
+
+    /// Those that are not as the file has them because somebody said so.
+    #[must_use]
+    pub fn said(&self) -> Self {
+        let said = self.instances.iter().filter(|(_, w)| w.changed_day_ns > 0);
+        Self {
+            instances: said.map(|(name, w)| (name.clone(), *w)).collect(),
+        }
     }
 
     /// Those of a switch's instances, by index; what is not known is as the file says.
@@ -89,10 +100,17 @@ impl Weights {
             .collect()
     }
 
-    fn set(&mut self, instance: &str, weight: u32, day_ns: u64) -> Result<Weight, String> {
+    /// An operator's word.
+    ///
+    /// # Errors
+    /// There is no such instance, or no such weight.
+    pub fn set(&mut self, instance: &str, weight: u32, day_ns: u64) -> Result<Weight, String> {
         if weight > MAX_WEIGHT {
             return Err(format!("a weight is from 0 to {MAX_WEIGHT}"));
         }
+        // Whatever the clocks of the machines say: it is later than all that is known here.
+        let last = self.instances.values().map(|w| w.changed_day_ns).max();
+        let day_ns = day_ns.max(last.unwrap_or(0).saturating_add(1));
         let known: Vec<&str> = self.instances.keys().map(String::as_str).collect();
         let known = known.join(", ");
         let Some(place) = self.instances.get_mut(instance) else {
@@ -115,239 +133,109 @@ pub fn desk() -> (Desk, Receiver<Wish>) {
     Desk::new(PATIENCE)
 }
 
-/// Writes the weights.
-pub(super) struct Writing {
-    own: Own,
-    config: Config,
-    region: Option<Writer<[u8]>>,
-    weights: Weights,
-    wishes: Receiver<Wish>,
-}
-
-impl Writing {
-    pub(super) fn new(config: &Config, node: &str, wishes: Receiver<Wish>) -> Self {
-        Self {
-            own: Own::new(config, node, Kind::Weights),
-            config: config.clone(),
-            region: None,
-            weights: Weights::default(),
-            wishes,
-        }
-    }
-
-    fn begin(&mut self, mut region: Writer<[u8]>) {
-        let last = Kind::Weights.text().get(region.bytes());
-        let last = last.and_then(|text| serde_json::from_str(&text).ok());
-        self.weights = Weights::begin(&self.config, &last.unwrap_or_default());
-        match put(Kind::Weights, &mut region, &self.weights) {
-            Ok(()) => self.region = Some(region),
-            Err(fenced) => self.own.lost(fenced),
-        }
-    }
-
-    fn grant(&mut self, instance: &str, weight: u32) -> Result<Weight, String> {
-        let Some(region) = &mut self.region else {
-            return Err("the region of the weights is not written yet: is there a broker?".into());
-        };
-        let mut wanted = self.weights.clone();
-        let granted = wanted.set(instance, weight, clock::wall().as_nanos())?;
-        put(Kind::Weights, region, &wanted)
-            .map_err(|fenced| format!("another process writes the weights: {fenced}"))?;
-        info!(instance, weight, "weight changed");
-        self.weights = wanted;
-        Ok(granted)
-    }
-}
-
-impl Duty for Writing {
-    fn turn(&mut self, host: Option<&Host>, now: Time) {
-        if self.region.is_none()
-            && let Some(region) = host.and_then(|host| self.own.claim(host, now))
-        {
-            self.begin(region);
-        }
-        while let Ok(wish) = self.wishes.try_recv() {
-            let (instance, weight) = &wish.wanted;
-            let granted = self.grant(instance, *weight);
-            // Who asked may have gone.
-            let _ = wish.answer.send(granted);
-        }
-        let Some(region) = &mut self.region else {
-            return;
-        };
-        if let Err(fenced) = region.check_in() {
-            self.region = None;
-            self.own.lost(fenced);
-        }
-    }
-}
-
-/// The weights for a switch, and where they are from.
-pub(crate) type Given = (Vec<u32>, String);
-
-/// Hands a switch the weights, whenever they change.
-pub(super) struct Reading {
-    follower: Follower,
-    switch: Switch,
-    given: Vec<u32>,
-    to: SyncSender<Given>,
-}
-
-impl Reading {
-    pub(super) fn new(config: &Config, switch: &Switch) -> Option<(Self, Receiver<Given>)> {
-        let (to, weights) = sync_channel(1);
-        let reading = Self {
-            follower: Follower::new(config, writer(&config.nodes)?, Kind::Weights),
-            switch: switch.clone(),
-            given: configured(switch),
-            to,
-        };
-        Some((reading, weights))
-    }
-}
-
-impl Duty for Reading {
-    /// What was said last counts, however old it is: nobody said otherwise.
-    fn turn(&mut self, host: Option<&Host>, _: Time) {
-        let Some(host) = host else { return };
-        let Ok((weights, edition)) = self.follower.read::<Weights>(host) else {
-            return;
-        };
-        let weights = weights.of(&self.switch);
-        if weights == self.given {
-            return;
-        }
-        let from = format!("{} version {}", self.follower.name(), edition.version);
-        // Full: the switch has not taken the last; the next turn tries again.
-        if self.to.try_send((weights.clone(), from)).is_ok() {
-            self.given = weights;
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use stateplane_region::{Broker, Limits};
+    use proptest::prelude::*;
     use std::path::Path;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread::JoinHandle;
 
-    fn config(weight: u32) -> Config {
+    /// Two switches and two instances, the first with this weight.
+    pub(in crate::regions) fn config(weight: u32, state: &Path) -> Config {
+        let instances = format!(
+            "instances = [ {{ node = \"gw1\", inside = \"g\", outside = \"h\", weight = {weight} }},\n\
+             {{ node = \"gw2\", inside = \"i\", outside = \"j\" }} ]\n"
+        );
         let text = format!(
             "[cluster]\nname = \"t\"\nkey = \"00112233445566778899aabbccddeeff\"\n\
+             [regions]\nstate-dir = \"{}\"\n\
              [nat]\ninside-prefixes = [\"10.0.0.0/8\"]\noutside-addresses = [\"198.51.100.1\"]\n\
              [node.gw1]\nroles = [\"function\"]\ncontrol = \"127.0.0.1:1\"\n\
              inside = \"a\"\noutside = \"b\"\n\
              [node.gw2]\nroles = [\"function\"]\ncontrol = \"127.0.0.1:2\"\n\
              inside = \"c\"\noutside = \"d\"\n\
              [node.sw]\nroles = [\"switch\"]\ncontrol = \"127.0.0.1:3\"\n\
-             inside = [\"e\"]\noutside = [\"f\"]\n\
-             instances = [ {{ node = \"gw1\", inside = \"g\", outside = \"h\", weight = {weight} }},\n\
-             {{ node = \"gw2\", inside = \"i\", outside = \"j\" }} ]\n"
+             inside = [\"e\"]\noutside = [\"f\"]\n{instances}\
+             [node.sw2]\nroles = [\"switch\"]\ncontrol = \"127.0.0.1:4\"\n\
+             inside = [\"e\"]\noutside = [\"f\"]\n{instances}",
+            state.display()
         );
         Config::parse("t.toml", &text, Path::new(".")).unwrap().0
     }
 
+    fn file(weight: u32) -> Weights {
+        Weights::of_file(&config(weight, Path::new("/nowhere")))
+    }
+
     #[test]
-    fn what_was_said_outlives_the_writer_unless_the_file_changed() {
-        let first = config(40);
-        assert_eq!(writer(&first.nodes), Some("sw"));
-        let mut weights = Weights::begin(&first, &Weights::default());
-        let switch = first.nodes["sw"].switch.as_ref().unwrap();
+    fn what_was_said_last_counts_unless_the_file_changed() {
+        let config = config(40, Path::new("/nowhere"));
+        let switch = config.nodes["sw"].switch.as_ref().unwrap();
+        let mut weights = Weights::of_file(&config);
         assert_eq!(weights.of(switch), [40, 100]);
+        assert_eq!(weights.said(), Weights::default());
         weights.set("gw1", 7, 5).unwrap();
         weights.set("gw2", 0, 5).unwrap();
         assert_eq!(weights.of(switch), [7, 0]);
-        assert_eq!(Weights::begin(&first, &weights), weights);
-        let second = config(41);
-        assert_eq!(Weights::begin(&second, &weights).of(switch), [41, 0]);
+        let mut again = Weights::of_file(&config);
+        assert!(again.merge(&weights.said()));
+        assert_eq!(again, weights);
+        assert!(!again.merge(&weights), "nothing new");
+        let mut changed = file(41);
+        assert!(changed.merge(&weights));
+        assert_eq!(changed.of(switch), [41, 0]);
+        assert_eq!(changed.said().instances.len(), 1, "the other is forgotten");
+    }
+
+    #[test]
+    fn a_clock_that_lags_does_not_make_a_word_earlier() {
+        let (mut ahead, mut behind) = (file(1), file(1));
+        ahead.set("gw1", 5, 1000).unwrap();
+        assert!(behind.merge(&ahead));
+        behind.set("gw1", 6, 10).unwrap();
+        assert!(ahead.merge(&behind));
+        assert_eq!(ahead, behind);
+        assert_eq!(ahead.instances["gw1"].weight, 6);
     }
 
     #[test]
     fn nobody_unknown_and_nothing_too_large() {
-        let mut weights = Weights::begin(&config(1), &Weights::default());
+        let mut weights = file(1);
         let before = weights.clone();
         let refused = weights.set("gw3", 5, 1).unwrap_err();
         assert!(refused.contains("gw1, gw2"), "{refused}");
         assert!(weights.set("gw1", MAX_WEIGHT + 1, 1).is_err());
         assert_eq!(weights, before);
+        let mut other = before.clone();
+        other.instances.get_mut("gw1").unwrap().weight = MAX_WEIGHT + 1;
+        other.instances.get_mut("gw1").unwrap().changed_day_ns = 9;
+        assert!(!weights.merge(&other), "nor by others");
     }
 
-    /// A broker in a thread; it ends with the test.
-    struct Brokered {
-        dir: tempfile::TempDir,
-        stop: Arc<AtomicBool>,
-        thread: Option<JoinHandle<()>>,
+    fn any_weights() -> impl Strategy<Value = Weights> {
+        let weight = (1u32..3, 0u32..3, 0u64..4).prop_map(|(configured, weight, at)| Weight {
+            configured,
+            weight,
+            changed_day_ns: at,
+        });
+        proptest::collection::btree_map("gw[1-3]", weight, 0..4)
+            .prop_map(|instances| Weights { instances })
     }
 
-    impl Brokered {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let mut broker = Broker::open(dir.path(), Limits::default()).unwrap();
-            let stop = Arc::new(AtomicBool::new(false));
-            let told = Arc::clone(&stop);
-            let thread = std::thread::spawn(move || broker.run(&told).unwrap());
-            Self {
-                dir,
-                stop,
-                thread: Some(thread),
+    proptest! {
+        /// Switches that heard the same things go by the same weights, in whatever order and
+        /// however often they heard them.
+        #[test]
+        fn the_order_of_hearing_does_not_matter(
+            heard in proptest::collection::vec(any_weights(), 1..5),
+        ) {
+            let (mut one, mut other) = (file(1), file(1));
+            for told in &heard {
+                one.merge(told);
             }
+            for told in heard.iter().rev().chain(&heard) {
+                other.merge(told);
+            }
+            prop_assert_eq!(one, other);
         }
-
-        fn host(&self) -> Host {
-            Host::connect(self.dir.path()).unwrap()
-        }
-    }
-
-    impl Drop for Brokered {
-        fn drop(&mut self) {
-            self.stop.store(true, Ordering::Relaxed);
-            let _ = self.thread.take().map(JoinHandle::join);
-        }
-    }
-
-    #[test]
-    fn every_switch_reads_what_the_one_writer_in_force_says() {
-        let broker = Brokered::new();
-        let (host, config) = (broker.host(), config(40));
-        let now = Time::from_millis(1000);
-        let switch = config.nodes["sw"].switch.as_ref().unwrap();
-        let mut switches = [(); 2].map(|()| Reading::new(&config, switch).unwrap());
-        let mut read = || {
-            switches.each_mut().map(|(reading, given)| {
-                reading.turn(Some(&host), now);
-                given.try_recv().ok().map(|(weights, _)| weights)
-            })
-        };
-        assert_eq!(read(), [None, None], "there is no region yet");
-        let mut first = Writing::new(&config, "sw", desk().1);
-        assert!(
-            first.grant("gw1", 5).is_err(),
-            "without a broker nothing is promised"
-        );
-        first.turn(Some(&host), now);
-        assert_eq!(read(), [None, None], "as the file says");
-        first.grant("gw1", 5).unwrap();
-        assert_eq!(read(), [Some(vec![5, 100]), Some(vec![5, 100])]);
-        assert_eq!(read(), [None, None], "said once");
-
-        // A later process of the same node goes on from there; the former one is fenced.
-        let mut second = Writing::new(&config, "sw", desk().1);
-        second.turn(Some(&broker.host()), now);
-        let refused = first.grant("gw1", 900).unwrap_err();
-        assert!(refused.contains("another process"), "{refused}");
-        assert_eq!(read(), [None, None], "nothing of the former one's counts");
-        second.grant("gw2", 0).unwrap();
-        assert_eq!(read(), [Some(vec![5, 0]), Some(vec![5, 0])]);
-
-        // What it said lasts when it is gone.
-        drop(second);
-        let mut late = Reading::new(&config, switch).unwrap();
-        late.0.turn(Some(&host), now);
-        let (weights, from) = late.1.try_recv().unwrap();
-        assert_eq!(weights, [5, 0]);
-        assert!(from.starts_with("/t/sw/weights version"), "{from}");
     }
 }

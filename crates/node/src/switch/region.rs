@@ -10,7 +10,7 @@ use crate::config;
 use crate::regions::keeper::SwitchEnds;
 use crate::regions::own::{Kind, put};
 use crate::regions::steering::Posted;
-use crate::regions::weights::Given;
+use crate::regions::weighing::Given;
 
 /// What a switch tells, and is told.
 #[derive(Debug)]

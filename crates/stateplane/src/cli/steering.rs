@@ -1,12 +1,13 @@
 //! `stateplane steering`: what share of the flows each instance gets.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use stateplane_node::admin::socket_path;
 use stateplane_node::config::Config;
-use stateplane_node::regions::weights;
+use stateplane_node::regions::steering::switches;
 
 use super::admin;
 use crate::say::say;
@@ -18,8 +19,9 @@ Examples:
   stateplane show steering --config edge.toml             what each gets
 
 Flows that move to another instance go on there: their state is in the store. Only the share
-that changes moves. The weight lasts until the broker of regions of that machine ends, or
-`weight` in the file changes: change the file, too, for good.";
+that changes moves. Any switch that runs on this machine takes the word, keeps it on its disk
+(`regions.state-dir`) and tells the others. It counts until another is said, or `weight` in the
+file changes.";
 
 /// `stateplane steering …`
 #[derive(Args, Clone, Debug)]
@@ -57,10 +59,6 @@ pub(super) fn run(args: &SteeringArgs) -> ExitCode {
         Ok((config, _)) => config,
         Err(error) => return super::report_load(error),
     };
-    let Some(writer) = weights::writer(&config.nodes) else {
-        eprintln!("stateplane: error: the file has no switch, so nobody has a weight");
-        return ExitCode::from(2);
-    };
     let known = |name: &str| {
         name.chars()
             .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
@@ -70,15 +68,30 @@ pub(super) fn run(args: &SteeringArgs) -> ExitCode {
         return ExitCode::from(2);
     }
     let dir = admin_dir.as_ref().unwrap_or(&config.cluster.admin_dir);
+    let names: Vec<&str> = switches(&config.nodes).map(|n| n.name.as_str()).collect();
+    let runs = |name: &&&str| UnixStream::connect(socket_path(dir, name)).is_ok();
+    let Some(switch) = names.iter().find(runs) else {
+        let (error, help) = match &names[..] {
+            [] => ("the file has no switch", "nobody has a weight".to_owned()),
+            some => (
+                "no switch runs here",
+                format!(
+                    "ask on a machine where one of these runs: {}",
+                    some.join(", ")
+                ),
+            ),
+        };
+        eprintln!("stateplane: error: {error}\n  help: {help}");
+        return ExitCode::FAILURE;
+    };
     let path = format!("/v1/weights?instance={instance}&weight={weight}");
-    match admin::post(&socket_path(dir, writer), &path) {
+    match admin::post(&socket_path(dir, switch), &path) {
         Ok(_) => {
             say!("{instance} has weight {weight}");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("stateplane: error: {writer}, which writes the weights: {error:#}");
-            eprintln!("  help: ask on the machine where {writer} runs");
+            eprintln!("stateplane: error: {switch}: {error:#}");
             ExitCode::FAILURE
         }
     }

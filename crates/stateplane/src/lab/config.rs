@@ -90,7 +90,9 @@ fn write_config(out: &mut String, settings: &Settings, admin_dir: &Path) -> std:
     writeln!(out, "admin-dir = \"{}\"\n", admin_dir.display())?;
     if settings.regions {
         let dir = regions_dir(admin_dir);
-        writeln!(out, "[regions]\ndir = \"{}\"\n", dir.display())?;
+        let state = admin_dir.join("state");
+        writeln!(out, "[regions]\ndir = \"{}\"", dir.display())?;
+        writeln!(out, "state-dir = \"{}\"\n", state.display())?;
     }
     match settings.state {
         State::Local => writeln!(out, "[state]\nbackend = \"embedded\"\n")?,

@@ -1,6 +1,8 @@
 //! Nodes as processes, and clients of their front end.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
+pub mod machine;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
