@@ -1,9 +1,7 @@
 //! The packet: sealed by a client, stamped in place, opened by replicas.
 
 use alloc::vec::Vec;
-use core::hash::Hasher as _;
 
-use siphasher::sip::SipHasher24;
 use stateplane_base::{ClientId, Incarnation, LogTime};
 use zerocopy::byteorder::network_endian::{U16, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -28,7 +26,6 @@ const SEQUENCES: usize = 40;
 const INNER: usize = 72;
 const CLIENT: usize = 80;
 const COUNTER: usize = 88;
-const GROUPS: usize = 96;
 /// Bits of a counter or a sequence number.
 const COUNTER_BITS: u32 = LAST_NUMBER.count_ones();
 
@@ -99,27 +96,45 @@ impl Keys {
 
     /// The outer tag of a request.
     fn request(&self, bytes: &[u8]) -> u64 {
-        let mut hash = SipHasher24::new_with_key(self.request.bytes());
-        hash.write(&bytes[CLIENT..COUNTER]);
-        hash.write(&bytes[COUNTER + 1..GROUPS]);
-        hash.finish()
+        let header = whole(bytes);
+        SipState::new(self.request.bytes())
+            .absorb(field(header, CLIENT))
+            .finish(number(header, COUNTER), 15)
     }
 
     /// The outer tag of an ordered message for so many groups.
     fn ordered(&self, groups: Groups, bytes: &[u8]) -> u64 {
-        let first = SEQUENCES..SEQUENCES + 8;
-        let mut hash = SipHasher24::new_with_key(self.ordered.bytes());
-        hash.write(&bytes[..OUTER]);
-        hash.write(&bytes[STAMPS..TIME + 8]);
-        hash.write(&bytes[INNER..CLIENT]);
-        hash.write(&bytes[first.end..SEQUENCES + 8 * groups.len()]);
-        hash.write(&bytes[first.start + 1..first.end]);
-        hash.finish()
+        let header = whole(bytes);
+        let first = [0, STAMPS, STAMPS + 8, TIME, INNER];
+        let others = (1..groups.len()).map(|n| SEQUENCES + 8 * n);
+        first
+            .into_iter()
+            .chain(others)
+            .fold(SipState::new(self.ordered.bytes()), |state, at| {
+                state.absorb(field(header, at))
+            })
+            .finish(number(header, SEQUENCES), 39 + 8 * groups.len())
     }
 
     fn inner(&self, bytes: &[u8]) -> u64 {
         self.inner.tag(&bytes[CLIENT..])
     }
+}
+
+/// The header as bytes; who asks for it has seen that it is there.
+fn whole(packet: &[u8]) -> &[u8; HEADER_LEN] {
+    packet.first_chunk().expect("a packet begins with a header")
+}
+
+/// Eight bytes of the header.
+fn field(header: &[u8; HEADER_LEN], at: usize) -> [u8; 8] {
+    *header[at..].first_chunk().expect("a field of the header")
+}
+
+/// A number of seven bytes, without what is before it in its field.
+fn number(header: &[u8; HEADER_LEN], at: usize) -> [u8; 7] {
+    let [_, number @ ..] = field(header, at);
+    number
 }
 
 /// Why a packet was not opened.
