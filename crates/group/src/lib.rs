@@ -46,6 +46,6 @@ pub use client::{Busy, Client, ClientStatus, Committed, Place, RequestId, Unknow
 pub use config::{GroupConfig, Limits, Origin, Protocol, Timing};
 pub use effect::{Alarm, Effect, Mark, Marks, Peer, Persist};
 pub use mutation::Mutation;
-pub use replica::{Disk, Memory, Progress, Replica, ReplicaStatus, Role, Unreadable};
+pub use replica::{Disk, Memory, Progress, Replica, ReplicaStatus, Role, Stance, Unreadable};
 pub use sequencer::{MAX_GROUPS, Sequencer, SequencerStatus};
 pub use stateplane_wire::group::{Answer, Change, Membership, Message};

@@ -65,7 +65,7 @@ impl Node {
     }
 
     fn core_life(&self) -> Option<u64> {
-        Some(self.inspect()?.incarnation)
+        Some(self.stance()?.incarnation)
     }
 
     /// The life whose memory a replica has: in a process, or on a disk.
@@ -101,7 +101,7 @@ impl World<'_> {
         let calm = self.phase != Phase::Faulty;
         let node = &mut self.nodes[index];
         let life = node.incarnation;
-        let whose = node.inspect().map_or(0, |core| core.incarnation);
+        let whose = node.stance().map_or(0, |core| core.incarnation);
         let Some(storage) = node.storage.as_mut() else {
             unreachable!("only replicas with disks ask for it");
         };

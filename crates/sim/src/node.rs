@@ -15,7 +15,7 @@ use core::time::Duration;
 use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
 use stateplane_group::{
     self as group, Change, Client, Disk, Effect, GroupConfig, Marks, Membership, Mutation, Peer,
-    Protocol, Replica, ReplicaStatus, RequestId, Sequencer,
+    Protocol, Replica, ReplicaStatus, RequestId, Sequencer, Stance,
 };
 use stateplane_state::{Application, Store};
 use stateplane_wire::envelope::ReplayGuard;
@@ -66,7 +66,7 @@ pub(crate) struct Node {
     /// Fingerprint of the story last compared with the other replicas'.
     pub looked: u64,
     /// A replica's state when it was last looked at, in this life.
-    pub seen: Option<ReplicaStatus>,
+    pub seen: Option<Stance>,
     /// What a replica last heard of the sequencer in force, in this life.
     pub heard: Option<Heard>,
     /// A replica that runs and, since it started, has been a full member once.
@@ -351,11 +351,20 @@ pub(crate) struct Status {
 }
 
 impl Node {
-    pub(crate) fn inspect(&self) -> Option<ReplicaStatus> {
+    fn replica(&self) -> Option<&Replica<Recorder<Store>>> {
         match self.role.as_ref()? {
-            Role::Replica(core) => Some(core.inspect()),
+            Role::Replica(core) => Some(core),
             _ => None,
         }
+    }
+
+    pub(crate) fn inspect(&self) -> Option<ReplicaStatus> {
+        self.replica().map(|core| core.inspect())
+    }
+
+    /// What a replica is, and how far.
+    pub(crate) fn stance(&self) -> Option<Stance> {
+        self.replica().map(|core| core.stance())
     }
 
     /// A replica's state in brief.
@@ -375,9 +384,10 @@ impl Node {
 
     /// The newest view a member has been in, and whom it takes for its members.
     pub(crate) fn membership(&self) -> Option<(u64, Membership)> {
-        let seen = self.inspect()?;
+        let core = self.replica()?;
+        let seen = core.stance();
         let member = seen.role != group::Role::Booting;
-        member.then_some((seen.last_normal, seen.members))
+        member.then(|| (seen.progress.view, *core.members()))
     }
 
     /// Asks a replica for another membership.
@@ -390,7 +400,7 @@ impl Node {
 
     /// The view a replica leads, if it leads one.
     pub(crate) fn leads(&self) -> Option<u64> {
-        let seen = self.inspect()?;
+        let seen = self.stance()?;
         (seen.role == group::Role::Leader).then_some(seen.view)
     }
 
@@ -416,9 +426,6 @@ impl Node {
 
     /// The store's fingerprint.
     pub(crate) fn digest(&self) -> Option<u64> {
-        match self.role.as_ref()? {
-            Role::Replica(core) => Some(core.app().digest()),
-            _ => None,
-        }
+        self.replica().map(|core| core.app().digest())
     }
 }

@@ -4,7 +4,7 @@ use crate::dice::{fold, fold_word};
 use stateplane_group::Progress;
 use stateplane_state::Store;
 use stateplane_state::settled::{Image, Position, Settled};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The tables that are looked at: hashed and ordered ones, with and without timers.
 const TABLES: [&str; 3] = ["kv.rows", "counter.values", "queue.items"];
@@ -15,8 +15,9 @@ const ROWS: usize = 3;
 pub(crate) struct Shared {
     settled: Settled,
     image: Tables,
-    /// After which slot how many operations were executed, as long as that is held back.
-    counts: BTreeMap<u64, usize>,
+    /// After which slot how many operations were executed, as long as that is held back; in
+    /// the order of slots.
+    counts: VecDeque<(u64, usize)>,
 }
 
 /// The tables, and a fingerprint of them that does not depend on the order of changes.
@@ -34,7 +35,7 @@ impl Shared {
         Self {
             settled: Settled::default(),
             image: Tables::default(),
-            counts: BTreeMap::new(),
+            counts: VecDeque::new(),
         }
     }
 
@@ -51,15 +52,17 @@ impl Shared {
             time: progress.log_time,
         };
         // A state that came from elsewhere may be an older one.
-        self.counts.split_off(&progress.executed);
-        self.counts.insert(progress.executed, told);
+        let not_older = |known: &mut (u64, usize)| known.0 >= executed.slot;
+        while self.counts.pop_back_if(not_older).is_some() {}
+        self.counts.push_back((executed.slot, told));
         let (image, settled) = (&mut self.image, progress.commit);
         let new = self.settled.turn(store, executed, settled, ROWS, image);
         let at = image.shown.filter(|_| new)?;
         assert!(at.slot <= progress.commit, "what is shown is final");
-        let count = *self.counts.get(&at.slot)?;
-        self.counts = self.counts.split_off(&at.slot);
-        Some((count, image.sum))
+        let passed = |known: &mut (u64, usize)| known.0 < at.slot;
+        while self.counts.pop_front_if(passed).is_some() {}
+        let (slot, count) = *self.counts.front()?;
+        (slot == at.slot).then_some((count, image.sum))
     }
 }
 

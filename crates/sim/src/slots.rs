@@ -2,7 +2,7 @@
 //! which view. Looked at after every step of a replica, slot by slot, so that a fork is
 //! seen when it happens and not when somebody executes it.
 use crate::dice::{fold, fold_word};
-use stateplane_group::{ReplicaStatus, Role};
+use stateplane_group::{Role, Stance};
 use stateplane_wire::group::{Entry, Formation, Slot, View};
 use std::collections::BTreeMap;
 
@@ -21,24 +21,21 @@ impl Slots {
     pub(crate) fn look<'a>(
         &mut self,
         replica: usize,
-        before: Option<&ReplicaStatus>,
-        now: &ReplicaStatus,
+        before: Option<&Stance>,
+        now: &Stance,
         durable: bool,
         entry: impl Fn(Slot) -> Option<&'a Entry>,
     ) -> Result<(), String> {
         // Not of a former life: it may have been dismissed, and heard more, since we looked.
-        let life = |s: &ReplicaStatus| (s.formation, s.incarnation);
-        let same = |s: &&ReplicaStatus| life(s) == life(now) && s.role != Role::Booting;
+        let life = |s: &Stance| (s.progress.formation, s.incarnation);
+        let same = |s: &&Stance| life(s) == life(now) && s.role != Role::Booting;
         let before = before.filter(same);
+        let progress = &now.progress;
         if let Some(old) = before {
+            let was = &old.progress;
             rises("view", replica, old.view, now.view)?;
-            rises(
-                "last normal view",
-                replica,
-                old.last_normal,
-                now.last_normal,
-            )?;
-            rises("sync point", replica, old.commit, now.commit)?;
+            rises("last normal view", replica, was.view, progress.view)?;
+            rises("sync point", replica, was.commit, progress.commit)?;
         }
         if now.role == Role::Leader && before.is_none_or(|old| old.role != now.role) {
             self.lead(replica, now)?;
@@ -48,20 +45,21 @@ impl Slots {
             // followers hold to be final is so.
             return Ok(());
         }
-        let from = before.map_or(now.log_base, |old| old.commit.max(now.log_base));
-        for slot in from + 1..=now.commit {
+        let from = before.map_or(now.log_base, |old| old.progress.commit.max(now.log_base));
+        for slot in from + 1..=progress.commit {
             let Some(entry) = entry(slot) else { break };
-            self.hold(replica, now.formation, slot, entry)?;
+            self.hold(replica, progress.formation, slot, entry)?;
         }
         Ok(())
     }
 
-    fn lead(&mut self, replica: usize, now: &ReplicaStatus) -> Result<(), String> {
+    fn lead(&mut self, replica: usize, now: &Stance) -> Result<(), String> {
         let life = (replica, now.incarnation);
-        match self.leaders.insert((now.formation, now.view), life) {
+        let formation = now.progress.formation;
+        match self.leaders.insert((formation, now.view), life) {
             Some(other) if other != life => Err(format!(
                 "leader: {other:?} and {life:?} led view {} of {}",
-                now.view, now.formation
+                now.view, formation
             )),
             _ => Ok(()),
         }

@@ -6,8 +6,8 @@ use crate::recorder::Story;
 use crate::shared::Shared;
 use crate::slots::Slots;
 use stateplane_group as group;
-use stateplane_group::{Change, Membership, ReplicaStatus};
-use stateplane_wire::group::Seats;
+use stateplane_group::{Change, Membership};
+use stateplane_wire::group::{Seats, View};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -54,19 +54,20 @@ impl Watch {
         let Some(Role::Replica(core)) = &node.role else {
             return Ok(());
         };
-        let status = core.inspect();
+        let stance = core.stance();
         let entry = |slot| core.entry(slot);
         let before = node.seen.as_ref();
         let durable = node.storage.is_some();
-        self.slots.look(index, before, &status, durable, entry)?;
-        node.sound = status.role != group::Role::Booting;
-        if node.sound {
-            self.enters(index, &status);
+        self.slots.look(index, before, &stance, durable, entry)?;
+        let progress = stance.progress;
+        let sound = stance.role != group::Role::Booting;
+        if sound {
+            self.enters(index, progress.view, core.members());
         }
         // A leader executes ahead of the sync point, or of its disk; only what is final counts.
-        let unwritten = durable && status.role == group::Role::Leader;
-        let ahead = status.executed > status.commit || unwritten;
-        node.seen = Some(status);
+        let unwritten = durable && stance.role == group::Role::Leader;
+        let ahead = progress.executed > progress.commit || unwritten;
+        (node.sound, node.seen) = (sound, Some(stance));
         if self.shares && !unwritten {
             self.look_at_tables(index, node)?;
         }
@@ -112,20 +113,19 @@ impl Watch {
     }
 
     /// Notes who is in which view.
-    fn enters(&mut self, index: usize, status: &ReplicaStatus) {
-        let (view, members) = (status.last_normal, status.members);
+    fn enters(&mut self, index: usize, view: View, members: &Membership) {
         let seat: Seats = 1 << index;
         let known = self.entered.get(&view);
         if known.is_some_and(|(_, seats)| seats & seat != 0) {
             return;
         }
         if view >= self.newest.0 {
-            self.newest = (view, members);
+            self.newest = (view, *members);
         }
         if self.established().is_some_and(|(first, _)| view < first) {
             return;
         }
-        let (_, seats) = self.entered.entry(view).or_insert((members, 0));
+        let (_, seats) = self.entered.entry(view).or_insert((*members, 0));
         *seats |= seat;
         if members.decides(*seats) {
             self.entered = self.entered.split_off(&view);
@@ -140,7 +140,7 @@ impl Watch {
 
     /// The seats of the newest membership.
     pub(crate) fn members(&self) -> Vec<usize> {
-        seats(self.newest.1.seats())
+        seats(self.newest.1.seats()).collect()
     }
 
     /// A change is asked for.
@@ -162,9 +162,9 @@ impl Watch {
                 let admitted = group[j].life().is_some_and(|life| m.admits(seat, life));
                 admitted || fresh & 1 << j != 0 && group[j].role.is_some()
             };
-            let all = seats(of);
-            let able = all.iter().filter(|j| able(**j)).count();
-            able.saturating_sub(all.len() / 2 + 1)
+            let all = of.count_ones() as usize;
+            let able = seats(of).filter(|j| able(*j)).count();
+            able.saturating_sub(all / 2 + 1)
         };
         let both = |m: Membership, fresh| {
             let former = m.joint().then(|| spare(m, m.former(), 0));
@@ -252,6 +252,6 @@ impl Watch {
     }
 }
 
-fn seats(set: Seats) -> Vec<usize> {
-    (0..16).filter(|j| set & 1 << j != 0).collect()
+fn seats(set: Seats) -> impl Iterator<Item = usize> {
+    (0..16).filter(move |j| set & 1 << j != 0)
 }

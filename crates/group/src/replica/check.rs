@@ -92,7 +92,43 @@ pub struct Progress {
     pub commit: Slot,
 }
 
+/// What a replica is, and how far: what watchers compare step by step.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stance {
+    /// What it is at present.
+    pub role: Role,
+    /// Its life.
+    pub incarnation: u64,
+    /// The view it is in or voted for.
+    pub view: View,
+    /// The last truncated slot.
+    pub log_base: Slot,
+    /// How far it is.
+    pub progress: Progress,
+}
+
 impl<A: Application> Replica<A> {
+    /// What it is and how far: a small part of [`Self::inspect`], for those who ask after every
+    /// message.
+    pub const fn stance(&self) -> Stance {
+        Stance {
+            role: self.role(),
+            incarnation: self.incarnation,
+            view: self.view,
+            log_base: self.log.base(),
+            progress: self.progress(),
+        }
+    }
+
+    const fn role(&self) -> Role {
+        match self.status {
+            Status::Booting => Role::Booting,
+            Status::ViewChange => Role::Voting,
+            Status::Normal if self.leads() => Role::Leader,
+            Status::Normal => Role::Follower,
+        }
+    }
+
     /// How far it is: cheap enough to be asked after every message.
     pub const fn progress(&self) -> Progress {
         Progress {
@@ -106,12 +142,7 @@ impl<A: Application> Replica<A> {
 
     /// A view of its state.
     pub fn inspect(&self) -> ReplicaStatus {
-        let role = match self.status {
-            Status::Booting => Role::Booting,
-            Status::ViewChange => Role::Voting,
-            Status::Normal if self.leads() => Role::Leader,
-            Status::Normal => Role::Follower,
-        };
+        let role = self.role();
         let present = if role == Role::Leader {
             self.present()
         } else {

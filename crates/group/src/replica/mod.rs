@@ -82,7 +82,7 @@ use crate::oum::Inbox;
 use crate::{Alarm, Effect, GroupConfig, Mark, Marks, Peer};
 use boot::Boot;
 use change::Changing;
-pub use check::{Progress, ReplicaStatus, Role};
+pub use check::{Progress, ReplicaStatus, Role, Stance};
 use clock::Clock;
 use gap::LeaderGap;
 use journal::Journal;
@@ -303,7 +303,7 @@ impl<A: Application> Replica<A> {
         }
     }
 
-    fn leads(&self) -> bool {
+    const fn leads(&self) -> bool {
         leader_of(self.view) == self.me
     }
 
