@@ -11,7 +11,7 @@ use stateplane_base::Time;
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{
     Action, Address, Entry, Found, Guard, Hop, Key, Kind, Seed, Settings, Table, Vlans, layout,
-    look_up, note,
+    look_up, note, seen as look_at,
 };
 
 const SEED: Seed = Seed::new([
@@ -272,6 +272,8 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
                 found => assert_eq!((found, entry), (Found::Nothing, None)),
             }
             let seen = self.table.seen(&key, at(self.now));
+            let shown = in_use::<A>(self.table.memory(), &self.settings);
+            assert_eq!(look_at(shown, &SEED, &key, at(self.now)), seen);
             let noted = seen.map(|seen| (seen.packets, seen.bytes, seen.idle));
             let idle = |known: &Known<A>| at(self.now).since(known.last);
             let wanted = known.map(|known| (known.packets, known.bytes, idle(known)));

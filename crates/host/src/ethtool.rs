@@ -152,6 +152,14 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
     }
 }
 
+/// Number of send queues in use. A driver without channels has one.
+pub fn send_queues(interface: &str) -> io::Result<u32> {
+    match channels(interface) {
+        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok(1),
+        result => result.map(|channels| (channels.tx + channels.combined).max(1)),
+    }
+}
+
 /// Sets the number of queues in each direction.
 pub fn set_queues(interface: &str, count: u32) -> io::Result<()> {
     let mut channels = channels(interface)?;
@@ -189,6 +197,7 @@ mod tests {
     #[test]
     fn loopback_has_one_queue() {
         assert_eq!(receive_queues("lo").unwrap(), 1);
+        assert_eq!(send_queues("lo").unwrap(), 1);
         assert!(receive_queues("no-such-if").is_err());
     }
 }

@@ -18,7 +18,7 @@ use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::poll;
 use stateplane_host::port::{Port, PortStats};
-use stateplane_host::xsk::{XskConfig, XskMode, XskPort};
+use stateplane_host::xsk::{Share, XskConfig, XskMode, XskPort};
 use stateplane_wire::eth::Mac;
 use support::{End, cable, can_make_interfaces};
 
@@ -71,7 +71,7 @@ fn small() -> (FramePool, XskConfig) {
     };
     let config = XskConfig {
         ring: 64,
-        copy_only: false,
+        ..XskConfig::default()
     };
     (FramePool::new(pool).unwrap(), config)
 }
@@ -87,6 +87,16 @@ fn close_all(ports: Vec<XskPort>, mut pool: FramePool) {
 
 /// Directs the function's packets to `port`'s sockets, with the fast path off.
 fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> PortProgram {
+    program_of(port, &[], pool, locals)
+}
+
+/// The same, and of others that have other queues of its interface.
+fn program_of(
+    port: &XskPort,
+    others: &[&XskPort],
+    pool: &[Prefix],
+    locals: &[Ipv4Addr],
+) -> PortProgram {
     let fast_path = FastPath::new(&Sizes::LEAST).unwrap();
     let mut settings = Settings::new(fast_path.words(Part::Settings), Seed::default()).unwrap();
     let all = PortSettings {
@@ -98,6 +108,9 @@ fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> PortProgram 
         partial_checksums: false,
     };
     settings.set_port(PortId::INSIDE, Some(&all));
+    for other in others {
+        fast_path.set_sockets(PortId::INSIDE, other).unwrap();
+    }
     PortProgram::attach(
         port,
         &fast_path,
@@ -109,30 +122,44 @@ fn program(port: &XskPort, pool: &[Prefix], locals: &[Ipv4Addr]) -> PortProgram 
     .unwrap()
 }
 
-/// Turns every packet round until told to stop.
-fn mirror(ready: &Barrier, stop: &AtomicBool) -> (PortStats, FastCounters) {
-    let (mut pool, config) = small();
-    let mut port = XskPort::open(&mut pool, "gw0", &config).unwrap();
-    assert_eq!(port.mode(), XskMode::Copy, "veth offers no zero-copy");
-    assert_eq!((port.mac().0, port.mtu()), (GATEWAY, 1500));
-    let program = program(&port, &[], &[LOCAL]);
+/// Turns every packet round until told to stop: the packets of all queues, each of which belongs to
+/// one of so many owners, with memory of its own.
+fn mirror(ready: &Barrier, stop: &AtomicBool, owners: u32) -> (Vec<PortStats>, FastCounters) {
+    let mut owned: Vec<(FramePool, XskPort)> = (0..owners)
+        .map(|first| {
+            let (mut pool, mut config) = small();
+            config.share = Share { first, of: owners };
+            let port = XskPort::open(&mut pool, "gw0", &config).unwrap();
+            assert_eq!(port.mode(), XskMode::Copy, "veth offers no zero-copy");
+            assert_eq!((port.mac().0, port.mtu()), (GATEWAY, 1500));
+            assert!(port.sockets().all(|(queue, _)| queue % owners == first));
+            (pool, port)
+        })
+        .collect();
+    let others: Vec<&XskPort> = owned[1..].iter().map(|(_, port)| port).collect();
+    let program = program_of(&owned[0].1, &others, &[], &[LOCAL]);
     assert_eq!(program.attachment().mode(), AttachMode::Native);
     ready.wait();
     let mut batch: Vec<Frame> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let fd = port.fd().unwrap();
-        poll::wait(&[fd], Some(Duration::from_millis(20))).unwrap();
-        port.receive(&mut pool, 32, &mut batch);
-        for frame in &batch {
-            turn_round(pool.bytes_mut(frame));
+        let fds: Vec<_> = owned.iter().map(|(_, port)| port.fd().unwrap()).collect();
+        poll::wait(&fds, Some(Duration::from_millis(20))).unwrap();
+        for (pool, port) in &mut owned {
+            port.receive(pool, 32, &mut batch);
+            for frame in &batch {
+                turn_round(pool.bytes_mut(frame));
+            }
+            port.transmit(pool, &mut batch);
+            port.flush();
+            batch.drain(..).for_each(|frame| pool.give(frame));
         }
-        port.transmit(&mut pool, &mut batch);
-        port.flush();
     }
-    batch.drain(..).for_each(|frame| pool.give(frame));
-    let seen = (port.stats(), program.counters().unwrap());
-    close_all(vec![port], pool);
-    seen
+    let stats = owned.iter().map(|(_, port)| port.stats()).collect();
+    let counters = program.counters().unwrap();
+    for (pool, port) in owned {
+        close_all(vec![port], pool);
+    }
+    (stats, counters)
 }
 
 /// Sends `packets` in bursts and awaits each burst's answers; how many came.
@@ -169,13 +196,16 @@ fn packets_make_the_round_trip_and_no_frame_is_lost() {
     let (ready, stop) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
     let (is_ready, must_stop) = (Arc::clone(&ready), Arc::clone(&stop));
     let mirror = gateway
-        .spawn_thread("mirror", move || mirror(&is_ready, &must_stop))
+        .spawn_thread("mirror", move || mirror(&is_ready, &must_stop, 1))
         .unwrap();
     ready.wait();
     let answered = host.run(|| converse(PACKETS)).unwrap();
     stop.store(true, Ordering::Relaxed);
     let (stats, counters) = mirror.join().unwrap().unwrap();
     println!("{stats:?} {counters:?}");
+    let [stats] = stats[..] else {
+        panic!("one owner of all queues");
+    };
     assert_eq!(answered, PACKETS);
     assert_eq!(stats.received, u64::from(PACKETS));
     assert_eq!(stats.sent, u64::from(PACKETS));
@@ -184,47 +214,57 @@ fn packets_make_the_round_trip_and_no_frame_is_lost() {
     assert!(stats.kicks > 0);
 }
 
-/// Several queues: one socket each, one descriptor to wait for all, one memory.
+/// Several queues: one socket each. One descriptor to wait for all and one memory, or as many as
+/// there are owners.
 #[test]
 fn every_queue_of_an_interface_is_served() {
     const FLOWS: u16 = 24;
     if !can_make_interfaces() {
         return;
     }
-    let (host, gateway) = world();
-    // No more queues than processors can be had on veth.
-    for (namespace, name) in [(&gateway, "gw0"), (&host, "host0")] {
-        if let Err(error) = namespace.run(|| ethtool::set_queues(name, 2)) {
-            println!("skipped: no second queue on veth here: {error}");
-            return;
+    for owners in [1, 2] {
+        let (host, gateway) = world();
+        // No more queues than processors can be had on veth.
+        for (namespace, name) in [(&gateway, "gw0"), (&host, "host0")] {
+            if let Err(error) = namespace.run(|| ethtool::set_queues(name, 2)) {
+                println!("skipped: no second queue on veth here: {error}");
+                return;
+            }
         }
+        let (ready, stop) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
+        let (is_ready, must_stop) = (Arc::clone(&ready), Arc::clone(&stop));
+        let mirror = gateway
+            .spawn_thread("mirror", move || {
+                assert_eq!(ethtool::receive_queues("gw0").unwrap(), 2);
+                assert_eq!(ethtool::send_queues("gw0").unwrap(), 2);
+                let (mut pool, mut config) = small();
+                config.share = Share { first: 2, of: 3 };
+                let error = XskPort::open(&mut pool, "gw0", &config).unwrap_err();
+                assert!(error.to_string().contains("none of them"), "{error}");
+                mirror(&is_ready, &must_stop, owners)
+            })
+            .unwrap();
+        ready.wait();
+        // The kernel spreads flows over queues; with so many, both have some.
+        let answered = host.run(|| {
+            let ask = |port: u16| {
+                let socket = UdpSocket::bind((HOST, port))?;
+                socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+                socket.send_to(b"well?", (FAR, 9))?;
+                Ok(socket.recv_from(&mut [0; 64]).is_ok())
+            };
+            (0..FLOWS)
+                .map(|flow| ask(5000 + 37 * flow))
+                .collect::<io::Result<Vec<bool>>>()
+        });
+        stop.store(true, Ordering::Relaxed);
+        let (stats, counters) = mirror.join().unwrap().unwrap();
+        println!("{stats:?}");
+        assert_eq!(answered.unwrap(), vec![true; usize::from(FLOWS)]);
+        let received: u64 = stats.iter().map(|stats| stats.received).sum();
+        assert_eq!((received, counters.no_socket), (u64::from(FLOWS), 0));
+        assert!(stats.iter().all(|stats| stats.received > 0), "{stats:?}");
     }
-    let (ready, stop) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
-    let (is_ready, must_stop) = (Arc::clone(&ready), Arc::clone(&stop));
-    let mirror = gateway
-        .spawn_thread("mirror", move || {
-            assert_eq!(ethtool::receive_queues("gw0").unwrap(), 2);
-            mirror(&is_ready, &must_stop)
-        })
-        .unwrap();
-    ready.wait();
-    // The kernel spreads flows over queues; with so many, both have some.
-    let answered = host.run(|| {
-        let ask = |port: u16| {
-            let socket = UdpSocket::bind((HOST, port))?;
-            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-            socket.send_to(b"well?", (FAR, 9))?;
-            Ok(socket.recv_from(&mut [0; 64]).is_ok())
-        };
-        (0..FLOWS)
-            .map(|flow| ask(5000 + 37 * flow))
-            .collect::<io::Result<Vec<bool>>>()
-    });
-    stop.store(true, Ordering::Relaxed);
-    let (stats, counters) = mirror.join().unwrap().unwrap();
-    println!("{stats:?}");
-    assert_eq!(answered.unwrap(), vec![true; usize::from(FLOWS)]);
-    assert_eq!((stats.received, counters.no_socket), (u64::from(FLOWS), 0));
 }
 
 /// Carries every packet from one port to the other, towards a fixed neighbour, in the
@@ -327,6 +367,7 @@ fn arp_for_pool_addresses_reaches_the_function() {
             let config = XskConfig {
                 ring: 64,
                 copy_only: true,
+                ..XskConfig::default()
             };
             let mut port = XskPort::open(&mut pool, "gw0", &config).unwrap();
             let first = Ipv4Addr::new(10, 1, 0, 64);
@@ -387,7 +428,7 @@ fn a_queue_that_is_taken_and_an_interface_that_is_missing_are_named() {
             .unwrap();
             let config = XskConfig {
                 ring: 64,
-                copy_only: false,
+                ..XskConfig::default()
             };
             let _first = XskPort::open(&mut pool, "gw0", &config).unwrap();
             let error = XskPort::open(&mut pool, "gw0", &config)

@@ -1,9 +1,9 @@
-//! What a function's worker is given, and what it publishes.
+//! What a function's workers are given, and what they publish.
 //!
 //! [`crate::run`] prepares everything that can fail (sockets, identities) and
-//! hands a [`WorkerSetup`] to the worker's own thread, which owns it from then on.
+//! hands a [`FunctionSetup`] to the role's own thread, which owns it from then on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -28,17 +28,28 @@ const MAX_QUESTIONS: usize = 16;
 /// The store answers an operator within this, or has not answered.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Everything a worker needs.
+/// What one worker has for itself.
 #[derive(Debug)]
 pub struct WorkerSetup {
-    /// The node's name.
-    pub node: String,
-    /// The node's number on the wire, as configured: stable over restarts.
-    pub sender: u16,
-    /// This life of the instance: fences its port blocks.
-    pub incarnation: Incarnation,
+    /// Its name: that of the node, or of a further worker ([`config::Node::workers`]).
+    pub name: String,
+    /// The processor it is bound to, if any. The first one's thread is already.
+    pub cpu: Option<usize>,
     /// Seeds the choice of ports.
     pub seed: u64,
+    /// The store.
+    pub state: StateClient,
+    /// Its committed tables on this machine, if they are shared.
+    pub local: Option<Local>,
+    /// Questions to answer between batches.
+    pub questions: Receiver<Question>,
+}
+
+/// Everything an instance needs.
+#[derive(Debug)]
+pub struct FunctionSetup {
+    /// This life of the instance: fences its port blocks.
+    pub incarnation: Incarnation,
     /// How a switch steers when all instances live, and which of them this one is.
     /// `None` if no switch steers to it.
     pub(crate) home: Option<Home>,
@@ -54,16 +65,14 @@ pub struct WorkerSetup {
     pub park: config::Park,
     /// What passes in the kernel.
     pub fast_path: config::FastPath,
-    /// The store.
-    pub state: StateClient,
-    /// Its committed tables on this machine, if they are shared.
-    pub local: Option<Local>,
+    /// Its workers.
+    pub workers: Vec<WorkerSetup>,
+    /// A worker that has not turned for so long is stuck, and its instance dead to the switches.
+    pub dead: Duration,
     /// To be called in every turn of the loop once the instance can serve.
     pub heartbeat: Heartbeat,
-    /// Where the worker's status goes.
+    /// Where the status goes.
     pub status: Publisher<FunctionStatus>,
-    /// Questions to answer between batches.
-    pub questions: Receiver<Question>,
     /// When raised: `heartbeat.drain()`, finish what is parked, return.
     pub stop: Stop,
 }
@@ -79,6 +88,8 @@ pub struct FunctionStatus {
     pub store_silent: bool,
     /// Draining before the end.
     pub draining: bool,
+    /// Its workers, the first one first: everything else is their sum.
+    pub workers: Vec<WorkerStatus>,
     /// The interfaces, and how packets reach the worker (driver, mode).
     pub interfaces: BTreeMap<String, InterfaceStatus>,
     /// Flows in the instance's own table.
@@ -97,6 +108,31 @@ pub struct FunctionStatus {
     pub drops: BTreeMap<String, u64>,
     /// Everything else that is counted, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// One worker's part of what the function publishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: String,
+    /// The queues of each interface that it serves.
+    pub queues: [Vec<u32>; 2],
+    /// The processor it is bound to, if any.
+    pub cpu: Option<usize>,
+    /// The store knows it and it owns ports.
+    pub registered: bool,
+    /// Frames received from inside and from outside.
+    pub received: [u64; 2],
+    /// Frames sent there.
+    pub sent: [u64; 2],
+    /// Flows in its table.
+    pub flows: u64,
+    /// Decisions that it asked the store for.
+    pub decisions: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// Turns whose entries of the fast path had to wait for another worker's.
+    pub waited: u64,
 }
 
 /// One lease as `show leases` prints it.
@@ -241,22 +277,32 @@ pub struct SessionView {
     pub packets: Option<u64>,
 }
 
-/// The asking end of a worker's questions.
+/// The asking end of the workers' questions.
 #[derive(Clone, Debug)]
-pub struct Desk(SyncSender<Question>);
+pub struct Desk(Vec<SyncSender<Question>>);
 
 impl Desk {
-    /// A desk, and the worker's end of it.
-    pub fn new() -> (Self, Receiver<Question>) {
-        let (sender, receiver) = sync_channel(MAX_QUESTIONS);
-        (Self(sender), receiver)
+    /// A desk, and the end of it of each of so many workers.
+    pub fn for_each(workers: usize) -> (Self, Vec<Receiver<Question>>) {
+        let ends = (0..workers).map(|_| sync_channel(MAX_QUESTIONS));
+        let (senders, receivers) = ends.unzip();
+        (Self(senders), receivers)
     }
 
-    /// Asks for sessions; `None` if the worker is too busy or gone.
+    /// Asks all workers for sessions, each once: a mapping may be known to several. `None` if one of
+    /// them is too busy or gone.
     pub async fn sessions(&self, limit: usize) -> Option<Vec<SessionView>> {
-        let (answer, answered) = oneshot::channel();
-        self.0.try_send(Question::Sessions { limit, answer }).ok()?;
-        answered.await.ok()
+        let mut sessions: Vec<SessionView> = Vec::new();
+        let mut known = HashSet::new();
+        for worker in &self.0 {
+            let (answer, answered) = oneshot::channel();
+            worker.try_send(Question::Sessions { limit, answer }).ok()?;
+            let more = answered.await.ok()?.into_iter();
+            let more = more.filter(|one| known.insert((one.protocol.clone(), one.inside.clone())));
+            sessions.extend(more.collect::<Vec<_>>());
+        }
+        sessions.truncate(limit);
+        Some(sessions)
     }
 
     /// Has the store execute an operation.
@@ -267,7 +313,9 @@ impl Desk {
             reads: O::READS,
             answer,
         };
-        self.0.try_send(question).map_err(|_| Unanswered::Busy)?;
+        // Any worker's store is the store.
+        let worker = self.0.first().ok_or(Unanswered::Busy)?;
+        worker.try_send(question).map_err(|_| Unanswered::Busy)?;
         let answered = tokio::time::timeout(PATIENCE, answered).await;
         let outcome = answered.ok().and_then(Result::ok);
         let reply = match outcome {

@@ -64,10 +64,12 @@ impl Peers {
             (sender_id(name, role), address)
         };
         let clients = config.nodes.values().flat_map(|node| {
-            let roles = [Role::Function, Role::Resp].into_iter();
-            roles
-                .filter(|role| node.is(*role))
-                .map(|role| member(&node.name, role))
+            let front = node.is(Role::Resp).then(|| member(&node.name, Role::Resp));
+            let workers = node.workers().into_iter().map(|worker| {
+                let address = worker.control.expect("a checked member has an address");
+                (sender_id(&worker.name, Role::Function), address)
+            });
+            workers.chain(front)
         });
         let founders = replicas.len();
         let replicas: Vec<&String> = replicas.iter().chain(spares).collect();

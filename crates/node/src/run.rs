@@ -1,21 +1,22 @@
 //! Starting a node: its roles, each on a thread of its own, and its end.
 
 use std::io;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use stateplane_base::Incarnation;
-use stateplane_host::{clock, priority};
+use stateplane_host::priority;
 use tracing::{error, info};
 
 use crate::admin::{Facts, Socket};
 use crate::channel::{Channel, Identity, new_incarnation};
 use crate::client::{Embedded, GroupClient, StateClient};
-use crate::config::{Config, Node, Role, State};
+use crate::config::{self, Config, Node, Role, State};
 use crate::failure::Failure;
-use crate::function::{Desk, FunctionStatus, Question, WorkerSetup};
+use crate::function::{Desk, FunctionSetup, FunctionStatus, Question, WorkerSetup};
 use crate::heartbeat::Heartbeat;
 use crate::members::{self, Wish};
 use crate::regions::copies::{Copies, CopiesStatus};
@@ -24,7 +25,7 @@ use crate::regions::local::Local;
 use crate::regions::{telemetry, weights};
 use crate::replica::{Replica, ReplicaStatus};
 use crate::resp::{Resp, RespStatus};
-use crate::sequencer::{Sequencer, SequencerStatus};
+use crate::sequencer::{Sequencer, SequencerStatus, random};
 use crate::status::Board;
 use crate::stop::Stop;
 use crate::switch::{Switch, SwitchStatus};
@@ -53,7 +54,7 @@ pub fn run(config: &Config, name: &str, stop: &Stop) -> Result<(), Failure> {
     })?;
     let socket = Socket::bind(&config.cluster.admin_dir, name)?;
     let mut board = Board::default();
-    let (desk, questions) = Desk::new();
+    let (desk, questions) = Desk::for_each(node.workers().len());
     let (weights, wanted) = weights::desk();
     let keeper = Keeper::new(config, node, wanted, || {
         board.add_other("uses", UseStatus::default())
@@ -137,7 +138,7 @@ impl Starter<'_> {
     fn job(
         &mut self,
         role: Role,
-        questions: &mut Option<Receiver<Question>>,
+        questions: &mut Option<Vec<Receiver<Question>>>,
         wishes: &mut Option<Receiver<Wish>>,
     ) -> Result<Job, Failure> {
         let io = self.config.io;
@@ -194,7 +195,7 @@ impl Starter<'_> {
         }
     }
 
-    fn function(&mut self, questions: Receiver<Question>) -> Result<WorkerSetup, Failure> {
+    fn function(&mut self, questions: Vec<Receiver<Question>>) -> Result<FunctionSetup, Failure> {
         let function = self
             .node
             .function
@@ -205,13 +206,11 @@ impl Starter<'_> {
             .nat
             .as_ref()
             .expect("a checked function node has a nat");
-        let identity = self.identity(Role::Function);
-        let state = self.state(Role::Function)?;
-        Ok(WorkerSetup {
-            node: self.node.name.clone(),
-            sender: identity.sender(),
+        let workers = self.node.workers().into_iter().zip(questions);
+        let workers = workers.map(|(worker, questions)| self.worker(worker, questions));
+        Ok(FunctionSetup {
             incarnation: self.incarnation,
-            seed: self.incarnation.0 ^ clock::now().as_nanos().rotate_left(32),
+            workers: workers.collect::<Result<_, Failure>>()?,
             home: configured_home(self.config, &self.node.name),
             homes: self.ends.home.take(),
             interfaces: function.clone(),
@@ -219,12 +218,30 @@ impl Starter<'_> {
             lease: self.config.lease,
             park: self.config.park,
             fast_path: self.config.fast_path,
-            state,
-            local: Local::new(self.config, self.stop)?,
-            heartbeat: self.heartbeat(identity)?,
+            dead: self.config.detect.dead,
+            heartbeat: self.heartbeat(self.identity(Role::Function))?,
             status: self.board.add("function", FunctionStatus::default()),
-            questions,
             stop: self.stop.clone(),
+        })
+    }
+
+    fn worker(
+        &self,
+        worker: config::Worker,
+        questions: Receiver<Question>,
+    ) -> Result<WorkerSetup, Failure> {
+        let identity = Identity::new(self.config, &worker.name, Role::Function, self.incarnation);
+        Ok(WorkerSetup {
+            cpu: worker.cpu,
+            // Not two of them alike: workers begin in the same microsecond.
+            seed: random() ^ self.incarnation.0,
+            state: match worker.control {
+                Some(address) => self.state_at(Role::Function, address, identity)?,
+                None => self.state(Role::Function)?,
+            },
+            local: Local::new(self.config, self.stop)?,
+            questions,
+            name: worker.name,
         })
     }
 
@@ -236,12 +253,27 @@ impl Starter<'_> {
                 Ok(StateClient::Embedded(Embedded::new(store)))
             }
             State::Group { .. } => {
-                let id = self.identity(role).client_id();
-                let channel = self.channel(role)?;
-                let client = GroupClient::new(self.config, &self.node.name, id, channel);
-                Ok(StateClient::Group(Box::new(client)))
+                let address = self.node.control.get(&role);
+                let address = *address.expect("a checked node has an address for this role");
+                self.state_at(role, address, self.identity(role))
             }
         }
+    }
+
+    /// The same, with the answers to this address, for a client called so.
+    fn state_at(
+        &self,
+        role: Role,
+        address: SocketAddrV4,
+        identity: Identity,
+    ) -> Result<StateClient, Failure> {
+        if let State::Embedded = &self.config.state {
+            return self.state(role);
+        }
+        let id = identity.client_id();
+        let channel = self.channel_at(role, address, identity)?;
+        let client = GroupClient::new(self.config, &self.node.name, id, channel);
+        Ok(StateClient::Group(Box::new(client)))
     }
 
     /// The heartbeat's socket is its own: what it sends goes to switches only,
@@ -276,7 +308,16 @@ impl Starter<'_> {
     fn channel(&self, role: Role) -> Result<Channel, Failure> {
         let address = self.node.control.get(&role);
         let address = *address.expect("a checked node has an address for this role");
-        let mut channel = Channel::bind(address, self.identity(role))
+        self.channel_at(role, address, self.identity(role))
+    }
+
+    fn channel_at(
+        &self,
+        role: Role,
+        address: SocketAddrV4,
+        identity: Identity,
+    ) -> Result<Channel, Failure> {
+        let mut channel = Channel::bind(address, identity)
             .map_err(|e| Failure::bind(&format!("the {role}"), address, &e))?;
         if role == Role::Replica {
             channel.lose(self.config.io.lose_one_in);

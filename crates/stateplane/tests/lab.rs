@@ -58,6 +58,41 @@ fn killing_the_busiest_instance_and_the_leader_breaks_nothing() {
     assert_eq!(report["kills"].as_array().map(Vec::len), Some(2));
 }
 
+/// On a veth a packet comes by the queue of the processor that sent it: those of one flow by several,
+/// to workers that did not decide about it.
+#[test]
+fn several_workers_serve_all_flows_and_break_none_when_they_are_killed() {
+    let Some(_stage) = stage() else { return };
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: a veth has no more queues than processors");
+        return;
+    }
+    for way in ["", " --no-fast-path"] {
+        let (code, report) = play(&format!(
+            "failover --workers 2 --kill nf --connections 40 --udp 4 --rate 100 --pace 1.5 \
+             --duration 5 --no-real-clients{way}"
+        ));
+        assert_eq!(code, Some(0), "{report:#}");
+        for count in ["broken", "failed_connects", "remapped"] {
+            assert_eq!(report[count], 0, "{report:#}");
+        }
+        let nodes = report["states"].as_object().expect("the states of nodes");
+        let functions = nodes.values().map(|status| &status["function"]);
+        let alive: Vec<&Value> = functions.filter(|f| f["registered"] == true).collect();
+        assert!(!alive.is_empty(), "one instance lives");
+        for function in alive {
+            let workers = function["workers"].as_array().expect("workers");
+            assert_eq!(workers.len(), 2, "{function:#}");
+            for (queue, worker) in workers.iter().enumerate() {
+                let queues = serde_json::json!([[queue], [queue]]);
+                assert_eq!(worker["queues"], queues, "{worker:#}");
+                let received = |side: usize| worker["received"][side].as_u64() > Some(0);
+                assert!(received(0) || received(1), "{worker:#}");
+            }
+        }
+    }
+}
+
 #[test]
 fn weights_change_under_traffic_and_nothing_breaks() {
     let Some(_stage) = stage() else { return };

@@ -116,6 +116,16 @@ pub(super) fn route<A: Address>(
     busy
 }
 
+/// Whether there is a route, as anybody sees it.
+pub fn has_route<A: Address>(
+    memory: &[AtomicU64],
+    seed: &Seed,
+    destination: A,
+    out: PortId,
+) -> bool {
+    matches!(route(memory, seed, destination, out), Ok(Some(_)))
+}
+
 /// Words of a route.
 const fn words<A: Address>() -> usize {
     if A::PAIR_WORDS == 1 {

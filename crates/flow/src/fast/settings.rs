@@ -1,7 +1,7 @@
 //! What holds for all packets: which fields make a flow, which destinations are reserved.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use stateplane_wire::eth::Mac;
 
@@ -13,6 +13,7 @@ use super::layout::{
     SETTINGS_SEED_WORD, SETTINGS_WORDS,
 };
 use super::memory::{Memory, WrongSize, store};
+use super::view::in_use;
 use crate::PortId;
 
 /// Which fields of a packet make a flow on a port; the others are zero in keys. The
@@ -135,6 +136,12 @@ impl<M: Memory> Extent<M> {
     pub(super) fn set(&self, slots: usize) {
         // SYNC: with the load in `view::in_use`: who looks there finds what was written there.
         self.settings[self.word].store(slots as u64 - 1, Ordering::Release);
+    }
+
+    /// The part of its table that readers look at now, for [`look_up`](super::look_up) and
+    /// [`seen`](super::seen).
+    pub fn in_use<'t, A: Address>(&self, flows: &'t [AtomicU64]) -> &'t [AtomicU64] {
+        in_use::<A>(&self.settings[self.word], flows)
     }
 }
 

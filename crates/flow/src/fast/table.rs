@@ -23,7 +23,7 @@ use super::layout::{BUCKET_SLOTS, SEEN_SHIFT, STATE_SEQUENCE};
 use super::memory::{self, Memory, WrongSize, change, load, store};
 use super::settings::Extent;
 use grow::Growth;
-pub use read::{Found, look_up, note};
+pub use read::{Found, look_up, note, seen};
 
 /// The flow table of one address family, as its one writer has it.
 #[derive(Debug)]

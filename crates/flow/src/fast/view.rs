@@ -14,6 +14,18 @@ use super::memory::load;
 use super::settings::Reserve;
 use crate::PortId;
 
+/// The part of a flow table that a word of the settings says is in use.
+pub(super) fn in_use<'t, A: Address>(word: &AtomicU64, flows: &'t [AtomicU64]) -> &'t [AtomicU64] {
+    let last = (flows.len() / A::SLOT_WORDS).saturating_sub(1) as u64;
+    // SYNC: with the store in `Extent::set`.
+    let slots = (last & word.load(Ordering::Acquire)) as usize + 1;
+    let in_use = flows.get(..slots * A::SLOT_WORDS).unwrap_or_default();
+    match slots.is_power_of_two() && slots >= BUCKET_SLOTS {
+        true => in_use,
+        false => &[],
+    }
+}
+
 /// A port as a reader sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PortView<'a> {
@@ -62,14 +74,7 @@ impl PortView<'_> {
     /// The part of a flow table that is in use.
     pub(super) fn in_use<'t, A: Address>(&self, flows: &'t [AtomicU64]) -> &'t [AtomicU64] {
         let table = usize::from(A::PAIR_WORDS > 1);
-        let word = &self.settings[SETTINGS_IN_USE_WORD + table];
-        let last = (flows.len() / A::SLOT_WORDS).saturating_sub(1) as u64;
-        let slots = (last & word.load(Ordering::Acquire)) as usize + 1;
-        let in_use = flows.get(..slots * A::SLOT_WORDS).unwrap_or_default();
-        match slots.is_power_of_two() && slots >= BUCKET_SLOTS {
-            true => in_use,
-            false => &[],
-        }
+        in_use::<A>(&self.settings[SETTINGS_IN_USE_WORD + table], flows)
     }
 
     /// The key with what makes a flow on this port alone.

@@ -40,6 +40,27 @@ pub struct XskConfig {
     pub ring: u32,
     /// Never try zero-copy.
     pub copy_only: bool,
+    /// Which of the interface's queues are opened; the others may be another thread's.
+    pub share: Share,
+}
+
+/// A part of the queues of an interface: every so-many-th.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// The first of them.
+    pub first: u32,
+    /// The distance to the next.
+    pub of: u32,
+}
+
+impl Share {
+    /// All queues.
+    pub const ALL: Share = Share { first: 0, of: 1 };
+
+    /// Those of so many queues that are in it.
+    pub fn queues(self, count: u32) -> impl Iterator<Item = u32> {
+        (self.first..count).step_by(self.of.max(1) as usize)
+    }
 }
 
 impl Default for XskConfig {
@@ -47,6 +68,7 @@ impl Default for XskConfig {
         Self {
             ring: 2048,
             copy_only: false,
+            share: Share::ALL,
         }
     }
 }
@@ -109,7 +131,7 @@ impl OpenError {
     }
 }
 
-/// All queues of one interface.
+/// The queues of one interface, or a share of them.
 #[derive(Debug)]
 pub struct XskPort {
     name: String,
@@ -118,6 +140,7 @@ pub struct XskPort {
     mac: Mac,
     mode: XskMode,
     queues: Vec<Queue>,
+    share: Share,
     /// With several queues: readable when one of them is.
     readable: Option<OwnedFd>,
     /// The queue to look at first next time, so that none starves.
@@ -128,7 +151,7 @@ pub struct XskPort {
 }
 
 impl XskPort {
-    /// Opens a socket on every receive queue of `interface` and fills its rings.
+    /// Opens a socket on every receive queue of `interface` that is in the share, and fills its rings.
     pub fn open(
         pool: &mut FramePool,
         interface: &str,
@@ -160,7 +183,7 @@ impl XskPort {
             .map_err(asked)?;
 
         let mut queues: Vec<Queue> = Vec::with_capacity(count as usize);
-        for queue in 0..count {
+        for queue in config.share.queues(count) {
             let sharing = queues.first().map(Queue::as_fd);
             let opened = Queue::open(
                 pool,
@@ -173,12 +196,18 @@ impl XskPort {
             )?;
             queues.push(opened);
         }
-        let mode = match queues.first() {
-            Some(queue) if queue.is_zero_copy() => XskMode::ZeroCopy,
-            _ => XskMode::Copy,
+        let Some(first) = queues.first() else {
+            let error = format!("it has {count} queue(s), none of them in the share");
+            let error = io::Error::new(io::ErrorKind::InvalidInput, error);
+            return Err(OpenError::at("choosing its queues")(error));
+        };
+        let mode = match first.is_zero_copy() {
+            true => XskMode::ZeroCopy,
+            false => XskMode::Copy,
         };
         let readable = watch(&queues).map_err(OpenError::at("watching its queues"))?;
-        tracing::info!("{interface}: AF_XDP on {count} queue(s), {mode} mode");
+        let opened = queues.len();
+        tracing::info!("{interface}: AF_XDP on {opened} queue(s) of {count}, {mode} mode");
         let lessee = pool.lessee();
         for queue in &mut queues {
             queue.refill(pool, lessee);
@@ -190,6 +219,7 @@ impl XskPort {
             mac,
             mode,
             queues,
+            share: config.share,
             readable,
             turn: 0,
             pool: pool.identity(),
@@ -200,7 +230,8 @@ impl XskPort {
 
     /// The sockets by queue number, for the map an XDP program redirects through.
     pub fn sockets(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
-        (0..).zip(self.queues.iter().map(Queue::as_fd))
+        let numbers = self.share.queues(u32::MAX);
+        numbers.zip(self.queues.iter().map(Queue::as_fd))
     }
 
     /// Whether packets are copied.
@@ -268,8 +299,8 @@ impl Port for XskPort {
         total
     }
 
-    /// Everything is sent through queue 0, which keeps each flow's packets in order
-    /// whichever queues they arrived on.
+    /// Everything is sent through the first queue, which keeps each flow's packets in order
+    /// whichever of our queues they arrived on.
     fn transmit(&mut self, pool: &mut FramePool, from: &mut Vec<Frame>) -> usize {
         self.expect_own(pool);
         let Some(queue) = self.queues.first_mut() else {

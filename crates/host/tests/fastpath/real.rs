@@ -146,7 +146,7 @@ fn serve(world: &World, translate: bool, ready: &Barrier, stop: &AtomicBool) -> 
     .unwrap();
     let config = XskConfig {
         ring: 256,
-        copy_only: false,
+        ..XskConfig::default()
     };
     let names = ["gw0", "gw1"];
     let mut ports = names.map(|name| XskPort::open(&mut pool, name, &config).unwrap());

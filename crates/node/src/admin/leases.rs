@@ -72,11 +72,12 @@ fn lease(config: &Config, partition: Partition, grant: &Grant, now: LogTime) -> 
     })
 }
 
-/// The node whose instance it is, or the bare number.
+/// The node whose instance it is, or its worker, or the bare number.
 fn name(config: &Config, instance: InstanceId) -> String {
-    let mut names = config.nodes.keys();
+    let workers = config.nodes.values().flat_map(|node| node.workers());
+    let mut names = workers.map(|worker| worker.name);
     let found = names.find(|name| InstanceId::of(name) == instance);
-    found.map_or_else(|| format!("{:#x}", instance.0), Clone::clone)
+    found.unwrap_or_else(|| format!("{:#x}", instance.0))
 }
 
 #[derive(Deserialize)]
@@ -180,7 +181,8 @@ mod tests {
                 .answer
                 .expect("it is free");
         }
-        let (desk, questions) = Desk::new();
+        let (desk, mut questions) = Desk::for_each(1);
+        let questions = questions.remove(0);
         std::thread::spawn(move || {
             while let Ok(question) = questions.recv() {
                 let Question::Store { op, answer, .. } = question else {

@@ -9,7 +9,7 @@ use super::section::closest;
 use crate::detect::MAX_INSTANCES;
 use stateplane_wire::group::{MAX_REPLICAS, MAX_SEQUENCERS};
 
-use super::{Instance, Nat, Node, Role, State, Switch, io, regions, sender_id};
+use super::{Instance, Nat, Node, Role, State, Switch, io, regions, sender_id, workers};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
@@ -27,6 +27,7 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
     regions::check(draft, out);
     for node in draft.nodes.values() {
         io::check(draft.io, node, out);
+        workers::check(node, draft, out);
         if let Some(switch) = &node.switch {
             self::switch(node, switch, draft, out);
         }
@@ -279,13 +280,18 @@ fn identities(draft: &Draft, out: &mut Collector) {
     let mut seen = BTreeMap::new();
     for node in draft.nodes.values() {
         let key = format!("node.{}", node.name);
-        for role in &node.roles {
-            match seen.insert(sender_id(&node.name, *role), (&node.name, *role)) {
+        let workers = node.workers().into_iter().skip(1);
+        let workers =
+            workers.map(|worker| (sender_id(&worker.name, Role::Function), Role::Function));
+        let roles = node.roles.iter();
+        let roles = roles.map(|role| (sender_id(&node.name, *role), *role));
+        for (number, role) in roles.chain(workers) {
+            match seen.insert(number, (&node.name, role)) {
                 Some((other, _)) if *other != node.name => {
                     let message = format!("its number on the wire equals that of \"{other}\"");
                     out.error(&key, message, "rename one of the two nodes");
                 }
-                Some((_, other)) if other != *role => {
+                Some((_, other)) if other != role || node.workers().len() > 1 => {
                     let message =
                         format!("its {other} and its {role} have the same number on the wire");
                     out.error(&key, message, "rename the node");
@@ -299,9 +305,12 @@ fn identities(draft: &Draft, out: &mut Collector) {
 fn addresses(draft: &Draft, out: &mut Collector) {
     let mut seen = BTreeMap::new();
     for node in draft.nodes.values() {
-        for (role, address) in &node.control {
-            let key = control_key(node, *role, out);
-            if let Some(other) = seen.insert(*address, &node.name) {
+        let workers = node.workers().into_iter().skip(1);
+        let workers = workers.filter_map(|worker| Some((Role::Function, worker.control?)));
+        let roles = node.control.iter().map(|(role, address)| (*role, *address));
+        for (role, address) in roles.chain(workers) {
+            let key = control_key(node, role, out);
+            if let Some(other) = seen.insert(address, &node.name) {
                 let message = format!("{address} is already the address of \"{other}\"");
                 out.error(&key, message, "give every role its own address or port");
             }

@@ -10,7 +10,7 @@ use super::section::Section;
 use super::{Io, Node, Role, values};
 
 /// Processors the kernel can number.
-const MAX_CPU: u64 = 1023;
+pub(super) const MAX_CPU: u64 = 1023;
 
 /// Reads `[io]`.
 pub(super) fn io(root: &Section<'_, '_>, out: &mut Collector) -> Io {

@@ -31,6 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod values;
+mod workers;
 
 pub use stateplane_functions::nat::procedures::Timeouts;
 pub use stateplane_group::Protocol;
@@ -39,6 +40,7 @@ pub use lease::Lease;
 pub use problem::{Plain, Problem, ProblemView, Problems};
 pub use running::Running;
 pub use sequencer::Stamping;
+pub use workers::Worker;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -263,6 +265,8 @@ pub struct Function {
     pub inside: String,
     /// Towards the servers.
     pub outside: String,
+    /// One entry for each worker: the processor it is bound to, if any.
+    pub workers: Vec<Option<usize>>,
 }
 
 /// A front end for clients of Redis.

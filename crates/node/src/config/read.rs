@@ -13,7 +13,7 @@ use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Nat, Node, Park,
     Pin, Problem, Problems, Regions, Role, Running, Stamping, State, Switch, Timeouts, check,
-    exchange, fast, io, lease, regions, resp, sequencer, state, values,
+    exchange, fast, io, lease, regions, resp, sequencer, state, values, workers,
 };
 use crate::regions::weights::MAX_WEIGHT;
 
@@ -317,6 +317,9 @@ fn node(
     if is(Role::Function) || is(Role::Switch) || unsure {
         known.extend(["inside", "outside"]);
     }
+    if is(Role::Function) || unsure {
+        known.push("workers");
+    }
     if is(Role::Switch) || unsure {
         known.extend(["instances", "pin"]);
     }
@@ -413,9 +416,11 @@ fn control(
 fn function(section: &Section<'_, '_>, out: &mut Collector) -> Option<Function> {
     let inside = section.required("inside", "\"lan0\"", out, values::interface);
     let outside = section.required("outside", "\"wan0\"", out, values::interface);
+    let workers = workers::workers(section, out);
     Some(Function {
         inside: inside?,
         outside: outside?,
+        workers: workers?,
     })
 }
 

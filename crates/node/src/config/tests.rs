@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 
 mod group;
+mod workers;
 
 /// A whole and correct configuration; tests break it in one place.
 const GOOD: &str = r#"[cluster]

@@ -1,4 +1,4 @@
-//! The XDP programs in front of the worker's ports, and the tables they share with it.
+//! The XDP programs in front of an instance's ports, and the tables they share with its workers.
 
 use std::net::Ipv4Addr;
 
@@ -41,24 +41,31 @@ pub(super) struct Front {
     _settings: Option<Settings<Words>>,
 }
 
-/// The fast path's programs and tables, and the worker's end of them.
+/// The fast path's programs and tables, and the workers' ends of them.
 struct Opened {
     path: FastPath,
     settings: Settings<Words>,
-    fast: Fast<Words>,
+    fast: Vec<Fast<Words>>,
 }
 
+/// Each worker's hand on the fast path, if there is one.
+pub(super) type Hands = Vec<Option<Fast<Words>>>;
+
+/// The ports of one worker.
+pub(super) type Pair = [XskPort; 2];
+
 impl Front {
-    /// Loads and attaches the programs; the worker's end of the fast path, if there is one. Where
-    /// the kernel does not take it, all packets come to the worker.
+    /// Loads and attaches the programs for all workers' ports; each worker's end of the fast path, if
+    /// there is one. Where the kernel does not take it, all packets come to the workers.
     pub(super) fn open(
-        ports: &[XskPort; 2],
+        pairs: &[&Pair],
         function: &impl NetworkFunction,
         addresses: &Addresses,
         config: config::FastPath,
-    ) -> Result<(Self, Option<Fast<Words>>), Failure> {
+    ) -> Result<(Self, Hands), Failure> {
+        let ports = pairs[0];
         let opened = match config.enabled {
-            true => open_tables(ports, function, config),
+            true => open_tables(ports, pairs.len(), function, config),
             false => Err("the configuration says so".to_owned()),
         };
         let (programs, settings, fast, off) = match opened {
@@ -66,7 +73,10 @@ impl Front {
                 path,
                 settings,
                 fast,
-            }) => (path.programs(), Some(settings), Some(fast), None),
+            }) => {
+                let fast = fast.into_iter().map(Some).collect();
+                (path.programs(), Some(settings), fast, None)
+            }
             Err(why) => {
                 if config.enabled {
                     warn!("no fast path: all packets take the way through this process: {why}");
@@ -74,9 +84,15 @@ impl Front {
                 let programs = Programs::punt(stations(ports)).map_err(missing)?;
                 // What the kernel's verifier says fills pages.
                 let why = why.lines().next().unwrap_or_default().to_owned();
-                (programs, None, None, Some(why))
+                let none = pairs.iter().map(|_| None).collect();
+                (programs, None, none, Some(why))
             }
         };
+        for pair in &pairs[1..] {
+            for (port, id) in pair.iter().zip(PORTS) {
+                programs.set_sockets(id, port).map_err(missing)?;
+            }
+        }
         let attach = |side: usize| {
             let Addresses { pool, locals } = addresses;
             let (port, id) = (&ports[side], PORTS[side]);
@@ -95,7 +111,7 @@ impl Front {
     }
 
     /// Who forwards on each port, and how the worker gets its packets.
-    pub(super) fn modes(&self, ports: &[XskPort; 2]) -> [String; 2] {
+    pub(super) fn modes(&self, ports: &Pair) -> [String; 2] {
         std::array::from_fn(|side| {
             let (xdp, copy) = (self.ports[side].attachment().mode(), ports[side].mode());
             match &self.off {
@@ -121,13 +137,14 @@ impl Front {
     }
 }
 
-fn stations(ports: &[XskPort; 2]) -> [Mac; 2] {
+fn stations(ports: &Pair) -> [Mac; 2] {
     [ports[0].mac(), ports[1].mac()]
 }
 
 /// The fast path, or why there cannot be one here.
 fn open_tables(
-    ports: &[XskPort; 2],
+    ports: &Pair,
+    workers: usize,
     function: &impl NetworkFunction,
     config: config::FastPath,
 ) -> Result<Opened, String> {
@@ -155,7 +172,8 @@ fn open_tables(
         mtu: u16::try_from(ports[side].mtu()).unwrap_or(u16::MAX),
         device: u16::from(PORTS[side].0),
     };
-    let fast = Fast::new(parts, seed, [link(0), link(1)]).map_err(|error| error.to_string())?;
+    let fast = Fast::for_each(workers, &parts, seed, [link(0), link(1)]);
+    let fast = fast.map_err(|error| error.to_string())?;
     Ok(Opened {
         path,
         settings,

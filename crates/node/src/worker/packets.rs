@@ -128,17 +128,19 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
 
     /// Every packet comes here from now on.
     pub fn take_all(&mut self) {
-        if let Some(mut fast) = self.fast.take() {
-            fast.revoke();
+        if let Some(fast) = self.fast.take() {
+            fast.close();
         }
     }
 
     /// When [`Self::turn`] must be called even if nothing arrives.
     pub fn next_timer(&self) -> Option<Time> {
+        let behind = self.fast.as_ref().is_some_and(Fast::is_behind);
         let due = [
             self.runtime.next_timer(),
             self.state.next_timer(),
             self.egress.next_retry(),
+            behind.then_some(Time::ZERO),
         ];
         due.into_iter().flatten().min()
     }
@@ -166,7 +168,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
         match what {
             Disposition::Forward { port, len } => {
                 self.pool.set_len(&mut frame, len);
-                self.learn(now, came, port, &frame);
+                self.learn(came, port, &frame);
                 self.egress
                     .forward(now, port, frame, &mut self.pool, &mut self.runtime);
             }
@@ -182,7 +184,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
     }
 
     /// Flows that may go anywhere find their next hop by destination: this one's is in use.
-    fn learn(&mut self, now: Time, came: PortId, port: PortId, frame: &Frame) {
+    fn learn(&mut self, came: PortId, port: PortId, frame: &Frame) {
         let Some(fast) = &mut self.fast else {
             return;
         };
@@ -190,7 +192,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
         if shape.is_some_and(|shape| !shape.destination)
             && let Some(to) = destination(self.pool.bytes(frame))
         {
-            fast.ways_mut().learn(now, self.egress.hops_mut(), port, to);
+            fast.learn(port, to);
         }
     }
 

@@ -1,10 +1,11 @@
-//! What the worker publishes, and the questions it answers between batches.
+//! What the workers publish, and the questions they answer between batches.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 
 use stateplane_base::Time;
-use stateplane_flow::fast::{COUNTER_BYTES, COUNTER_HITS, Punt};
+use stateplane_flow::fast::{COUNTER_BYTES, COUNTER_HITS, Pressure, Punt};
 use stateplane_flow::{Endpoint, PortId, Protocol};
 use stateplane_functions::nat::Nat44;
 use stateplane_functions::{Counters, Session};
@@ -13,30 +14,69 @@ use stateplane_host::port::Port;
 use stateplane_host::xsk::XskPort;
 use stateplane_lease::holder::HolderView;
 
-use super::fast::Fast;
+use super::fast::{Done, Fast};
 use super::front::Front;
 use super::hops::KernelHops;
 use super::packets::PacketLoop;
 use crate::function::{
-    FastPathStatus, FunctionStatus, InterfaceStatus, LeaseView, Question, SessionView,
+    FastPathStatus, FunctionStatus, InterfaceStatus, LeaseView, Question, SessionView, WorkerStatus,
 };
-use crate::status::Publisher;
+use crate::status::{EVERY, Publisher};
 
 type Packets = PacketLoop<Nat44, XskPort, KernelHops, Words>;
 
-/// The worker's publishing end.
-pub(super) struct Reporter {
-    status: Publisher<FunctionStatus>,
-    questions: Receiver<Question>,
-    interfaces: [(String, InterfaceStatus); 2],
+const SIDES: [&str; 2] = ["inside", "outside"];
+/// The counter that is a largest value.
+const HIGH_WATER: &str = "park-high-water";
+
+/// What one worker says of itself; the first one publishes the sum.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Figures {
+    worker: WorkerStatus,
+    store_silent: bool,
+    parked: u64,
+    store_pending: u64,
+    leases: Vec<LeaseView>,
+    done: Done,
+    drops: BTreeMap<String, u64>,
+    counters: BTreeMap<String, u64>,
 }
 
-impl Reporter {
+/// Where a worker leaves its figures for the first one. Neither waits for the other.
+pub(super) type Slot = Arc<Mutex<Figures>>;
+
+/// A worker's publishing end.
+pub(super) struct Reporter {
+    questions: Receiver<Question>,
+    /// What does not change.
+    worker: WorkerStatus,
+    to: To,
+}
+
+/// Where its figures go.
+pub(super) enum To {
+    /// To the first worker, the next time then.
+    First(Slot, Time),
+    /// To all the world, with those of the others.
+    All(Box<Publication>),
+}
+
+/// The first worker's: what the instance publishes.
+pub(super) struct Publication {
+    pub(super) status: Publisher<FunctionStatus>,
+    pub(super) interfaces: [(String, InterfaceStatus); 2],
+    /// Those of the other workers, as they were last seen.
+    pub(super) others: Vec<(Slot, Figures)>,
+    /// How full the fast path was when it was last seen.
+    pub(super) fill: (Pressure, [u64; 3], u64),
+}
+
+impl Publication {
     pub(super) fn new(
         status: Publisher<FunctionStatus>,
-        questions: Receiver<Question>,
         names: &[String; 2],
         modes: [String; 2],
+        others: &[Slot],
     ) -> Self {
         let interface = |index: usize, side: &str| {
             let mode = modes[index].clone();
@@ -48,15 +88,35 @@ impl Reporter {
             };
             (names[index].clone(), status)
         };
+        let others = others.iter();
         Self {
             status,
-            questions,
             interfaces: [interface(0, "inside"), interface(1, "outside")],
+            others: others
+                .map(|slot| (Arc::clone(slot), Figures::default()))
+                .collect(),
+            fill: Default::default(),
+        }
+    }
+}
+
+impl Reporter {
+    pub(super) fn new(questions: Receiver<Question>, worker: WorkerStatus, to: To) -> Self {
+        Self {
+            questions,
+            worker,
+            to,
         }
     }
 
-    /// Publishes if it is time, and answers what was asked.
-    pub(super) fn turn(&mut self, now: Time, packets: &mut Packets, front: &Front, draining: bool) {
+    /// Publishes if it is time, and answers what was asked. `front`: the first worker's.
+    pub(super) fn turn(
+        &mut self,
+        now: Time,
+        packets: &mut Packets,
+        front: Option<&Front>,
+        draining: bool,
+    ) {
         while let Ok(question) = self.questions.try_recv() {
             match question {
                 Question::Sessions { limit, answer } => {
@@ -66,48 +126,140 @@ impl Reporter {
                 Question::Store { op, reads, answer } => packets.ask_store(now, op, reads, answer),
             }
         }
-        if self.status.due(now) {
-            self.publish(now, packets, front, draining);
+        match (&mut self.to, front) {
+            (To::First(slot, next), _) if now >= *next => {
+                *next = now + EVERY;
+                if let Ok(mut slot) = slot.try_lock() {
+                    *slot = figures(now, packets, &self.worker);
+                }
+            }
+            (To::All(all), Some(front)) => {
+                all.turn(now, packets, &self.worker, front, draining);
+            }
+            _ => {}
         }
     }
+}
 
-    fn publish(&mut self, now: Time, packets: &Packets, front: &Front, draining: bool) {
-        for ((_, status), port) in self.interfaces.iter_mut().zip(&packets.ports) {
-            let stats = port.stats();
-            (status.received, status.sent) = (stats.received, stats.sent);
+impl Publication {
+    /// Publishes if it is time.
+    fn turn(
+        &mut self,
+        now: Time,
+        packets: &Packets,
+        worker: &WorkerStatus,
+        front: &Front,
+        draining: bool,
+    ) {
+        if !self.status.due(now) {
+            return;
         }
-        let counters = packets.runtime.counters();
-        let drops = counters.drops().filter(|(_, count)| *count > 0);
-        let drops = drops
-            .map(|(reason, count)| (reason.name().to_owned(), count))
+        let own = figures(now, packets, worker);
+        for (slot, last) in &mut self.others {
+            if let Ok(figures) = slot.try_lock() {
+                last.clone_from(&figures);
+            }
+        }
+        if let Some(fill) = packets.fast.as_ref().and_then(Fast::fill) {
+            self.fill = fill;
+        }
+        let fill = self.fill;
+        let workers: Vec<WorkerStatus> = std::iter::once(&own)
+            .chain(self.others.iter().map(|(_, figures)| figures))
+            .map(|figures| figures.worker.clone())
             .collect();
-        let mut named = named(counters);
-        add_host_counters(&mut named, packets, front);
-        let fast_path = packets.fast.as_ref().map(|fast| fast_path(fast, front));
+        let mut sum = own;
+        self.others.iter().for_each(|(_, other)| sum.add(other));
+        for (side, (_, status)) in self.interfaces.iter_mut().enumerate() {
+            (status.received, status.sent) = (sum.worker.received[side], sum.worker.sent[side]);
+        }
+        add_programs(&mut sum.counters, front);
+        let is_on = packets.fast.is_some();
+        let fast_path = is_on.then(|| fast_path(sum.done, fill, front));
         let fast_path_off = front.off().map(str::to_owned);
         let interfaces = self.interfaces.iter().cloned().collect();
-        let nat = packets.runtime.function().status();
-        let leases = packets.runtime.function().lease(now).into_iter();
-        let leases = leases.map(|lease| lease_view(&lease, nat.blocks)).collect();
-        named.insert("local-hits".to_owned(), nat.local.hits);
-        named.insert("local-misses".to_owned(), nat.local.misses);
         self.status.update(|status| {
             *status = FunctionStatus {
                 attached: true,
-                registered: nat.registered,
-                store_silent: nat.store_silent,
+                registered: workers.iter().all(|worker| worker.registered),
+                store_silent: sum.store_silent,
                 draining,
+                workers,
                 interfaces,
-                flows: packets.runtime.flows() as u64,
-                parked: counters.park_now,
-                store_pending: packets.state.pending() as u64,
-                leases,
+                flows: sum.worker.flows,
+                parked: sum.parked,
+                store_pending: sum.store_pending,
+                leases: sum.leases,
                 fast_path,
                 fast_path_off,
-                drops,
-                counters: named,
+                drops: sum.drops,
+                counters: sum.counters,
             };
         });
+    }
+}
+
+impl Figures {
+    fn add(&mut self, other: &Self) {
+        for side in 0..2 {
+            self.worker.received[side] += other.worker.received[side];
+            self.worker.sent[side] += other.worker.sent[side];
+        }
+        self.worker.flows += other.worker.flows;
+        self.store_silent |= other.store_silent;
+        self.parked += other.parked;
+        self.store_pending += other.store_pending;
+        self.leases.extend(other.leases.iter().cloned());
+        self.done = self.done.and(other.done);
+        for (sums, more) in [
+            (&mut self.drops, &other.drops),
+            (&mut self.counters, &other.counters),
+        ] {
+            for (name, count) in more {
+                let sum = sums.entry(name.clone()).or_default();
+                // Each worker's was at another time: their sum never was.
+                *sum = match name.as_str() {
+                    HIGH_WATER => (*sum).max(*count),
+                    _ => *sum + count,
+                };
+            }
+        }
+    }
+}
+
+fn figures(now: Time, packets: &Packets, worker: &WorkerStatus) -> Figures {
+    let counters = packets.runtime.counters();
+    let drops = counters.drops().filter(|(_, count)| *count > 0);
+    let drops: BTreeMap<String, u64> = drops
+        .map(|(reason, count)| (reason.name().to_owned(), count))
+        .collect();
+    let mut named = named(counters);
+    add_host_counters(&mut named, packets);
+    let nat = packets.runtime.function().status();
+    named.insert("local-hits".to_owned(), nat.local.hits);
+    named.insert("local-misses".to_owned(), nat.local.misses);
+    let leases = packets.runtime.function().lease(now).into_iter();
+    let leases = leases.map(|lease| lease_view(&lease, nat.blocks)).collect();
+    let done = packets.fast.as_ref().map(Fast::done).unwrap_or_default();
+    let stats = [0, 1].map(|side| packets.ports[side].stats());
+    Figures {
+        worker: WorkerStatus {
+            registered: nat.registered,
+            received: stats.map(|stats| stats.received),
+            sent: stats.map(|stats| stats.sent),
+            flows: packets.runtime.flows() as u64,
+            decisions: counters.decisions,
+            dropped: drops.values().sum(),
+            waited: done.waited,
+            ..worker.clone()
+        },
+        store_silent: nat.store_silent,
+        parked: counters.park_now,
+        store_pending: packets.state.pending() as u64,
+        leases,
+        done,
+        drops,
+        counters: named,
     }
 }
 
@@ -139,7 +291,7 @@ fn named(counters: &Counters) -> BTreeMap<String, u64> {
         ("held-by-barrier", counters.held_by_barrier),
         ("released", counters.released),
         ("uncached", counters.uncached),
-        ("park-high-water", counters.park_high_water),
+        (HIGH_WATER, counters.park_high_water),
     ];
     named
         .into_iter()
@@ -148,7 +300,7 @@ fn named(counters: &Counters) -> BTreeMap<String, u64> {
 }
 
 /// What happened below and beside the function.
-fn add_host_counters(named: &mut BTreeMap<String, u64>, packets: &Packets, front: &Front) {
+fn add_host_counters(named: &mut BTreeMap<String, u64>, packets: &Packets) {
     let census = packets.pool.census();
     named.insert("frames-free".to_owned(), census.free as u64);
     named.insert("frames-parked".to_owned(), census.parked as u64);
@@ -156,14 +308,17 @@ fn add_host_counters(named: &mut BTreeMap<String, u64>, packets: &Packets, front
         "neighbour-waiting".to_owned(),
         packets.egress.waiting() as u64,
     );
-    for (side, (port, counted)) in ["inside", "outside"]
-        .iter()
-        .zip(packets.ports.iter().zip(front.counters()))
-    {
+    for (side, port) in SIDES.iter().zip(&packets.ports) {
         let stats = port.stats();
         named.insert(format!("{side}-no-frame"), stats.dropped_no_frame);
         named.insert(format!("{side}-ring-full"), stats.dropped_ring_full);
         named.insert(format!("{side}-send-full"), stats.send_full);
+    }
+}
+
+/// What the programs in front of all workers left to others.
+fn add_programs(named: &mut BTreeMap<String, u64>, front: &Front) {
+    for (side, counted) in SIDES.iter().zip(front.counters()) {
         if let Some(counted) = counted {
             named.insert(format!("{side}-to-kernel"), counted.kernel);
             named.insert(format!("{side}-no-socket"), counted.no_socket);
@@ -171,8 +326,12 @@ fn add_host_counters(named: &mut BTreeMap<String, u64>, packets: &Packets, front
     }
 }
 
-/// What passed in front of the worker, and what did not.
-fn fast_path(fast: &Fast<Words>, front: &Front) -> FastPathStatus {
+/// What passed in front of the workers, and what did not.
+fn fast_path(
+    done: Done,
+    (pressure, ways, revoked): (Pressure, [u64; 3], u64),
+    front: &Front,
+) -> FastPathStatus {
     let counted: Vec<_> = front.counters().into_iter().flatten().collect();
     let sum = |of: &dyn Fn(&FastCounters) -> u64| counted.iter().map(of).sum::<u64>();
     let hits = sum(&|counted| counted.fast.0[COUNTER_HITS]);
@@ -181,8 +340,7 @@ fn fast_path(fast: &Fast<Words>, front: &Front) -> FastPathStatus {
         let count = sum(&|counted| counted.fast.0[why.counter()]);
         (count > 0).then(|| (why.name().to_owned(), count))
     });
-    let (done, pressure) = (fast.done(), fast.pressure());
-    let [next_hops, destinations, ways_full] = fast.ways().fill();
+    let [next_hops, destinations, ways_full] = ways;
     FastPathStatus {
         hits,
         bytes: sum(&|counted| counted.fast.0[COUNTER_BYTES]),
@@ -195,7 +353,7 @@ fn fast_path(fast: &Fast<Words>, front: &Front) -> FastPathStatus {
         moved: pressure.moved,
         installed: done.installed,
         withdrawn: done.withdrawn,
-        revoked: done.revoked,
+        revoked,
         unowned: done.unowned,
         wayless: done.wayless,
         next_hops,

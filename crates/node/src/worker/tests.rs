@@ -285,7 +285,7 @@ fn noise_is_dropped_and_costs_no_frame() {
 fn every_queue_gets_its_frames_and_some_are_left() {
     for queues in [2, 4, 8, 16, 32, 128] {
         for parked in [1, 4096, 65_536] {
-            let (pool, xsk) = super::memory_for(queues, 1500, parked);
+            let (pool, xsk) = super::instance::memory_for(queues, 1500, parked);
             let rest = pool.frames - queues * xsk.ring;
             // A port leaves a part of the pool alone, see `Queue::refill`.
             let kept = pool.frames / 32;
@@ -293,6 +293,12 @@ fn every_queue_gets_its_frames_and_some_are_left() {
             assert!(xsk.ring.is_power_of_two() && pool.frames < 1 << 18);
         }
     }
-    assert_eq!(super::memory_for(2, 1500, 4096).0, PoolConfig::default());
-    assert_eq!(super::memory_for(2, 3000, 4096).0.frame_size, 4096);
+    assert_eq!(
+        super::instance::memory_for(2, 1500, 4096).0,
+        PoolConfig::default()
+    );
+    assert_eq!(
+        super::instance::memory_for(2, 3000, 4096).0.frame_size,
+        4096
+    );
 }

@@ -16,6 +16,7 @@ use super::admin::{self, Answer};
 use crate::say::say;
 
 mod config;
+mod function;
 mod regions;
 mod steering;
 mod telemetry;
@@ -27,6 +28,7 @@ Examples:
   stateplane show store --json | jq '.nodes[].replica.tables'
   stateplane show regions                 what is shared and copied, lag, loss, age
   stateplane show steering --config edge.toml
+  stateplane show workers                 queues, packets and flows of each worker
   stateplane show config --config edge.toml      who runs another file than this
   stateplane show telemetry --watch --config edge.toml
 
@@ -69,6 +71,8 @@ enum What {
     Telemetry(telemetry::TelemetryArgs),
     /// What passes in the kernel: packets, flows, and why others did not
     FastPath(Common),
+    /// The workers of function instances: their queues, packets, flows
+    Workers(Common),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -88,9 +92,10 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
         What::Steering(common) => return steering::run(common),
         What::Config(common) => return config::run(common),
         What::Telemetry(args) => return telemetry::run(args),
-        What::Nodes(common) | What::Regions(common) | What::FastPath(common) => {
-            (common, "/v1/status".to_owned())
-        }
+        What::Nodes(common)
+        | What::Regions(common)
+        | What::FastPath(common)
+        | What::Workers(common) => (common, "/v1/status".to_owned()),
         What::Sessions { common, limit } => (common, format!("/v1/sessions?limit={limit}")),
         What::Leases(common) => (common, "/v1/leases".to_owned()),
         What::Store(common) => (common, "/v1/store".to_owned()),
@@ -121,7 +126,8 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
             What::Leases(_) => leases(&answers),
             What::Store(_) => store(&answers),
             What::Regions(_) => regions::show(&answers),
-            What::FastPath(_) => fast_path(&answers),
+            What::FastPath(_) => function::fast_path(&answers),
+            What::Workers(_) => function::workers(&answers),
             What::Steering(_) | What::Config(_) | What::Telemetry(_) => String::new(),
         };
         say!("{}", table.to_string().trim_end());
@@ -404,47 +410,6 @@ fn stores_leases(answers: &Answers) -> String {
     });
     table(
         &["PARTITION", "OWNER", "STATE", "EPOCH", "LEFT", "HEIR"],
-        rows.collect(),
-    )
-}
-
-fn fast_path(answers: &Answers) -> String {
-    let rows = good(answers).map(|(name, status)| {
-        let fast = &status["function"]["fast_path"];
-        let Some(share) = fast["share"].as_f64() else {
-            let off = match text(&status["function"]["fast_path_off"]) {
-                why if why.is_empty() => "off".to_owned(),
-                why => format!("off: {why}"),
-            };
-            return vec![name.clone(), off];
-        };
-        let punts = fast["punts"].as_object().into_iter().flatten();
-        let punts = punts.map(|(why, count)| format!("{why} {count}"));
-        let field = |key: &str| text(&fast[key]);
-        vec![
-            name.clone(),
-            format!("{share:.1} %"),
-            field("hits"),
-            format!("{}/{}", fast["flows"], fast["slots"]),
-            field("slots_in_use"),
-            field("full"),
-            field("next_hops"),
-            field("destinations"),
-            punts.collect::<Vec<_>>().join(", "),
-        ]
-    });
-    table(
-        &[
-            "NODE",
-            "SHARE",
-            "PACKETS",
-            "FLOWS",
-            "IN USE",
-            "FULL",
-            "HOPS",
-            "DESTINATIONS",
-            "LEFT TO THE PROCESS",
-        ],
         rows.collect(),
     )
 }

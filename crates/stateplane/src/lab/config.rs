@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) fast_path: bool,
     /// Nodes write what they say about themselves to regions.
     pub(crate) regions: bool,
+    /// Of each instance.
+    pub(crate) workers: u32,
 }
 
 impl Settings {
@@ -107,7 +109,8 @@ fn write_config(out: &mut String, settings: &Settings, admin_dir: &Path) -> std:
     }
     for gateway in GATEWAYS {
         write_node(out, gateway, "function")?;
-        writeln!(out, "inside = \"lan0\"\noutside = \"wan0\"\n")?;
+        writeln!(out, "inside = \"lan0\"\noutside = \"wan0\"")?;
+        writeln!(out, "workers = {}\n", settings.workers)?;
     }
     write_node(out, "sw", "switch")?;
     writeln!(
@@ -157,6 +160,7 @@ mod tests {
                 asymmetric: true,
                 fast_path: false,
                 regions: true,
+                workers: 2,
             };
             let text = render(&settings, Path::new("/tmp/x"));
             for node in nodes(&settings) {

@@ -102,6 +102,9 @@ pub(crate) struct RunArgs {
     /// Every packet goes through the instances' processes
     #[arg(long)]
     pub(crate) no_fast_path: bool,
+    /// Workers of each instance, on queues of their own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) workers: u32,
     /// Leave out curl, nginx, ping and iperf3
     #[arg(long)]
     pub(crate) no_real_clients: bool,
@@ -209,6 +212,7 @@ impl Spec {
                 asymmetric,
                 fast_path: !args.no_fast_path,
                 regions: kills.contains(&Target::Weight),
+                workers: args.workers,
             },
             clients: CLIENTS,
             plan: plan(args, asymmetric, args.rate.unwrap_or(default_rate)),

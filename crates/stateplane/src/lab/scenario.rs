@@ -153,7 +153,10 @@ impl<'a> Stage<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         watcher.say("building the network");
-        let topology = Topology::build(spec.device, spec.clients, spec.load.is_some())?;
+        let topology = {
+            let queues = spec.settings.workers;
+            Topology::build(spec.device, spec.clients, spec.load.is_some(), queues)?
+        };
         let mut stage = Self {
             spec,
             watcher,

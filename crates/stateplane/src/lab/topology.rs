@@ -77,8 +77,8 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// `sink`: another program will receive at the server.
-    pub(crate) fn build(device: Device, clients: u8, sink: bool) -> io::Result<Self> {
+    /// `sink`: another program will receive at the server. `queues`: those of the gateways' cables.
+    pub(crate) fn build(device: Device, clients: u8, sink: bool, queues: u32) -> io::Result<Self> {
         let mut names = vec!["client", "server"];
         match device {
             Device::Kernel => names.push("gw1"),
@@ -96,7 +96,7 @@ impl Topology {
         topology.quieten()?;
         match device {
             Device::Kernel => topology.cable_kernel()?,
-            Device::Stateplane => topology.cable_switch()?,
+            Device::Stateplane => topology.cable_switch(queues)?,
         }
         topology.set_up_end_hosts(device, clients)?;
         if device == Device::Stateplane {
@@ -135,7 +135,7 @@ impl Topology {
         Ok(())
     }
 
-    fn cable_switch(&self) -> io::Result<()> {
+    fn cable_switch(&self, queues: u32) -> io::Result<()> {
         let switch = self.namespace("switch");
         switch.run(|| {
             let net = Netlink::open()?;
@@ -144,6 +144,19 @@ impl Topology {
             for (gateway, ports) in GATEWAYS.iter().zip([("g1i", "g1o"), ("g2i", "g2o")]) {
                 self.connect(&net, ports.0, gateway, "lan0")?;
                 self.connect(&net, ports.1, gateway, "wan0")?;
+                if queues > 1 {
+                    // With a program on it, an end takes no more send queues of the other one than
+                    // it has receive queues.
+                    for end in [ports.0, ports.1] {
+                        ethtool::set_queues(end, queues)?;
+                    }
+                    let ends = ["lan0", "wan0"].into_iter();
+                    let set = || {
+                        ends.clone()
+                            .try_for_each(|end| ethtool::set_queues(end, queues))
+                    };
+                    self.namespace(gateway).run(set)?;
+                }
             }
             net.add_bridge("ctl")?;
             net.add_address("ctl", control_address("switch"), 24)?;
@@ -249,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_kernel_world_is_made_and_gone_with_its_handle() {
-        let Ok(topology) = Topology::build(Device::Kernel, 2, false) else {
+        let Ok(topology) = Topology::build(Device::Kernel, 2, false, 1) else {
             eprintln!("skipped: namespaces need CAP_SYS_ADMIN");
             return;
         };

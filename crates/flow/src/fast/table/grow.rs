@@ -164,7 +164,7 @@ impl<M: Memory, A: Address> Table<M, A> {
         if seen(gone) as u32 == 0 {
             return;
         }
-        let sum = self.sum(seen(kept), seen(gone));
+        let sum = sum(seen(kept), seen(gone));
         let words = self.slot(kept);
         store(
             words,
@@ -172,18 +172,6 @@ impl<M: Memory, A: Address> Table<M, A> {
             bytes(kept).wrapping_add(bytes(gone)),
         );
         store(words, Slot::<A>::SEEN, sum);
-    }
-
-    /// The packets of both, and the later time.
-    fn sum(&self, one: u64, two: u64) -> u64 {
-        let packets = (one as u32).wrapping_add(two as u32);
-        let (a, b) = ((one >> 32) as u32, (two >> 32) as u32);
-        let last = if a.wrapping_sub(b) <= u32::MAX / 2 {
-            a
-        } else {
-            b
-        };
-        u64::from(packets) | u64::from(last) << 32
     }
 
     /// What the program noted about an entry, wherever it found it.
@@ -197,7 +185,7 @@ impl<M: Memory, A: Address> Table<M, A> {
             && let Some(other) = self.twin(slot)
         {
             let (more_seen, more_bytes) = at(other);
-            (seen, bytes) = (self.sum(seen, more_seen), bytes.wrapping_add(more_bytes));
+            (seen, bytes) = (sum(seen, more_seen), bytes.wrapping_add(more_bytes));
         }
         Seen {
             packets: seen as u32,
@@ -205,4 +193,16 @@ impl<M: Memory, A: Address> Table<M, A> {
             idle: idle(seen, now),
         }
     }
+}
+
+/// Of two words of what was seen: the packets of both, and the later time.
+pub(super) fn sum(one: u64, two: u64) -> u64 {
+    let packets = (one as u32).wrapping_add(two as u32);
+    let (a, b) = ((one >> 32) as u32, (two >> 32) as u32);
+    let last = if a.wrapping_sub(b) <= u32::MAX / 2 {
+        a
+    } else {
+        b
+    };
+    u64::from(packets) | u64::from(last) << 32
 }

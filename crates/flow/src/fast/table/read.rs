@@ -8,7 +8,8 @@ use super::super::action::Entry;
 use super::super::key::{Address, Key, Seed};
 use super::super::layout::STATE_SEQUENCE;
 use super::super::memory::{self, load, store};
-use super::{Slot, action, bucket, choices, matches, tick};
+use super::grow::sum;
+use super::{Seen, Slot, action, bucket, choices, idle, matches, tick};
 
 /// What a reader finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,4 +62,31 @@ pub fn note<A: Address>(memory: &[AtomicU64], slot: usize, now: Time, bytes: usi
     store(words, Slot::<A>::BYTES, total);
     let packets = (load(words, Slot::<A>::SEEN) as u32).wrapping_add(1);
     store(words, Slot::<A>::SEEN, u64::from(packets) | tick(now) << 32);
+}
+
+/// What the program noted about an entry, as anybody sees it, in the slots that are in use. While
+/// their number changes an entry may lie in a slot and in the one opposite: both were counted in.
+pub fn seen<A: Address>(
+    memory: &[AtomicU64],
+    seed: &Seed,
+    key: &Key<A>,
+    now: Time,
+) -> Option<Seen> {
+    let Found::Entry(slot, _) = look_up(memory, seed, key) else {
+        return None;
+    };
+    let (addresses, tag) = key.words();
+    let words = |slot: usize| &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
+    let noted = |slot: usize| [Slot::<A>::SEEN, Slot::<A>::BYTES].map(|at| load(words(slot), at));
+    let [mut seen, mut bytes] = noted(slot);
+    let opposite = slot ^ (memory.len() / A::SLOT_WORDS / 2);
+    if matches(words(opposite), &addresses[..A::PAIR_WORDS], tag) {
+        let [more_seen, more_bytes] = noted(opposite);
+        (seen, bytes) = (sum(seen, more_seen), bytes.wrapping_add(more_bytes));
+    }
+    Some(Seen {
+        packets: seen as u32,
+        bytes,
+        idle: idle(seen, now),
+    })
 }

@@ -145,7 +145,9 @@ impl Programs {
         Ok(())
     }
 
-    fn set_sockets(&self, id: PortId, port: &XskPort) -> Result<(), BpfError> {
+    /// Directs packets that arrive at `port`'s queues to its sockets. [`PortProgram::attach`] does so
+    /// for the port it is given; others may have other queues of that interface.
+    pub fn set_sockets(&self, id: PortId, port: &XskPort) -> Result<(), BpfError> {
         let mut ebpf = self.ebpf();
         let mut sockets = map_mut!(ebpf, "sockets", XskMap<_>)?;
         for (queue, socket) in port.sockets() {

@@ -1,4 +1,4 @@
-//! The worker's end of the fast path: decisions into entries, and what became of them.
+//! The workers' end of the fast path: decisions into entries, and what became of them.
 //!
 //! The runtime offers decisions and takes them back; [`Fast`] writes them into
 //! the tables that the XDP program reads, with what a decision leaves open: the way to the
@@ -7,25 +7,28 @@
 //! * An entry is written *after* the turn's frames were sent: a flow's second packet does not
 //!   overtake its first one, which was parked.
 //! * An entry ends a little before its decision: the program's clock is coarse.
-//! * Entries hang on a lease of this worker's, or on their owner's ([`owners`]). Ending it is one
-//!   store, and nothing passes any more without the worker: when routes change, before it drains
+//! * Entries hang on a lease of the instance's, or on their owner's ([`owners`]). Ending it is one
+//!   store, and nothing passes any more without a worker: when routes change, before it drains
 //!   and stops, when the lease is lost.
 //! * What finds no room stays with the slow path, and is counted.
+//! * All workers of an instance write the same tables ([`shared`]), one at a time.
 
 mod owners;
+mod shared;
 #[cfg(test)]
 mod tests;
 pub mod ways;
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use stateplane_base::Time;
 use stateplane_flow::fast::{
-    Action, Entry, Extent, Guard, Hop, Key, KeyMask, Leases, Memory, PortSettings, Pressure, Seed,
-    Settings, Table, WrongSize,
+    Extent, Key, KeyMask, Memory, PortSettings, Pressure, Seed, Settings, WrongSize, has_route,
+    seen,
 };
-use stateplane_flow::{Endpoint, FlowKey, PortId};
+use stateplane_flow::{FlowKey, PortId};
 use stateplane_functions::{Decision, NetworkFunction, Ownership, Sight};
 use stateplane_host::port::Mac;
 use stateplane_lease::Partition;
@@ -33,16 +36,13 @@ use stateplane_wire::eth;
 
 use super::egress::NextHops;
 use super::packets::PORTS;
-use owners::Owners;
+use shared::{Change, Shared};
 pub use ways::{Link, Ways};
 
 /// How far the program's clock may be behind: a tick of the slowest usual kernels.
 const COARSE: Duration = Duration::from_millis(10);
-
-/// Slots that a table of flows begins with; it grows with them.
-const FEW_FLOWS: usize = 1024;
-/// Slots by which each turn brings that on.
-const TENDED: usize = 64;
+/// Changes that a worker notes while others write; beyond it, new flows stay with the slow path.
+const NOTED_MAX: usize = 1 << 14;
 
 /// What the program is told about a function's ports, before anything else. If the function does
 /// not say what makes its flows, the program leaves all that is the function's to its sockets.
@@ -78,7 +78,7 @@ pub fn settings<F: NetworkFunction, M: Memory>(
 }
 
 /// The memory of each table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parts<M> {
     /// Flows.
     pub flows: M,
@@ -103,38 +103,63 @@ pub struct Done {
     pub full: u64,
     /// Decisions for which there was no way out, or no room for it.
     pub wayless: u64,
-    /// Times that everything was taken back at once.
-    pub revoked: u64,
     /// Decisions whose lease was not held any more, or for which there was no room.
     pub unowned: u64,
+    /// Turns that another worker was writing in: what was to be written waited for the next one.
+    pub waited: u64,
 }
 
-enum Change {
-    Install(PortId, FlowKey, Decision, Option<Ownership>),
-    Remove(PortId, FlowKey),
+impl Done {
+    /// What two workers did.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            installed: self.installed + other.installed,
+            withdrawn: self.withdrawn + other.withdrawn,
+            full: self.full + other.full,
+            wayless: self.wayless + other.wayless,
+            unowned: self.unowned + other.unowned,
+            waited: self.waited + other.waited,
+        }
+    }
 }
 
-/// The fast path of one worker.
+/// One worker's hand on the fast path of its instance.
 pub struct Fast<M> {
-    flows: Table<M, Ipv4Addr>,
-    ways: Ways<M>,
-    owners: Owners<M>,
+    shared: Arc<Mutex<Shared<M>>>,
+    parts: Parts<M>,
+    seed: Seed,
+    worker: usize,
     changes: Vec<Change>,
     done: Done,
+    /// How often everything was taken back, as far as this worker has offered its flows anew.
+    revoked: u64,
+}
+
+impl<M: Memory + Clone> Fast<M> {
+    /// One for each of so many workers. Takes the tables' memory and empties it. `links`: what lies
+    /// behind each port.
+    pub fn for_each(
+        workers: usize,
+        parts: &Parts<M>,
+        seed: Seed,
+        links: [Link; 2],
+    ) -> Result<Vec<Self>, WrongSize> {
+        let shared = Arc::new(Mutex::new(Shared::new(parts.clone(), seed, links)?));
+        let of = |worker| Self {
+            shared: Arc::clone(&shared),
+            parts: parts.clone(),
+            seed,
+            worker,
+            changes: Vec::new(),
+            done: Done::default(),
+            revoked: 0,
+        };
+        Ok((0..workers).map(of).collect())
+    }
 }
 
 impl<M: Memory> Fast<M> {
-    /// Takes the tables' memory and empties it. `links`: what lies behind each port.
-    pub fn new(parts: Parts<M>, seed: Seed, links: [Link; 2]) -> Result<Self, WrongSize> {
-        Ok(Self {
-            flows: Table::growing(parts.flows, seed, parts.extent, FEW_FLOWS)?,
-            ways: Ways::new(parts.hops, parts.routes, seed, links)?,
-            owners: Owners::new(Leases::new(parts.leases)),
-            changes: Vec::new(),
-            done: Done::default(),
-        })
-    }
-
     /// Notes that this decision may be carried out, for [`Self::apply`]; and under which lease, if
     /// it needs one.
     pub fn install(
@@ -144,130 +169,101 @@ impl<M: Memory> Fast<M> {
         decision: Decision,
         ownership: Option<Ownership>,
     ) {
+        if self.changes.len() >= NOTED_MAX {
+            self.done.full += 1;
+            return;
+        }
         let change = Change::Install(port, flow, decision, ownership);
         self.changes.push(change);
     }
 
     /// What was decided under this epoch of a partition's lease passes until then, and nothing that
-    /// was decided under another. At once.
+    /// was decided under another. At once: the store hears of it next. So this waits for another
+    /// worker's changes; a lease is published once in seconds.
     pub fn publish(&mut self, partition: Partition, epoch: u32, until: Time) {
-        self.owners.publish(partition, epoch, until);
+        let place = (self.worker, partition);
+        self.shared().owners.publish(place, epoch, until);
     }
 
-    /// Notes that this flow's packets must come to the worker.
+    /// Notes that this flow's packets must come to a worker.
     pub fn remove(&mut self, port: PortId, flow: FlowKey) {
         self.changes.push(Change::Remove(port, flow));
     }
 
-    /// Carries out what was noted. To be called when the frames of this turn were sent.
+    /// A packet left for this destination: the next one that finds its next hop by it need not
+    /// come here.
+    #[inline]
+    pub fn learn(&mut self, port: PortId, to: Ipv4Addr) {
+        // A crowded set of routes may have lost it.
+        if self.changes.len() < NOTED_MAX && !has_route(&self.parts.routes, &self.seed, to, port) {
+            self.changes.push(Change::Learn(port, to));
+        }
+    }
+
+    /// Carries out what was noted. To be called when the frames of this turn were sent. While
+    /// another worker does so it stays noted: nobody waits.
     pub fn apply(&mut self, now: Time, hops: &mut impl NextHops) {
-        let mut changes = std::mem::take(&mut self.changes);
-        for change in changes.drain(..) {
-            match change {
-                Change::Install(port, flow, decision, ownership) => {
-                    match self.owners.guard(ownership) {
-                        Some(guard) => self.write(now, hops, port, &flow, &decision, guard),
-                        None => {
-                            self.done.unowned += 1;
-                            self.flows.remove(&Key::of(&flow, port));
-                        }
-                    }
-                }
-                Change::Remove(port, flow) => {
-                    self.done.withdrawn += u64::from(self.flows.remove(&Key::of(&flow, port)));
-                }
+        let mut shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(shared)) => shared.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.done.waited += u64::from(!self.changes.is_empty());
+                return;
             }
-        }
-        self.changes = changes;
-        self.flows.tend(TENDED);
-    }
-
-    fn write(
-        &mut self,
-        now: Time,
-        hops: &mut impl NextHops,
-        port: PortId,
-        flow: &FlowKey,
-        decision: &Decision,
-        guard: Guard,
-    ) {
-        let (key, until) = (Key::of(flow, port), decision.valid_until - COARSE);
-        let Some(hop) = self.hop(now, hops, flow, decision) else {
-            self.done.wayless += 1;
-            self.flows.remove(&key);
-            return;
         };
-        let action = Action::of(&decision.action, hop, guard);
-        // Most are prolonged, which disturbs no packet.
-        let same = self.flows.get(&key).is_some_and(|old| old.action == action);
-        if same {
-            self.flows.prolong(&key, until);
-        } else if self
-            .flows
-            .insert(now, &key, &Entry { action, until })
-            .is_err()
-        {
-            self.done.full += 1;
-            return;
-        }
-        self.done.installed += 1;
+        shared.apply(now, hops, self.worker, &mut self.changes, &mut self.done);
     }
 
-    /// Where the flow's packets go: one next hop if all have one destination.
-    fn hop(
-        &mut self,
-        now: Time,
-        hops: &mut impl NextHops,
-        flow: &FlowKey,
-        decision: &Decision,
-    ) -> Option<Hop> {
-        let out = decision.action.out;
-        let kept = (flow.destination != Endpoint::ANY).then_some(flow.destination);
-        match decision.action.destination.or(kept) {
-            Some(end) => self.ways.hop(now, hops, out, end.addr).map(Hop::Index),
-            None => Some(Hop::ByDestination(out)),
-        }
+    /// Whether something noted could not be carried out yet.
+    pub fn is_behind(&self) -> bool {
+        !self.changes.is_empty()
     }
 
-    /// The kernel's routes or neighbours changed. True: flows have to be offered anew.
+    /// The kernel's routes or neighbours changed. True: this worker's flows have to be offered anew.
+    /// Every worker hears of such a change; the first one writes it.
     pub fn ways_changed(&mut self, now: Time, hops: &mut impl NextHops) -> bool {
-        let stale = self.ways.refresh(now, hops);
-        if stale {
-            self.revoke();
+        let mut shared = self.shared();
+        if shared.ways.refresh(now, hops) {
+            shared.revoke();
         }
-        stale
+        let revoked = shared.revoked;
+        drop(shared);
+        std::mem::replace(&mut self.revoked, revoked) != revoked
     }
 
-    /// Nothing passes any more without the worker, until it is offered again.
+    /// Nothing passes any more without a worker, until it is offered again.
     pub fn revoke(&mut self) {
-        self.done.revoked += 1;
-        self.owners.revoke();
+        self.shared().revoke();
     }
 
-    /// The ways to next hops.
-    pub fn ways_mut(&mut self) -> &mut Ways<M> {
-        &mut self.ways
+    /// The same, for good: the instance stops.
+    pub fn close(self) {
+        self.shared().close();
     }
 
-    /// The ways to next hops.
-    pub fn ways(&self) -> &Ways<M> {
-        &self.ways
+    /// How full the table of flows is; next hops, destinations, and how often there was no room for
+    /// one; how often everything was taken back. Nothing while another worker writes.
+    pub fn fill(&self) -> Option<(Pressure, [u64; 3], u64)> {
+        let shared = self.shared.try_lock().ok()?;
+        Some((shared.flows.pressure(), shared.ways.fill(), shared.revoked))
     }
 
-    /// How full the table of flows is.
-    pub fn pressure(&self) -> Pressure {
-        self.flows.pressure()
-    }
-
-    /// What was done since the start.
+    /// What this worker did since the start.
     pub fn done(&self) -> Done {
         self.done
     }
+
+    fn shared(&self) -> MutexGuard<'_, Shared<M>> {
+        // What a panic left half done is an entry that readers take for busy.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
+/// Looked up as the program does: no other worker is in the way.
 impl<M: Memory> Sight for Fast<M> {
     fn last_seen(&self, now: Time, port: PortId, flow: &FlowKey) -> Option<Time> {
-        let seen = self.flows.seen(&Key::of(flow, port), now)?;
+        let slots = self.parts.extent.in_use::<Ipv4Addr>(&self.parts.flows);
+        let seen = seen(slots, &self.seed, &Key::of(flow, port), now)?;
         (seen.packets > 0).then(|| now - seen.idle)
     }
 }

@@ -1,4 +1,5 @@
-//! The leases that entries hang on: the worker's own, and those of partitions with an owner.
+//! The leases that entries hang on: the instance's own, and those of partitions with an owner, who
+//! is one of its workers.
 //!
 //! The program compares a lease's number with that which an entry was written under. What stands
 //! there is not the grant's epoch but a number of ours, a new one for each epoch and each time that
@@ -23,18 +24,21 @@ struct Owned {
     until: Time,
 }
 
-/// The leases of one worker.
+/// A partition in the hands of one worker. While it goes from one to another both have a place.
+pub(super) type Place = (usize, Partition);
+
+/// The leases of one instance.
 #[derive(Debug)]
 pub(super) struct Owners<M> {
     leases: Leases<M>,
     own: u32,
-    partitions: HashMap<Partition, Owned>,
+    partitions: HashMap<Place, Owned>,
     /// The last number given.
     last: u32,
 }
 
 impl<M: Memory> Owners<M> {
-    /// Nobody's but the worker's own.
+    /// Nobody's but the instance's own.
     pub(super) fn new(leases: Leases<M>) -> Self {
         let mut owners = Self {
             leases,
@@ -47,14 +51,14 @@ impl<M: Memory> Owners<M> {
     }
 
     /// What an entry hangs on. `None`: its lease is not ours any more, or has no place.
-    pub(super) fn guard(&self, ownership: Option<Ownership>) -> Option<Guard> {
+    pub(super) fn guard(&self, worker: usize, ownership: Option<Ownership>) -> Option<Guard> {
         let Some(Ownership { partition, epoch }) = ownership else {
             return Some(Guard {
                 lease: OWN,
                 epoch: self.own,
             });
         };
-        let owned = self.partitions.get(&partition)?;
+        let owned = self.partitions.get(&(worker, partition))?;
         let same = owned.epoch != 0 && owned.epoch == epoch as u32;
         same.then_some(Guard {
             lease: owned.index,
@@ -63,10 +67,10 @@ impl<M: Memory> Owners<M> {
     }
 
     /// A lease was granted, prolonged or lost.
-    pub(super) fn publish(&mut self, partition: Partition, epoch: u32, until: Time) {
+    pub(super) fn publish(&mut self, place: Place, epoch: u32, until: Time) {
         let next = self.partitions.len() + usize::from(OWN) + 1;
-        let known = self.partitions.get(&partition).copied();
-        // Who has held one keeps its place: there are as many as partitions at most.
+        let known = self.partitions.get(&place).copied();
+        // Who has held one keeps its place: there are as many as partitions at most, for each worker.
         let known = known.or_else(|| {
             let index = u16::try_from(next).ok()?;
             (next < self.leases.capacity()).then_some(Owned {
@@ -84,7 +88,7 @@ impl<M: Memory> Owners<M> {
             owned.number = self.number();
         }
         owned.until = until;
-        self.partitions.insert(partition, owned);
+        self.partitions.insert(place, owned);
         self.write(owned);
     }
 
@@ -107,7 +111,7 @@ impl<M: Memory> Owners<M> {
 
     fn set(&mut self, index: u16, number: u32, until: Time) {
         let set = self.leases.set(index, number, until);
-        set.expect("there is a lease for the worker, and for whom it was looked");
+        set.expect("there is a lease for the instance, and for whom it was looked");
     }
 
     fn number(&mut self) -> u32 {

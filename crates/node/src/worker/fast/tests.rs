@@ -2,7 +2,9 @@
 //! first, and the worker gets what it leaves.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -35,6 +37,8 @@ fn words(number: usize) -> Words {
 
 struct World {
     bench: Bench,
+    /// Another worker's of the same instance.
+    other: Fast<Words>,
     parts: Parts<Words>,
     settings: Words,
     _owner: Settings<Words>,
@@ -65,21 +69,18 @@ impl World {
             routes: words(64 * ROUTE4_WORDS),
             leases: words(LEASES * LEASE_WORDS),
         };
-        let mine = Parts {
-            flows: parts.flows.clone(),
-            extent: parts.extent.clone(),
-            hops: parts.hops.clone(),
-            routes: parts.routes.clone(),
-            leases: parts.leases.clone(),
-        };
         let link = |side: usize| Link {
             mac: first.worker.ports[side].mac(),
             mtu: 1500,
             device: side as u16,
         };
-        let fast = Fast::new(mine, SEED, [link(0), link(1)]).expect("memory of the right sizes");
+        let fast = Fast::for_each(2, &parts, SEED, [link(0), link(1)]);
+        let mut fast = fast.expect("memory of the right sizes");
+        let other = fast.pop();
+        let fast = fast.pop();
         Self {
-            bench: Bench::with(64, Some(fast)),
+            bench: Bench::with(64, fast),
+            other: other.expect("one for each worker"),
             parts,
             settings: memory,
             _owner: owner,
@@ -177,7 +178,8 @@ fn the_second_packet_passes_unseen_and_looks_the_same() {
     let received = world.bench.worker.runtime.counters().hits;
     assert_eq!(received, 0, "no second packet came to the worker");
     let fast = world.bench.worker.fast.as_ref().expect("there is one");
-    assert_eq!(fast.pressure().used, 2, "one each way");
+    let (pressure, ..) = fast.fill().expect("nobody writes");
+    assert_eq!(pressure.used, 2, "one each way");
 }
 
 #[test]
@@ -275,7 +277,7 @@ fn what_finds_no_slot_is_served_by_the_worker() {
     }
     let fast = world.bench.worker.fast.as_ref().expect("there is one");
     assert!(unseen > 0 && fast.done().full > 0, "{:?}", fast.done());
-    assert!(fast.pressure().used <= 8);
+    assert!(fast.fill().expect("nobody writes").0.used <= 8);
 }
 
 #[test]
@@ -303,10 +305,9 @@ fn entries_end_before_their_decisions() {
 
 const OWNED: Partition = Partition(7);
 
-/// A flow from inside that the worker may let pass as long as we own [`OWNED`].
-fn install(world: &mut World, port: u16, epoch: u64) {
-    let (key, now) = (owned_flow(port), world.bench.now);
-    let decision = Decision {
+/// What is decided about a flow from inside for the next 100 s.
+fn decision(now: Time) -> Decision {
+    Decision {
         action: FlowAction {
             source: None,
             destination: Some(Endpoint {
@@ -318,15 +319,30 @@ fn install(world: &mut World, port: u16, epoch: u64) {
         },
         valid_until: now + Duration::from_secs(100),
         token: Token(0),
-    };
+    }
+}
+
+/// A flow from inside that the worker may let pass as long as we own [`OWNED`].
+fn install(world: &mut World, port: u16, epoch: u64) {
+    let (key, now) = (owned_flow(port), world.bench.now);
     let ownership = Ownership {
         partition: OWNED,
         epoch,
     };
     let worker = &mut world.bench.worker;
     let fast = worker.fast.as_mut().expect("there is one");
-    fast.install(IN, key, decision, Some(ownership));
+    fast.install(IN, key, decision(now), Some(ownership));
     fast.apply(now, worker.egress.hops_mut());
+}
+
+/// The same by the other worker, so much later.
+fn install_beside(world: &mut World, port: u16, ownership: Option<Ownership>, later: Duration) {
+    let now = world.bench.now + later;
+    let decision = decision(now);
+    world
+        .other
+        .install(IN, owned_flow(port), decision, ownership);
+    world.other.apply(now, world.bench.worker.egress.hops_mut());
 }
 
 fn owned_flow(port: u16) -> FlowKey {
@@ -419,4 +435,95 @@ fn a_partition_without_a_place_stays_with_the_worker() {
     publish(&mut world, 5, until);
     install(&mut world, 1, 5);
     assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Unknown));
+}
+
+#[test]
+fn a_flow_that_two_workers_know_is_one_entry_that_neither_changes() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut world = World::new(64);
+    install_beside(&mut world, 1, None, Duration::ZERO);
+    // Where readers see that something changed: the sequence in a slot's state.
+    let sequences = |world: &World| -> Vec<u64> {
+        let slots = world.parts.flows.chunks_exact(SLOT4_WORDS);
+        slots.map(|slot| slot[2].load(Relaxed) & 0xffff).collect()
+    };
+    let before = sequences(&world);
+    let now = world.bench.now + 50 * SECOND;
+    let worker = &mut world.bench.worker;
+    let fast = worker.fast.as_mut().expect("there is one");
+    fast.install(IN, owned_flow(1), decision(now), None);
+    fast.apply(now, worker.egress.hops_mut());
+    install_beside(&mut world, 1, None, 51 * SECOND);
+    assert_eq!(
+        sequences(&world),
+        before,
+        "prolonged, and no reader disturbed"
+    );
+    assert_eq!(left(&world, 1, 140 * SECOND), None);
+    assert_eq!(world.other.fill().expect("nobody writes").0.used, 1);
+}
+
+#[test]
+fn a_worker_does_not_wait_for_another_that_writes() {
+    let mut world = World::new(64);
+    let shared = Arc::clone(&world.other.shared);
+    let writing = shared.lock().expect("nobody panicked");
+    sent(world.ask(4000, SERVER));
+    sent(world.ask(4000, SERVER));
+    let waited = |world: &World| {
+        let fast = world.bench.worker.fast.as_ref().expect("there is one");
+        (fast.is_behind(), fast.done().waited > 0)
+    };
+    assert_eq!(waited(&world), (true, true));
+    assert_eq!(world.bench.worker.next_timer(), Some(Time::ZERO));
+    drop(writing);
+    world.bench.turn();
+    assert!(!waited(&world).0, "it was written in the next turn");
+    unseen(world.ask(4000, SERVER));
+}
+
+#[test]
+fn what_one_worker_takes_back_the_others_offer_again() {
+    let mut world = World::new(64);
+    install_beside(&mut world, 1, None, Duration::ZERO);
+    let (gateway, new) = (Ipv4Addr::new(203, 0, 113, 99), Mac([2, 0, 0, 0, 5, 5]));
+    // The first worker hears of it first.
+    world.hop(SERVER, ready(gateway, new));
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Lease));
+    let now = world.bench.now;
+    let mut again = || {
+        let hops = world.bench.worker.egress.hops_mut();
+        world.other.ways_changed(now, hops)
+    };
+    assert!(again(), "the other one's flows, too");
+    assert!(!again(), "once");
+    install_beside(&mut world, 1, None, Duration::ZERO);
+    assert_eq!(left(&world, 1, Duration::ZERO), None);
+}
+
+#[test]
+fn nothing_is_installed_once_a_worker_has_taken_all_for_good() {
+    let mut world = World::new(64);
+    world.bench.worker.take_all();
+    install_beside(&mut world, 1, None, Duration::ZERO);
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Unknown));
+}
+
+#[test]
+fn a_partition_that_another_worker_owns_next_is_not_ended_by_the_former() {
+    let mut world = World::new(64);
+    let until = world.bench.now + Duration::from_secs(10);
+    publish(&mut world, 5, until);
+    install(&mut world, 1, 5);
+    assert_eq!(left(&world, 1, Duration::ZERO), None);
+    world.other.publish(OWNED, 6, until);
+    let ownership = Ownership {
+        partition: OWNED,
+        epoch: 6,
+    };
+    install_beside(&mut world, 2, Some(ownership), Duration::ZERO);
+    // The former one says late that it has it no more.
+    publish(&mut world, 0, Time::ZERO);
+    assert_eq!(left(&world, 1, Duration::ZERO), Some(Punt::Lease));
+    assert_eq!(left(&world, 2, Duration::ZERO), None);
 }
