@@ -9,14 +9,16 @@ SIM_SEEDS ?= 100000
 # Seconds that all fuzz targets have together; in `make test`, and in `make fuzz`.
 FUZZ_TEST ?= 60
 FUZZ ?= 600
+# Options of `stateplane bench region` in `make bench-region`.
+BENCH_REGION ?=
 # Seeds of `make sim-long`.
 SIM_LONG ?= 3000000
 
-.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench kills versions wheel miri deny clean
+.PHONY: help demo test setup build lint check-unit fuzz labs sim sim-long model bench bench-region kills versions wheel miri deny clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench kills versions wheel miri deny clean"
+	@echo "others: setup build lint check-unit fuzz labs sim sim-long model bench bench-region kills versions wheel miri deny clean"
 
 setup:
 	@scripts/setup
@@ -67,8 +69,13 @@ bench: build
 	target/release/stateplane bench datapath
 	target/release/stateplane bench replication
 	target/release/stateplane bench sequencer
+	$(MAKE) bench-region
+
+# Shared memory beside memcpy, sockets and iceoryx2, which is built for it (needs its crates); if it
+# cannot be, its row is left out and the report says so.
+bench-region: build
 	-$(CARGO) build --release --manifest-path peers/iceoryx2/Cargo.toml --target-dir target/peers
-	target/release/stateplane bench region \
+	target/release/stateplane bench region $(BENCH_REGION) \
 		$$(ls target/peers/release/stateplane-peer-iceoryx2 2>/dev/null | sed 's/^/--iceoryx2 /')
 
 # A region's writer is killed 10,000 times at random points (minutes).

@@ -14,7 +14,7 @@ use stateplane_state::settled::TableName;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What the region's bytes mean.
-pub const SCHEMA: &str = "stateplane-committed-1";
+pub const SCHEMA: &str = "stateplane-committed-2";
 /// Tables in one region.
 pub const MAX_TABLES: usize = 15;
 /// Bytes of the longest key.
@@ -97,19 +97,44 @@ impl Row {
     }
 }
 
-/// A string of at most `N - 1` bytes, its length in the last one.
-pub(crate) fn padded<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
-    let mut all = [0; N];
-    all.get_mut(..N - 1)?
-        .get_mut(..bytes.len())?
-        .copy_from_slice(bytes);
-    all[N - 1] = u8::try_from(bytes.len()).ok()?;
-    Some(all)
+/// Less than a word of bytes, as the first of a word.
+#[inline]
+fn tail(bytes: &[u8]) -> u64 {
+    let byte = |word, byte: &u8| word << 8 | u64::from(*byte);
+    match (bytes.first_chunk(), bytes.last_chunk()) {
+        (Some(first), Some(last)) => {
+            let [first, last] = [first, last].map(|four| u64::from(u32::from_le_bytes(*four)));
+            // The last four begin within the first ones, or behind them.
+            first | last << (8 * (bytes.len() - 4))
+        }
+        _ => bytes.iter().rev().fold(0, byte),
+    }
 }
 
-/// The string again.
-pub(crate) fn unpadded<const N: usize>(all: &[u8; N]) -> &[u8] {
-    &all[..usize::from(all[N - 1]).min(N - 1)]
+/// A string of at most `N - 1` bytes, its length in the last one; `N` is a multiple of 8.
+///
+/// Word by word: it is loaded so at once, and a processor that must put a word together from
+/// smaller stores waits until they have reached the cache.
+#[inline]
+pub(crate) fn padded<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+    if bytes.len() >= N {
+        return None;
+    }
+    let mut all = [0; N];
+    let (words, _) = all.as_chunks_mut::<8>();
+    let (whole, rest) = bytes.as_chunks::<8>();
+    for (word, from) in words.iter_mut().zip(whole) {
+        *word = *from;
+    }
+    let mut last = tail(rest);
+    let length = (bytes.len() as u64) << 56;
+    if whole.len() + 1 == words.len() {
+        last |= length;
+    } else {
+        words[N / 8 - 1] = length.to_le_bytes();
+    }
+    words[whole.len()] = last.to_le_bytes();
+    Some(all)
 }
 
 type Line64 = Map<[u8; 8], [u8; 48]>;
@@ -199,4 +224,38 @@ pub(crate) fn plan(tables: &[Shared<'_>]) -> Result<(Vec<Row>, Vec<Placed>, usiz
 pub(crate) fn spec(tables: &[Shared<'_>]) -> Result<Spec, Unfit> {
     let (_, _, len) = plan(tables)?;
     Ok(Spec::bytes(len).schema(SCHEMA))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_padded_as_they_are_and_told_apart() {
+        let bytes: Vec<u8> = (1..=70).collect();
+        for len in 0..70 {
+            let (string, fits) = (&bytes[..len], |size| len < size);
+            let right = |all: &[u8]| {
+                let (last, padding) = all[len..].split_last().expect("the length");
+                all[..len] == *string
+                    && padding.iter().all(|byte| *byte == 0)
+                    && usize::from(*last) == len
+            };
+            assert_eq!(
+                padded::<8>(string).is_some_and(|all| right(&all)),
+                fits(8),
+                "{len}"
+            );
+            assert_eq!(
+                padded::<48>(string).is_some_and(|all| right(&all)),
+                fits(48),
+                "{len}"
+            );
+            assert_eq!(
+                padded::<64>(string).is_some_and(|all| right(&all)),
+                fits(64),
+                "{len}"
+            );
+        }
+    }
 }

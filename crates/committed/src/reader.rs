@@ -5,9 +5,8 @@ use std::time::Duration;
 use stateplane_base::LogTime;
 use stateplane_region::{Edition, LINE, ReadError, Reader, View as Bytes};
 use stateplane_state::settled::{Position, TableName};
-use zerocopy::FromBytes;
 
-use crate::layout::{Head, MAX_TABLES, Placed, Row, TABLES_AT, View, each_shape, padded, unpadded};
+use crate::layout::{Head, MAX_TABLES, Placed, Row, TABLES_AT, View, each_shape, padded};
 
 /// Why a region is not of this kind.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -117,23 +116,40 @@ impl Committed {
     ) -> Result<Answer, ReadError> {
         let placed = self.tables[table.0].1;
         let ((found, at), edition) = self.reader.read_with(|view| {
-            let found = each_shape!(placed, map => {
-                let row = padded(key).and_then(|key| map.get(view, &key));
-                row.map(|row| {
-                    let bytes = unpadded(&row);
-                    let room = bytes.len().min(value.len());
-                    value[..room].copy_from_slice(&bytes[..room]);
-                    bytes.len()
-                })
-            });
-            let found = match found {
-                Some(len) => Found::Value(len),
-                None if left_out(view, table.0) == 0 => Found::Absent,
-                None => Found::Unknown,
-            };
+            let found = find(view, table, placed, key, value);
             (found, position(view))
         })?;
         Ok(Answer { found, at, edition })
+    }
+
+    /// Looks several keys up, those of a burst of packets: each value goes to the same place of
+    /// `values`, and what was found to that of `found`. Memory is waited for once for a few tens of
+    /// them instead of once for each. All are of the version that is answered.
+    ///
+    /// # Panics
+    /// If the three slices are not equally long.
+    pub fn get_each<const N: usize>(
+        &self,
+        table: LocalTable,
+        keys: &[impl AsRef<[u8]>],
+        values: &mut [[u8; N]],
+        found: &mut [Found],
+    ) -> Result<(Position, Edition), ReadError> {
+        assert_eq!((keys.len(), keys.len()), (values.len(), found.len()));
+        let placed = self.tables[table.0].1;
+        self.reader.read_with(|view| {
+            for (burst, keys) in keys.chunks(BURST).enumerate() {
+                each_shape!(placed, map => for key in keys {
+                    if let Some(key) = padded(key.as_ref()) {
+                        map.expect(view, &key);
+                    }
+                });
+                for (index, key) in (burst * BURST..).zip(keys) {
+                    found[index] = find(view, table, placed, key.as_ref(), &mut values[index]);
+                }
+            }
+            position(view)
+        })
     }
 
     /// Where it stands: slot and log time, in which view, and which version that is.
@@ -168,24 +184,56 @@ impl Committed {
     }
 }
 
+/// Keys looked for at once: about as many lines as a core can have under way.
+const BURST: usize = 32;
+
+#[inline]
+fn find(
+    view: &Bytes<'_>,
+    table: LocalTable,
+    placed: Placed,
+    key: &[u8],
+    value: &mut [u8],
+) -> Found {
+    let found = each_shape!(placed, map => {
+        let place = padded(key).and_then(|key| map.place(view, &key));
+        place.map(|at| load(view, at, map.value_bytes(), value))
+    });
+    match found {
+        Some(len) => Found::Value(len),
+        None if left_out(view, table.0) == 0 => Found::Absent,
+        None => Found::Unknown,
+    }
+}
+
 fn head(view: &Bytes<'_>) -> Option<Head> {
     view.get::<Head>(0)
 }
 
 #[inline]
 fn position(view: &Bytes<'_>) -> Position {
-    let mut words = [0u8; 2 * size_of::<u64>()];
-    view.load(std::mem::offset_of!(Head, slot), &mut words);
-    let [slot, time] = <[u64; 2]>::read_from_bytes(&words).unwrap_or_default();
+    let word = |at| view.word(at).unwrap_or(0);
     Position {
-        slot,
-        time: LogTime::from_nanos(time),
+        slot: word(std::mem::offset_of!(Head, slot)),
+        time: LogTime::from_nanos(word(std::mem::offset_of!(Head, time))),
     }
 }
 
 #[inline]
 fn left_out(view: &Bytes<'_>, table: usize) -> u64 {
-    view.get(Row::at(table) + Row::LEFT_OUT).unwrap_or(0)
+    view.word(Row::at(table) + Row::LEFT_OUT).unwrap_or(0)
+}
+
+/// Copies the padded string at `at`, of `len` bytes with its length in the last, as far as there
+/// is room; how long it is. What is not asked for is not loaded.
+#[inline]
+fn load(view: &Bytes<'_>, at: usize, len: usize, into: &mut [u8]) -> usize {
+    let last = view.word(at + len - size_of::<u64>()).unwrap_or(0);
+    let [.., length] = last.to_ne_bytes();
+    let length = usize::from(length).min(len - 1);
+    let room = length.min(into.len());
+    view.load(at, &mut into[..room]);
+    length
 }
 
 fn directory(view: &Bytes<'_>) -> Option<Vec<Row>> {

@@ -83,6 +83,24 @@ fn what_is_shown_is_found() {
         let key = rng.u8(..).to_be_bytes().repeat(1 + table * 3);
         let mut value = [0; MAX_VALUE];
         let answer = committed.get(handles[table], &key, &mut value).unwrap();
+        // A few more keys than are looked for at once.
+        let (mut values, mut found) = ([[0; MAX_VALUE]; 40], [Found::Unknown; 40]);
+        let keys: [Vec<u8>; 40] = std::array::from_fn(|n| match n {
+            39 => key.clone(),
+            _ => (n as u8).to_be_bytes().repeat(1 + table * 3),
+        });
+        let read = committed.get_each(handles[table], &keys, &mut values, &mut found);
+        assert_eq!(read.unwrap(), (answer.at, answer.edition));
+        assert_eq!((found[39], values[39]), (answer.found, value));
+        for (key, (value, found)) in keys.iter().zip(values.iter().zip(found)) {
+            match shown[table].get(key) {
+                None => assert_eq!(found, Found::Absent),
+                Some(known) => {
+                    assert_eq!(found, Found::Value(known.len()));
+                    assert_eq!(&value[..known.len()], &known[..]);
+                }
+            }
+        }
         match shown[table].get(&key) {
             None => assert_eq!(answer.found, Found::Absent),
             Some(known) => {

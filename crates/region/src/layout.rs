@@ -97,7 +97,7 @@ impl Plan {
 
     #[inline]
     pub(crate) const fn image_at(self, image: usize) -> usize {
-        HEAD + image * self.len.next_multiple_of(PAGE)
+        HEAD + image * (self.len.wrapping_add(PAGE - 1) & !(PAGE - 1))
     }
 
     /// Bytes of the object.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{self, Relaxed};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
@@ -193,11 +194,11 @@ impl Object {
         self.map.load(self.plan.image_at(image) + at, into);
     }
 
-    /// Part of an image will be loaded soon.
+    /// The words of an image that lie in the region whole.
     #[inline]
-    pub(crate) fn expect_load(&self, image: usize, at: usize) {
-        let image_at = self.plan.image_at(image.min(self.plan.images - 1));
-        self.map.expect_load(image_at.wrapping_add(at));
+    pub(crate) fn image_words(&self, image: usize) -> &[AtomicU64] {
+        let at = self.plan.image_at(image.min(self.plan.images - 1));
+        self.map.words(at, self.plan.len / size_of::<u64>())
     }
 
     /// Copies lines of the working image into an image.

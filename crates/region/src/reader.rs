@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use stateplane_base::Time;
@@ -13,7 +14,7 @@ use zerocopy::IntoBytes;
 use crate::clock;
 use crate::fence::Seat;
 use crate::layout::Word;
-use crate::memory::Line;
+use crate::memory::{self, Line};
 use crate::object::{Object, OpenError};
 use crate::protocol::{self, Control};
 use crate::spec::{Content, fits, schema};
@@ -192,6 +193,7 @@ impl<T: ?Sized + Content> Reader<T> {
             look(&View {
                 object: &self.object,
                 image,
+                words: self.object.image_words(image),
             })
         })
     }
@@ -275,7 +277,11 @@ fn check_seat(object: &Object, seat: Option<&Seat>) -> Result<(), ReadError> {
 /// When an image was published: by the machine's clock, by the day's.
 #[inline]
 fn times(object: &Object, image: usize) -> [u64; 2] {
-    [Word::Published(image), Word::Day(image)].map(|word| object.get(word))
+    // Not by `map`, which is not made part of the caller.
+    [
+        object.get(Word::Published(image)),
+        object.get(Word::Day(image)),
+    ]
 }
 
 #[inline]
@@ -290,11 +296,16 @@ fn edition(object: &Object, control: Control, times: [u64; 2], checked: u64) -> 
     }
 }
 
+/// Up to so many words are loaded one by one.
+const FEW: usize = 8;
+
 /// A region as it is read: for [`Reader::read_with`].
 #[derive(Debug)]
 pub struct View<'a> {
     object: &'a Object,
     image: usize,
+    /// Those of the image that are whole.
+    words: &'a [AtomicU64],
 }
 
 impl View<'_> {
@@ -308,6 +319,16 @@ impl View<'_> {
     /// Copies bytes out; false, and nothing is done, outside of the region.
     #[inline]
     pub fn load(&self, at: usize, into: &mut [u8]) -> bool {
+        let (words, rest) = into.as_chunks_mut::<{ size_of::<u64>() }>();
+        let whole = at.is_multiple_of(size_of::<u64>()) && rest.is_empty();
+        if whole && words.len() <= FEW {
+            let from = self.words.get(at / size_of::<u64>()..);
+            let from = from.and_then(|from| from.get(..words.len()));
+            let pairs = from.map(|from| words.iter_mut().zip(from));
+            return pairs
+                .map(|pairs| pairs.for_each(|(to, from)| *to = from.load(Relaxed).to_ne_bytes()))
+                .is_some();
+        }
         let len = self.object.plan().len;
         let inside = at.checked_add(into.len()).is_some_and(|end| end <= len);
         if inside {
@@ -316,11 +337,23 @@ impl View<'_> {
         inside
     }
 
+    /// The word at byte `at`, a multiple of its size; none outside of the region.
+    #[inline(always)]
+    pub fn word(&self, at: usize) -> Option<u64> {
+        if !at.is_multiple_of(size_of::<u64>()) {
+            return None;
+        }
+        let word = self.words.get(at / size_of::<u64>())?;
+        Some(word.load(Relaxed))
+    }
+
     /// Has the line at byte `at` fetched: of several that are far apart, name all before
     /// the first is loaded, and their way from memory is waited for once.
     #[inline]
     pub fn expect(&self, at: usize) {
-        self.object.expect_load(self.image, at);
+        if let Some(word) = self.words.get(at / size_of::<u64>()) {
+            memory::expect_load(word);
+        }
     }
 }
 

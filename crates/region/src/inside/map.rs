@@ -7,8 +7,14 @@
 //!
 //! Open addressing, linear probing, and removal by shifting back: there are no
 //! tombstones, so a map that lives for years does not become slower, and what a publish
-//! copies is what changed. The hash is keyed (SipHash-1-3), because keys often come from
-//! packets that somebody else chose.
+//! copies is what changed. The hash is keyed, because keys often come from packets that
+//! somebody else chose: products with words that are drawn anew for each map, and that he does
+//! not see. (SipHash took longer than all the rest of a look-up that hits the caches.)
+//!
+//! A look-up of a large map waits for memory once: tag, key and value of a slot lie together,
+//! and the slot after the home is fetched with it, where most of the others are. Until a key is
+//! found nothing is decided on what memory says, or look-ups would wait for each other: a
+//! processor that guessed wrong throws away what it began meanwhile.
 
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
@@ -17,7 +23,6 @@ use super::{Source, slot_bytes, value};
 use crate::LINE;
 use crate::publisher::Publisher;
 use crate::spec::Content;
-use siphasher::sip::SipHasher13;
 
 const WORD: usize = size_of::<u64>();
 /// Words of the head.
@@ -103,6 +108,11 @@ impl<K: Content, V: Content> Map<K, V> {
         LINE + self.slots * Self::SLOT
     }
 
+    /// Bytes of a value.
+    pub const fn value_bytes(&self) -> usize {
+        size_of::<V>()
+    }
+
     /// Where in its region it lies.
     pub const fn at(&self) -> usize {
         self.at
@@ -110,23 +120,38 @@ impl<K: Content, V: Content> Map<K, V> {
 
     #[inline]
     fn slot_at(&self, slot: usize) -> usize {
-        self.at + LINE + slot * Self::SLOT
+        // In each look-up several times; what is outside, the source refuses.
+        let slots = self.at.wrapping_add(LINE);
+        slots.wrapping_add(slot.wrapping_mul(Self::SLOT))
     }
 
     #[inline]
     fn word(&self, source: &(impl Source + ?Sized), word: usize) -> u64 {
-        value(source, self.at + word).unwrap_or(0)
+        source.word(self.at + word).unwrap_or(0)
     }
 
     #[inline]
     fn tag(&self, source: &(impl Source + ?Sized), slot: usize) -> u64 {
-        value(source, self.slot_at(slot)).unwrap_or(0)
+        source.word(self.slot_at(slot)).unwrap_or(0)
     }
 
     #[inline]
     fn hash(&self, source: &(impl Source + ?Sized), key: &K) -> u64 {
-        let [first, second] = SEED.map(|word| self.word(source, word));
-        SipHasher13::new_with_keys(first, second).hash(key.as_bytes()) | TAKEN
+        let (first, second) = (self.word(source, SEED[0]), self.word(source, SEED[1]));
+        let fold = |hash: u64, word: u64, by: u64| {
+            let product = u128::from(hash ^ word).wrapping_mul((by | 1).into());
+            product as u64 ^ (product >> 64) as u64
+        };
+        let (words, rest) = key.as_bytes().as_chunks::<WORD>();
+        let words = words.iter().map(|word| u64::from_ne_bytes(*word));
+        let hash = words.fold(first, |hash, word| fold(hash, word, second));
+        let mut last = [0; WORD];
+        last[..rest.len()].copy_from_slice(rest);
+        fold(
+            hash,
+            u64::from_ne_bytes(last),
+            second.rotate_left(32) ^ first,
+        ) | TAKEN
     }
 
     /// Entries in it.
@@ -144,11 +169,47 @@ impl<K: Content, V: Content> Map<K, V> {
     /// bytes are of several versions.
     #[inline]
     pub fn get(&self, source: &(impl Source + ?Sized), key: &K) -> Option<V> {
+        value(source, self.place(source, key)?)
+    }
+
+    /// Where in the region the value of a key lies, for who wants to load it, or a part of it,
+    /// himself.
+    #[inline]
+    pub fn place(&self, source: &(impl Source + ?Sized), key: &K) -> Option<usize> {
+        let hash = self.hash(source, key);
+        let mask = self.slots - 1;
+        let home = hash as usize & mask;
+        let after = home.wrapping_add(1) & mask;
+        source.expect(self.slot_at(after));
+        // Most keys are in one of two slots: which, is computed and not guessed.
+        let is_home = self.tag(source, home) == hash;
+        let likely = home ^ ((home ^ after) & usize::from(!is_home).wrapping_neg());
+        if self.tag(source, likely) == hash && self.is_key(source, likely, key) {
+            return Some(self.slot_at(likely) + Self::VALUE_AT);
+        }
+        self.search(source, hash, key)
+    }
+
+    #[cold]
+    fn search(&self, source: &(impl Source + ?Sized), hash: u64, key: &K) -> Option<usize> {
         let longest = usize::try_from(self.word(source, LONGEST)).unwrap_or(usize::MAX);
-        match self.find(source, self.hash(source, key), key, longest) {
-            Some(Found::There(slot)) => value(source, self.slot_at(slot) + Self::VALUE_AT),
+        match self.find(source, hash, key, longest) {
+            Some(Found::There(slot)) => Some(self.slot_at(slot) + Self::VALUE_AT),
             _ => None,
         }
+    }
+
+    #[inline]
+    fn is_key(&self, source: &(impl Source + ?Sized), slot: usize, key: &K) -> bool {
+        let at = self.slot_at(slot) + Self::KEY_AT;
+        let (words, rest) = key.as_bytes().as_chunks::<WORD>();
+        let equal = |(number, word): (usize, &[u8; WORD])| {
+            source.word(at + number * WORD) == Some(u64::from_ne_bytes(*word))
+        };
+        let mut last = [0; WORD];
+        let last = &mut last[..rest.len()];
+        words.iter().enumerate().all(equal)
+            && (rest.is_empty() || source.load(at + words.len() * WORD, last) && last == rest)
     }
 
     /// The values of several keys, by their place among the keys. Memory is waited for
@@ -161,21 +222,21 @@ impl<K: Content, V: Content> Map<K, V> {
         keys: &[K],
         mut each: impl FnMut(usize, Option<V>),
     ) {
-        let longest = usize::try_from(self.word(source, LONGEST)).unwrap_or(usize::MAX);
         for (burst, keys) in keys.chunks(BURST).enumerate() {
-            let mut hashes = [0; BURST];
-            for (hash, key) in hashes.iter_mut().zip(keys) {
-                *hash = self.hash(source, key);
-                source.expect(self.slot_at(*hash as usize & (self.slots - 1)));
-            }
-            for (index, (hash, key)) in hashes.iter().zip(keys).enumerate() {
-                let found = match self.find(source, *hash, key, longest) {
-                    Some(Found::There(slot)) => value(source, self.slot_at(slot) + Self::VALUE_AT),
-                    _ => None,
-                };
-                each(burst * BURST + index, found);
+            keys.iter().for_each(|key| self.expect(source, key));
+            for (index, key) in keys.iter().enumerate() {
+                each(burst * BURST + index, self.get(source, key));
             }
         }
+    }
+
+    /// A key will be looked for soon: what that needs is fetched. Waits for nothing. Of many
+    /// keys about 32 at a time are worth it.
+    #[inline]
+    pub fn expect(&self, source: &(impl Source + ?Sized), key: &K) {
+        let home = self.hash(source, key) as usize & (self.slots - 1);
+        source.expect(self.slot_at(home));
+        source.expect(self.slot_at(home.wrapping_add(1) & (self.slots - 1)));
     }
 
     /// Looks at no more than `furthest` slots beyond the first.
@@ -194,11 +255,8 @@ impl<K: Content, V: Content> Map<K, V> {
             if tag == 0 {
                 return Some(Found::Missing(slot, distance));
             }
-            if tag == hash {
-                let found: Option<K> = value(source, self.slot_at(slot) + Self::KEY_AT);
-                if found.is_some_and(|found| found.as_bytes() == key.as_bytes()) {
-                    return Some(Found::There(slot));
-                }
+            if tag == hash && self.is_key(source, slot, key) {
+                return Some(Found::There(slot));
             }
         }
         None

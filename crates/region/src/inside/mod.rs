@@ -25,6 +25,12 @@ pub trait Source {
     /// Copies the bytes at `at` out; false, and nothing is done, if there are none.
     fn load(&self, at: usize, into: &mut [u8]) -> bool;
 
+    /// The word at `at`, a multiple of its size; none outside.
+    #[inline]
+    fn word(&self, at: usize) -> Option<u64> {
+        value(self, at)
+    }
+
     /// The line at `at` will be loaded soon: a hint, that waits for nothing.
     #[inline]
     fn expect(&self, at: usize) {
@@ -45,6 +51,11 @@ impl Source for View<'_> {
     #[inline]
     fn load(&self, at: usize, into: &mut [u8]) -> bool {
         View::load(self, at, into)
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> Option<u64> {
+        View::word(self, at)
     }
 
     #[inline]

@@ -37,6 +37,12 @@ impl Line {
     pub(crate) const ZERO: Self = Self([0; LINE / WORD]);
 }
 
+/// Has the line of a word fetched, to be loaded soon. Waits for nothing.
+#[inline]
+pub(crate) fn expect_load(word: &AtomicU64) {
+    copy::expect_load(word.as_ptr().cast());
+}
+
 /// Shared memory, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -93,7 +99,7 @@ impl Mapping {
 
     /// So many words from byte `at` on.
     #[inline]
-    fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+    pub(crate) fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
         let end = count.checked_mul(WORD).and_then(|len| len.checked_add(at));
         assert!(end.is_some_and(|end| end <= self.pages.len()));
         assert!(at.is_multiple_of(WORD));

@@ -40,6 +40,10 @@ const LOOKS: usize = 64;
 /// What the rows are called.
 pub(super) const REMOTE: &str = "a row of the store, asked of a group";
 pub(super) const LOCAL: &str = "a row of the store, in place";
+/// Of a burst of packets.
+pub(super) const BURSTS: &str = "a row of the store, in place, in bursts";
+/// Rows looked up together.
+const BURST: usize = 32;
 /// What a plain load costs there.
 pub(super) const FLOOR: &str = "plain load from those rows' memory";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -137,9 +141,23 @@ fn with_group(plan: &Plan, config: &Config, entries: u64, rows: &mut Vec<Row>) -
             }
         })
     });
-    ensure!(found == LOOKS * plan.rounds, "a row is missing in place");
+    let (mut values, mut each_found) = ([[0; 47]; BURST], [Found::Absent; BURST]);
+    let bursts = times(plan.rounds, || {
+        each(LOOKS, || {
+            for _ in 0..LOOKS / BURST {
+                let keys: [_; BURST] =
+                    std::array::from_fn(|_| key(next(&mut state) as u64 % entries));
+                let read = tables.get_each(table, &keys, &mut values, &mut each_found);
+                let there = each_found.iter().filter(|f| matches!(f, Found::Value(_)));
+                found += read.map_or(0, |_| there.count());
+            }
+        })
+    });
+    let wanted = 2 * LOOKS * plan.rounds;
+    ensure!(found == wanted, "a row is missing in place");
     rows.push(Row::of(REMOTE, remote));
     rows.push(Row::of(LOCAL, local));
+    rows.push(Row::of(BURSTS, bursts));
     plain_loads(plan, tables.region(), FLOOR, rows)
 }
 

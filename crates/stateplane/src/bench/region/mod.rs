@@ -45,7 +45,7 @@ pub(crate) struct RegionArgs {
     /// bursts of 50 ms: shows what a processor of one's own gives, where others work
     #[arg(long)]
     realtime: bool,
-    /// The program that measures iceoryx2; `make bench` builds it
+    /// The program that measures iceoryx2; `make bench-region` builds it
     #[arg(long)]
     iceoryx2: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -164,6 +164,7 @@ fn measure(plan: &Plan, args: &RegionArgs, report: &mut Report) -> Result<()> {
     writing::whole(plan, rows)?;
     writing::check_ins(plan, rows)?;
     reading::copies(plan, rows);
+    reading::bare_word(plan, rows)?;
     let small = reading::under_writer::<64>(plan, "64 B", rows)?;
     let page = reading::under_writer::<4096>(plan, "4 KiB", rows)?;
     ratios.insert("looks_at_the_clock_on_time", reading::looks_on_time(plan)?);
@@ -260,6 +261,7 @@ fn add_ratios(rows: &[Row], ratios: &mut BTreeMap<&'static str, f64>) {
             "look-up, 1 M entries in place",
         ),
         ("local_read_vs_plain_load", local::FLOOR, local::LOCAL),
+        ("local_burst_vs_plain_load", local::FLOOR, local::BURSTS),
         ("local_read_vs_remote", local::REMOTE, local::LOCAL),
         (
             "hand_over_vs_unix_socket",

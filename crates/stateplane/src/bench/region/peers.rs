@@ -113,7 +113,9 @@ pub(super) fn iceoryx2(
     skipped: &mut Vec<String>,
 ) -> Result<()> {
     let Some(program) = program else {
-        skipped.push("iceoryx2: --iceoryx2 names no program (`make bench` builds one)".to_owned());
+        skipped.push(
+            "iceoryx2: --iceoryx2 names no program (`make bench-region` builds one)".to_owned(),
+        );
         return Ok(());
     };
     let output = Command::new(program)

@@ -1,7 +1,7 @@
 //! What readers pay: copies under a writer, look-ups in place.
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -61,6 +61,62 @@ pub(super) fn looks_on_time(plan: &Plan) -> Result<f64> {
         looking.join().expect("it does not panic")
     })?;
     Ok((looked as f64 / periods as f64 * 10_000.0).round() / 10_000.0)
+}
+
+/// The age of a bare word that one thread stamps with the time, every 10 us, and the other
+/// looks at, on the same processors and in the same bursts as what follows: the part of an age
+/// that is the machine's, and that of who else works on it.
+pub(super) fn bare_word(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
+    let mut ages = Vec::new();
+    let bursts = plan.span.div_duration_f64(BURST).ceil() as usize;
+    for _ in 0..bursts.max(1) {
+        stamped(plan, &mut ages)?;
+        std::thread::sleep(if plan.realtime { BURST } else { Duration::ZERO });
+    }
+    rows.push(Row::of(BARE, ages));
+    Ok(())
+}
+
+/// What [`bare_word`] measures.
+pub(super) const BARE: &str = "age of a bare word, stamped every 10 us";
+
+fn stamped(plan: &Plan, ages: &mut Vec<f64>) -> Result<()> {
+    let start = Instant::now();
+    let now = || start.elapsed().as_nanos() as u64;
+    let (word, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| -> Result<()> {
+            move_over(plan)?;
+            priority::set_realtime(plan.realtime).context("--realtime")?;
+            let period = PERIOD.as_nanos() as u64;
+            let mut next = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let at = now();
+                if at >= next {
+                    word.store(at.max(1), Ordering::Release);
+                    next = if next + period > at { next } else { at } + period;
+                }
+            }
+            Ok(())
+        });
+        while word.load(Ordering::Acquire) == 0 && !writing.is_finished() {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let result = priority::set_realtime(plan.realtime).context("--realtime");
+        let end = now() + plan.span.min(BURST).as_nanos() as u64;
+        while result.is_ok() && now() < end {
+            for _ in 0..READS {
+                black_box(word.load(Ordering::Acquire));
+            }
+            let stamp = word.load(Ordering::Acquire);
+            ages.push(now().saturating_sub(stamp) as f64);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let ended = priority::set_realtime(false);
+        writing.join().expect("the writer does not panic")?;
+        result?;
+        Ok(ended?)
+    })
 }
 
 /// Reads of N bytes under a writer that changes all of them every 10 us. The share of its

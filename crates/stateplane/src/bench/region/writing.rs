@@ -4,8 +4,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use stateplane_region::{Spec, Writer};
+use stateplane_region::{Reader, Spec, Writer};
 
+use super::reading::plain_loads;
 use super::{KIB, LINE, MIB, Plan, Row, each, next, times};
 
 /// Stores between two publishes.
@@ -73,6 +74,8 @@ pub(super) fn publishes(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
     for size in [1, 16, 256] {
         let mut writer = Writer::<[u8]>::create(&Spec::bytes(size * MIB))?;
         writer.publish()?;
+        let reader = Reader::<[u8]>::open(writer.fd().try_clone_to_owned()?, "")?;
+        plain_loads(plan, &reader, &format!("plain load from {size} MiB"), rows)?;
         let mut state = 1;
         for lines in [16, 256] {
             let mut all = Vec::with_capacity(plan.rounds);
