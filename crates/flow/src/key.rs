@@ -16,6 +16,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All that are translated, in the order of their numbers.
+    pub const ALL: [Protocol; 3] = [Protocol::IcmpEcho, Protocol::Tcp, Protocol::Udp];
+
     /// The protocol's number in the IPv4 header.
     pub const fn number(self) -> u8 {
         self as u8

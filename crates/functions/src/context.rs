@@ -4,6 +4,8 @@
 //! that is there. A task may wait for several things and be polled in vain; it must
 //! then wait on.
 
+mod calls;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
@@ -13,15 +15,16 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::Poll;
 
-use hashbrown::HashMap;
 use stateplane_base::Time;
 use stateplane_flow::FlowKey;
 use stateplane_lease::Partition;
 use stateplane_state::Refusal;
-use stateplane_state::op::{Operation, ReplyError};
+use stateplane_state::op::{Item, Operation, ReplyError};
 
 use crate::function::Decision;
 use crate::local::LocalTables;
+pub(crate) use calls::Submission;
+use calls::{Call, Calls, Joined};
 
 /// Identifies one operation sent to the store, in this runtime's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -77,30 +80,12 @@ pub(crate) enum Command {
     Spawn(Pin<Box<dyn Future<Output = ()>>>),
 }
 
-/// An operation on its way to the store.
-pub(crate) struct Submission {
-    pub(crate) ticket: Ticket,
-    pub(crate) op: Vec<u8>,
-    /// It only reads.
-    pub(crate) reads: bool,
-}
-
-/// What is known of an operation under way.
-enum Awaited {
-    /// This task awaits its reply.
-    By(TaskId),
-    /// The reply, which that task has yet to take.
-    Reply(Result<Vec<u8>, StateError>),
-}
-
 /// State shared by the runtime and the contexts it gave out.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) now: Time,
-    next_ticket: u64,
-    pub(crate) submissions: VecDeque<Submission>,
+    pub(crate) calls: Calls,
     pub(crate) commands: VecDeque<Command>,
-    awaited: HashMap<Ticket, Awaited>,
     waiting: BTreeMap<Event, Vec<TaskId>>,
     /// Tasks to poll.
     pub(crate) ready: VecDeque<TaskId>,
@@ -113,14 +98,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// A reply arrived: if somebody still awaits it, keeps it and makes that task ready.
+    /// A reply arrived: makes those ready who await it.
     pub(crate) fn reply(&mut self, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
-        if let Some(awaited) = self.awaited.get_mut(&ticket)
-            && let Awaited::By(task) = *awaited
-        {
-            *awaited = Awaited::Reply(result);
-            self.ready.push_back(task);
-        }
+        self.calls.reply(ticket, result, &mut self.ready);
     }
 }
 
@@ -152,6 +132,23 @@ impl Context {
         }
         .await?;
         Ok(O::decode_reply(&reply)?)
+    }
+
+    /// The same for one item of an operation, which it shares with those that others ask for before
+    /// the driver sends anything.
+    pub async fn call_together<I: Item>(
+        &self,
+        common: &I::Common,
+        item: &I,
+    ) -> Result<I::Answer, StateError> {
+        Joined {
+            cx: self,
+            common,
+            item,
+            begun: false,
+            place: None,
+        }
+        .await
     }
 
     /// Tells what the decision will be if the store agrees. What that lets pass before
@@ -231,60 +228,5 @@ impl Context {
         let mut shared = self.shared.borrow_mut();
         let tasks = shared.waiting.remove(&event).unwrap_or_default();
         shared.ready.extend(tasks);
-    }
-}
-
-/// The future of [`Context::call`]. Dropped early, it forgets its ticket.
-struct Call<'a> {
-    cx: &'a Context,
-    op: Option<Vec<u8>>,
-    reads: bool,
-    /// As long as its reply was not taken.
-    ticket: Option<Ticket>,
-}
-
-impl Future for Call<'_> {
-    type Output = Result<Vec<u8>, StateError>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut core::task::Context<'_>) -> Poll<Self::Output> {
-        let mut shared = self.cx.shared.borrow_mut();
-        let (Some(ticket), None) = (self.ticket, &self.op) else {
-            let ticket = Ticket(shared.next_ticket);
-            shared.next_ticket += 1;
-            if let Some(task) = shared.current {
-                shared.awaited.insert(ticket, Awaited::By(task));
-            }
-            drop(shared);
-            let op = self.op.take().unwrap_or_default();
-            self.ticket = Some(ticket);
-            let submission = Submission {
-                ticket,
-                op,
-                reads: self.reads,
-            };
-            let mut shared = self.cx.shared.borrow_mut();
-            shared.submissions.push_back(submission);
-            return Poll::Pending;
-        };
-        if !matches!(shared.awaited.get(&ticket), Some(Awaited::Reply(_))) {
-            return Poll::Pending;
-        }
-        match shared.awaited.remove(&ticket) {
-            Some(Awaited::Reply(reply)) => {
-                drop(shared);
-                self.ticket = None;
-                Poll::Ready(reply)
-            }
-            _ => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            let mut shared = self.cx.shared.borrow_mut();
-            shared.awaited.remove(&ticket);
-        }
     }
 }

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use stateplane_base::LogTime;
 use stateplane_flow::{Endpoint, Protocol};
 use stateplane_functions::nat::ops::{
-    self, Bind, Class, Cursor, InstanceId, List, Lookup, Operation, Owner, Refresh, RefreshItem,
-    Register, Release, Renew, TakeBlock,
+    self, Bind, Binding, Class, Cursor, InstanceId, List, Lookup, Operation, Owner, Refresh,
+    RefreshItem, Register, Release, Renew, TakeBlock,
 };
 use stateplane_functions::nat::procedures::{self, NatStateConfig};
 use stateplane_state::op::encode;
@@ -63,14 +63,16 @@ fn forge() -> Store {
             .unwrap()
     };
     let mappings = hashed(&mut registry, "nat.mappings");
-    let ports = registry
-        .ordered_table::<Bytes, Bytes>(TableSpec::new("nat.ports", 1000))
-        .unwrap();
+    let ports = hashed(&mut registry, "nat.ports");
     let subscribers = hashed(&mut registry, "nat.subscribers");
     let kinds = ["nat.unquarantine", "nat.expire"]
         .map(|name| registry.timer(name, |_, _, _| Ok(())).unwrap());
-    let others = ["nat.owners", "nat.leases", "nat.blocks", "nat.epochs"]
-        .map(|name| hashed(&mut registry, name));
+    let [owners, leases, blocks] =
+        ["nat.owners", "nat.leases", "nat.blocks"].map(|name| hashed(&mut registry, name));
+    let taken = registry
+        .ordered_table::<Bytes, Bytes>(TableSpec::new("nat.taken", 1000))
+        .unwrap();
+    let others = [owners, leases, blocks, hashed(&mut registry, "nat.epochs")];
     registry
         .register("forge", 1, move |tx, arguments, _| {
             let [what, len, rest @ ..] = arguments else {
@@ -84,6 +86,7 @@ fn forge() -> Store {
                 1 => drop(tx.put(ports, key, value)?),
                 2 => drop(tx.put(subscribers, key, value)?),
                 n @ 3..=6 => drop(tx.put(others[usize::from(n - 3)], key, value)?),
+                7 => drop(tx.put(taken, key, value)?),
                 n => {
                     let delay = Duration::from_secs(value.len() as u64);
                     tx.arm(kinds[usize::from(n % 2)], key, tx.now() + delay)?;
@@ -105,11 +108,12 @@ fn row() -> impl Strategy<Value = Vec<u8>> {
         (8, 28),
         (5, 8),
         (4, 8),
-        (7, 3),
+        (5, 0),
+        (14, 3),
         (7, 9),
     ];
     let byte = prop::sample::select(vec![0u8, 0, 0, 1, 1, 4, 6, 17, 255]);
-    (0..9u8).prop_flat_map(move |what| {
+    (0..10u8).prop_flat_map(move |what| {
         let (key, value) = lengths[usize::from(what)];
         let odd = prop_oneof![15 => Just(0usize), 1 => Just(1usize)];
         (
@@ -129,7 +133,7 @@ fn row() -> impl Strategy<Value = Vec<u8>> {
 
 /// Operations well formed but for their numbers.
 fn arguments() -> impl Strategy<Value = (usize, Vec<u8>)> {
-    let lengths = [24, 16, 16, 22, 32, 8, 32, 10];
+    let lengths = [24, 16, 16, 22, 48, 8, 32, 10];
     let byte = prop::sample::select(vec![0u8, 0, 0, 1, 1, 4, 6, 17, 255]);
     (0..8usize).prop_flat_map(move |which| {
         let bytes = prop::collection::vec(byte.clone(), lengths[which]);
@@ -192,14 +196,17 @@ fn operations_have_their_documented_sizes() {
         instance: InstanceId(1),
         epoch: 2,
     };
-    let bind = Bind {
-        owner,
+    let binding = Binding {
         protocol: Protocol::Tcp,
         inside: inside(0x0102),
         outside: outside(3),
     };
+    let bind = Bind {
+        owner,
+        bindings: vec![binding; ops::bind::MAX_BINDINGS],
+    };
     let bytes = bind.encode();
-    assert_eq!(bytes.len(), 4 + 32);
+    assert_eq!(bytes.len(), 4 + 16 + 16 * ops::bind::MAX_BINDINGS);
     assert_eq!(
         bytes[4..20],
         [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use stateplane_base::{Incarnation, LogTime};
 use stateplane_flow::{Endpoint, Protocol};
 use stateplane_functions::nat::ops::{
-    Bind, Class, Cursor, InstanceId, List, Lookup, Mapping, NatRefusal, Operation, Owner, Refresh,
-    RefreshItem, Register, Release, Renew, ReplyError, TakeBlock, block_of,
+    Bind, Binding, Class, Cursor, InstanceId, List, Lookup, Mapping, NatRefusal, Operation, Owner,
+    Refresh, RefreshItem, Register, Release, Renew, ReplyError, TakeBlock, block_of,
 };
 use stateplane_functions::nat::procedures::{self, NatStateConfig, QUARANTINE, Timeouts};
 use stateplane_state::{Application, Limits, Registry, Store};
@@ -54,7 +54,7 @@ enum Op {
     Renew(Who),
     Release(Who),
     Take(Who, Vec<u8>),
-    Bind(Who, Protocol, Endpoint, u16),
+    Bind(Who, Vec<(Protocol, Endpoint, u16)>),
     Lookup(Protocol, u16),
     Refresh(Vec<(Class, Endpoint, u16)>),
 }
@@ -90,12 +90,13 @@ fn op() -> impl Strategy<Value = Op> {
         Class::Icmp,
     ]);
     let blocks = prop::collection::vec(prop::sample::select(vec![3u8, 4, 4, 5, 5, 6]), 1..4);
+    let bindings = prop::collection::vec((protocol(), inside(), outside()), 1..5);
     prop_oneof![
         2 => (0..2u64, 0..3u64).prop_map(|(i, life)| Op::Register(i, life)),
         4 => who().prop_map(Op::Renew),
         1 => who().prop_map(Op::Release),
         4 => (who(), blocks).prop_map(|(who, blocks)| Op::Take(who, blocks)),
-        12 => (who(), protocol(), inside(), outside()).prop_map(|(w, p, i, o)| Op::Bind(w, p, i, o)),
+        12 => (who(), bindings).prop_map(|(who, bindings)| Op::Bind(who, bindings)),
         4 => (protocol(), outside()).prop_map(|(p, o)| Op::Lookup(p, o)),
         4 => prop::collection::vec((class, inside(), outside()), 0..4).prop_map(Op::Refresh),
     ]
@@ -122,7 +123,7 @@ fn log() -> impl Strategy<Value = Vec<(Duration, Op)>> {
 enum Answer {
     Lease(u64, LogTime),
     Block(u8, LogTime),
-    Bound(Mapping, bool),
+    Bound(Vec<Result<(Class, Endpoint, LogTime, bool), NatRefusal>>),
     Found(Option<Mapping>),
     Refreshed(Vec<Option<LogTime>>),
     Done,
@@ -217,14 +218,14 @@ impl Model {
         protocol: Protocol,
         inside: Endpoint,
         port: u16,
-    ) -> Result<Answer, NatRefusal> {
+    ) -> Result<(Mapping, bool), NatRefusal> {
         let class = Class::initial(protocol);
         let expires = self.now + config().timeouts.of(class);
         if let Some(mapping) = self.live.get_mut(&(protocol, inside)) {
             if expires > mapping.expires {
                 (mapping.class, mapping.expires) = (class, expires);
             }
-            return Ok(Answer::Bound(*mapping, false));
+            return Ok((*mapping, false));
         }
         if !config().ports.contains(&port) {
             return Err(NatRefusal::OutsideRange);
@@ -267,7 +268,7 @@ impl Model {
             created: self.now,
         };
         self.live.insert((protocol, inside), mapping);
-        Ok(Answer::Bound(mapping, true))
+        Ok((mapping, true))
     }
 
     fn refresh(&mut self, class: Class, inside: Endpoint, port: u16) -> Option<LogTime> {
@@ -322,8 +323,13 @@ impl Model {
                 }
                 taken?
             }
-            Op::Bind(who, protocol, inside, port) => {
-                self.bind(self.owner(*who), *protocol, *inside, *port)?
+            Op::Bind(who, bindings) => {
+                let owner = self.owner(*who);
+                let each = bindings.iter().map(|(protocol, inside, port)| {
+                    let (mapping, made) = self.bind(owner, *protocol, *inside, *port)?;
+                    Ok((mapping.class, mapping.outside, mapping.expires, made))
+                });
+                Answer::Bound(each.collect())
             }
             Op::Lookup(protocol, port) => {
                 let serves = |m: &&Mapping| m.protocol == *protocol && m.outside.port == *port;
@@ -399,16 +405,25 @@ fn execute(store: &mut Store, model: &Model, op: &Op) -> Result<Answer, NatRefus
             )?;
             Answer::Block(taken.index, taken.lease.ends)
         }
-        Op::Bind(who, protocol, inside, port) => {
-            let (owner, outside) = (model.owner(*who), public(*port));
+        Op::Bind(who, bindings) => {
+            let binding = |&(protocol, inside, port): &(Protocol, Endpoint, u16)| Binding {
+                protocol,
+                inside,
+                outside: public(port),
+            };
             let bind = Bind {
-                owner,
-                protocol: *protocol,
-                inside: *inside,
-                outside,
+                owner: model.owner(*who),
+                bindings: bindings.iter().map(binding).collect(),
             };
             let bound = call(store, now, &bind)?;
-            Answer::Bound(bound.mapping, bound.created)
+            let each = bound.into_iter().map(|answer| {
+                let bound = answer.map_err(|refusal| {
+                    NatRefusal::from_refusal(refusal).unwrap_or_else(|| panic!("{refusal}"))
+                })?;
+                assert_eq!(bound.now, now);
+                Ok((bound.class, bound.outside, bound.expires, bound.made))
+            });
+            Answer::Bound(each.collect())
         }
         Op::Lookup(protocol, port) => {
             let lookup = Lookup {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use stateplane_base::{Incarnation, LogTime};
 use stateplane_flow::{Endpoint, Protocol};
 use stateplane_functions::nat::ops::{
-    Bind, Bound, Class, Cursor, InstanceId, List, Lookup, NatRefusal, Operation, Owner, Refresh,
-    RefreshItem, Register, Release, Renew, ReplyError, TakeBlock,
+    Bind, Binding, Bound, Class, Cursor, InstanceId, List, Lookup, NatRefusal, Operation, Owner,
+    Refresh, RefreshItem, Register, Release, Renew, ReplyError, TakeBlock,
 };
 use stateplane_functions::nat::procedures::{
     self, ConfigError, NatRegisterError, NatStateConfig, QUARANTINE,
@@ -30,6 +30,14 @@ fn inside(port: u16) -> Endpoint {
 
 fn outside(port: u16) -> Endpoint {
     Endpoint { addr: PUBLIC, port }
+}
+
+fn binding(protocol: Protocol, from: u16, to: u16) -> Binding {
+    Binding {
+        protocol,
+        inside: inside(from),
+        outside: outside(to),
+    }
 }
 
 struct World {
@@ -97,16 +105,19 @@ impl World {
         from: u16,
         to: u16,
     ) -> Result<Bound, Refusal> {
-        let (inside, outside) = (inside(from), outside(to));
-        self.call(
-            now,
-            &Bind {
-                owner,
-                protocol,
-                inside,
-                outside,
-            },
-        )
+        self.bind_each(now, owner, &[binding(protocol, from, to)])
+            .remove(0)
+    }
+
+    fn bind_each(
+        &mut self,
+        now: LogTime,
+        owner: Owner,
+        bindings: &[Binding],
+    ) -> Vec<Result<Bound, Refusal>> {
+        let bindings = bindings.to_vec();
+        let answers = self.call(now, &Bind { owner, bindings });
+        answers.expect("bindings are answered one by one")
     }
 
     fn lookup(&mut self, now: LogTime, protocol: Protocol, port: u16) -> Option<u16> {
@@ -144,8 +155,8 @@ fn a_mapping_ends_exactly_then_its_port_rests_exactly() {
     let owner = world.register(at(0), 1, 1);
     world.take(at(0), owner, &[4]).unwrap();
     let bound = world.bind(at(1), owner, Protocol::Udp, 5000, 1030).unwrap();
-    assert!(bound.created);
-    assert_eq!(bound.mapping.expires, at(301));
+    assert!(bound.made);
+    assert_eq!(bound.expires, at(301));
     assert_eq!(
         world.lookup(at(301) - NANO, Protocol::Udp, 1030),
         Some(5000)
@@ -167,7 +178,7 @@ fn a_mapping_ends_exactly_then_its_port_rests_exactly() {
         world
             .bind(end, owner, Protocol::Udp, 6000, 1030)
             .unwrap()
-            .created
+            .made
     );
 }
 
@@ -183,8 +194,11 @@ fn two_instances_that_see_one_endpoint_agree() {
     );
     let first = world.bind(at(1), a, Protocol::Tcp, 5000, 1030).unwrap();
     let second = world.bind(at(1), b, Protocol::Tcp, 5000, 1290).unwrap();
-    assert!(first.created && !second.created);
-    assert_eq!(first.mapping, second.mapping);
+    assert!(first.made && !second.made);
+    assert_eq!(
+        (first.outside, first.expires),
+        (second.outside, second.expires)
+    );
     // Neither the port's owner nor the proposal matters for what exists already.
     let stranger = Owner {
         instance: InstanceId(9),
@@ -193,7 +207,7 @@ fn two_instances_that_see_one_endpoint_agree() {
     let third = world
         .bind(at(2), stranger, Protocol::Tcp, 5000, 80)
         .unwrap();
-    assert_eq!(third.mapping.outside, first.mapping.outside);
+    assert_eq!(third.outside, first.outside);
 }
 
 #[test]
@@ -314,10 +328,7 @@ fn traffic_prolongs_and_only_closing_shortens() {
     assert_eq!(refreshed(&mut world, 1, Class::Established), Some(at(7441)));
     assert_eq!(refreshed(&mut world, 2, Class::Transitory), Some(at(7441)));
     let again = world.bind(at(3), owner, Protocol::Tcp, 5000, 1031).unwrap();
-    assert_eq!(
-        (again.mapping.expires, again.mapping.class),
-        (at(7441), Class::Established)
-    );
+    assert_eq!((again.expires, again.class), (at(7441), Class::Established));
     // The timer has looked in vain at 240 s and stands at 7441 s when the end comes nearer.
     assert_eq!(refreshed(&mut world, 1000, Class::Closing), Some(at(1240)));
     assert_eq!(
@@ -365,13 +376,11 @@ fn quotas_count_living_mappings_of_one_address() {
         addr: Ipv4Addr::new(10, 0, 0, 2),
         port: 5000,
     };
-    let bind = Bind {
-        owner,
-        protocol: Protocol::Udp,
+    let bind = Binding {
         inside: other,
-        outside: outside(1030),
+        ..binding(Protocol::Udp, 5000, 1030)
     };
-    assert!(world.call(at(0), &bind).unwrap().created);
+    assert!(world.bind_each(at(0), owner, &[bind])[0].unwrap().made);
     world.call(at(60), &Renew { owner }).unwrap();
     world
         .bind(at(60), owner, Protocol::Udp, 5000, 1031)
@@ -390,6 +399,91 @@ fn a_full_table_refuses_and_leaves_no_trace() {
     let third = world.bind(at(0), owner, Protocol::Udp, 1032, 1032);
     assert_eq!(third.err(), Some(Refusal::TableFull));
     assert_eq!(world.store.snapshot(), before);
+}
+
+#[test]
+fn each_binding_of_an_operation_is_answered_by_itself() {
+    let mut world = World::new(|config| config.limit_per_subscriber = 3);
+    let owner = world.register(at(0), 1, 1);
+    world.take(at(0), owner, &[4]).unwrap();
+    world.bind(at(0), owner, Protocol::Udp, 5000, 1030).unwrap();
+    let said = world.bind_each(
+        at(1),
+        owner,
+        &[
+            binding(Protocol::Udp, 5001, 1030), // taken
+            binding(Protocol::Udp, 5002, 1031),
+            binding(Protocol::Udp, 5003, 1031), // by the one before
+            binding(Protocol::Udp, 5002, 1032), // has one
+            binding(Protocol::Tcp, 0, 1033),    // nobody's port
+            binding(Protocol::Tcp, 5002, 1031),
+            binding(Protocol::Udp, 5004, 1034), // one too many
+            binding(Protocol::Udp, 5000, 2000), // has one; nobody's block
+        ],
+    );
+    let busy: Refusal = NatRefusal::PortBusy.into();
+    let said = said.into_iter();
+    let said: Vec<_> = said
+        .map(|answer| answer.map(|bound| (bound.outside.port, bound.made)))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            Err(busy),
+            Ok((1031, true)),
+            Err(busy),
+            Ok((1031, false)),
+            Err(Refusal::BadArguments),
+            Ok((1031, true)),
+            Err(NatRefusal::Quota.into()),
+            Ok((1030, false)),
+        ]
+    );
+    // What was made together ends each in its time.
+    assert_eq!(world.store.totals().timers, 3, "one a moment");
+    assert_eq!(world.lookup(at(241), Protocol::Tcp, 1031), None);
+    assert_eq!(world.lookup(at(241), Protocol::Udp, 1031), Some(5002));
+    assert_eq!(world.lookup(at(301), Protocol::Udp, 1031), None);
+}
+
+#[test]
+fn mappings_that_share_a_timer_end_each_in_its_time() {
+    let mut world = World::new(|_| {});
+    let owner = world.register(at(0), 1, 1);
+    world.take(at(0), owner, &[4]).unwrap();
+    let all: Vec<_> = (0..4)
+        .map(|n| binding(Protocol::Tcp, 5000 + n, 1030 + n))
+        .collect();
+    world.bind_each(at(0), owner, &all);
+    assert_eq!(world.store.totals().timers, 1);
+    // The first lives on, the second ends where it began after all, the third lives on as long as
+    // the first.
+    world.refresh(at(100), Class::Established, 5000, 1030);
+    world.refresh(at(100), Class::Established, 5001, 1031);
+    world.refresh(at(100), Class::Closing, 5001, 1031);
+    world.refresh(at(100), Class::Established, 5002, 1032);
+    let there = |world: &mut World, now| {
+        let ports = (1030..1034).filter_map(|port| world.lookup(now, Protocol::Tcp, port));
+        ports.collect::<Vec<_>>()
+    };
+    assert_eq!(there(&mut world, at(240)), [5000, 5001, 5002]);
+    assert_eq!(world.store.totals().timers, 3, "two ends, and a quarantine");
+    assert_eq!(there(&mut world, at(340)), [5000, 5002]);
+    // An end that comes nearer than the timer that is shared has its own, and the other one then
+    // finds nothing to do, even if the endpoint is mapped again.
+    world.refresh(at(1000), Class::Closing, 5000, 1030);
+    assert_eq!(there(&mut world, at(1240)), [5002]);
+    world.call(at(1240), &Renew { owner }).unwrap();
+    world
+        .bind(at(1240), owner, Protocol::Tcp, 5000, 1040)
+        .unwrap();
+    world.refresh(at(1300), Class::Established, 5000, 1040);
+    assert_eq!(there(&mut world, at(100 + 7440)), []);
+    assert_eq!(world.lookup(at(7600), Protocol::Tcp, 1040), Some(5000));
+    assert_eq!(world.lookup(at(1300 + 7440), Protocol::Tcp, 1040), None);
+    world.call(at(20_000), &Renew { owner }).unwrap();
+    let totals = world.store.totals();
+    assert_eq!((totals.timers, totals.tally.misfired), (0, 0));
 }
 
 #[test]

@@ -78,6 +78,28 @@ pub trait Operation {
     }
 }
 
+/// One of the items that an operation is made of, each answered by itself: who asks at the same
+/// time shares an operation.
+pub trait Item {
+    /// The procedure.
+    const PROCEDURE: ProcedureId;
+    /// Most items of one operation.
+    const MOST: usize;
+    /// What the items of an operation have in common.
+    type Common;
+    /// What is said of a successful item.
+    type Answer;
+
+    /// Appends what comes before the items.
+    fn common(common: &Self::Common, out: &mut Vec<u8>);
+
+    /// Appends the item.
+    fn write(&self, out: &mut Vec<u8>);
+
+    /// Reads what the body of a successful reply says of the item at this place.
+    fn answer(body: &[u8], at: usize) -> Option<Result<Self::Answer, Refusal>>;
+}
+
 /// The operation that calls `procedure` with `arguments`.
 pub fn encode(procedure: ProcedureId, arguments: &[u8]) -> Vec<u8> {
     let mut op = Vec::with_capacity(4 + arguments.len());

@@ -19,8 +19,10 @@
 //! `protocol` is the number in the IPv4 header (1, 6 or 17), `class` a [`Class`].
 //!
 //! * [`block`]: who owns which block of outside ports, and until when
-//! * [`mapping`]: mappings made, found, kept alive and listed
+//! * [`bind`]: mappings asked for by packets
+//! * [`mapping`]: mappings found, kept alive and listed
 
+pub mod bind;
 pub mod block;
 pub mod mapping;
 
@@ -34,10 +36,9 @@ use stateplane_state::{ProcedureId, Refusal};
 use zerocopy::byteorder::network_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+pub use bind::{Bind, Binding, Bindings, Bound};
 pub use block::{BlockTaken, Lease, Register, Release, Renew, TakeBlock};
-pub use mapping::{
-    Bind, Bound, Cursor, Found, List, Lookup, Page, Refresh, RefreshItem, Refreshed,
-};
+pub use mapping::{Cursor, Found, List, Lookup, Page, Refresh, RefreshItem, Refreshed};
 
 /// Outside ports of one block: the upper eight bits of the port are the block's index.
 pub const BLOCK_PORTS: u16 = 256;
@@ -55,8 +56,8 @@ pub const TAKE_BLOCK: ProcedureId = ProcedureId::of("nat.take_block", 1);
 pub const RENEW: ProcedureId = ProcedureId::of("nat.renew", 1);
 /// `nat.release@1`
 pub const RELEASE: ProcedureId = ProcedureId::of("nat.release", 1);
-/// `nat.bind@1`
-pub const BIND: ProcedureId = ProcedureId::of("nat.bind", 1);
+/// `nat.bind@2`
+pub const BIND: ProcedureId = ProcedureId::of("nat.bind", 2);
 /// `nat.lookup@1`
 pub const LOOKUP: ProcedureId = ProcedureId::of("nat.lookup", 1);
 /// `nat.refresh@1`
@@ -191,7 +192,7 @@ nat_refusals! {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
-pub(super) struct WireEndpoint {
+pub(crate) struct WireEndpoint {
     addr: [u8; 4],
     port: U16,
 }

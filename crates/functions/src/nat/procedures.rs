@@ -2,7 +2,7 @@
 //!
 //! * [`config`]: what they depend on; the same on every replica and instance
 //! * `blocks`: instances, their leases and the blocks of outside ports they own
-//! * `mappings`: mappings and their ends
+//! * `bind`, `mappings`, `ends`: mappings made; found, kept alive and listed; ended
 //! * `rows`: the tables' layouts; [`read`]: copies of them
 //!
 //! # What holds at any time
@@ -18,8 +18,10 @@
 //!   [`NatStateConfig::orphan_quarantine`] has passed since the lease ended: by then nothing answers
 //!   any more to packets that the owner let out with ports it had not committed.
 
+mod bind;
 mod blocks;
 pub mod config;
+mod ends;
 mod mappings;
 pub mod read;
 mod rows;
@@ -34,7 +36,7 @@ use stateplane_state::{
 use zerocopy::byteorder::network_endian::U64;
 
 pub use config::{ConfigError, NatStateConfig, Timeouts};
-use rows::{BlockKey, InsideKey, LeaseRow, MappingRow, OutsideKey, OwnerRow, PortRow};
+use rows::{BlockKey, Empty, InsideKey, LeaseRow, MappingRow, OutsideKey, OwnerRow, PortRow};
 
 /// How long an outside endpoint rests after its mapping ended (RFC 6888 REQ-8).
 pub const QUARANTINE: Duration = Duration::from_secs(120);
@@ -53,15 +55,17 @@ struct Nat {
     leases: Table<U64, LeaseRow>,
     /// Each block's epoch.
     blocks: Table<BlockKey, U64>,
+    /// The same blocks in their order, for listings.
+    taken: Table<BlockKey, Empty, Ordered>,
     /// The last epoch given out.
     epochs: Counters<[u8]>,
     /// Each inside endpoint's mapping.
     mappings: Table<InsideKey, MappingRow>,
     /// Each outside endpoint that is mapped or in quarantine.
-    ports: Table<OutsideKey, PortRow, Ordered>,
+    ports: Table<OutsideKey, PortRow>,
     /// How many mappings each inside address has.
     subscribers: Counters<[u8; 4]>,
-    /// The timer that looks whether a mapping has ended.
+    /// The timer that looks whether mappings have ended.
     expire: TimerKind,
 }
 
@@ -82,12 +86,12 @@ pub fn register(registry: &mut Registry, config: &NatStateConfig) -> Result<(), 
     registry.depend_on(config.fingerprint());
     let rows = config.max_mappings;
     let mappings = registry.table(TableSpec::new(read::MAPPINGS, rows).reserve(rows))?;
-    let ports = registry.ordered_table(TableSpec::new(read::PORTS, rows))?;
+    let ports = registry.table(TableSpec::new(read::PORTS, rows).reserve(rows))?;
     let subscribers = Counters::register(registry, TableSpec::new("nat.subscribers", rows))?;
     let unquarantine = registry.timer("nat.unquarantine", move |tx, _, key| {
-        mappings::unquarantine(tx, ports, key)
+        ends::unquarantine(tx, ports, key)
     })?;
-    let ends = mappings::Ends {
+    let ends = ends::Ends {
         mappings,
         ports,
         subscribers,
@@ -101,26 +105,27 @@ pub fn register(registry: &mut Registry, config: &NatStateConfig) -> Result<(), 
         owners: registry.table(TableSpec::new("nat.owners", MAX_OWNERS))?,
         leases: registry.table(TableSpec::new("nat.leases", MAX_OWNERS + MAX_BLOCKS))?,
         blocks: registry.table(TableSpec::new("nat.blocks", MAX_BLOCKS))?,
+        taken: registry.ordered_table(TableSpec::new("nat.taken", MAX_BLOCKS))?,
         epochs: Counters::register(registry, TableSpec::new("nat.epochs", 1))?,
         mappings,
         ports,
         subscribers,
         expire,
     });
-    let mut add = |name, procedure: NatProcedure| {
+    let mut add = |name, version, procedure: NatProcedure| {
         let nat = nat.clone();
-        registry.register(name, 1, move |tx, arguments, reply| {
+        registry.register(name, version, move |tx, arguments, reply| {
             procedure(&nat, tx, arguments, reply)
         })
     };
-    add("nat.register", Nat::register)?;
-    add("nat.renew", Nat::renew)?;
-    add("nat.release", Nat::release)?;
-    add("nat.take_block", Nat::take_block)?;
-    add("nat.bind", Nat::bind)?;
-    add("nat.lookup", Nat::lookup)?;
-    add("nat.refresh", Nat::refresh)?;
-    add("nat.list", Nat::list)?;
+    add("nat.register", 1, Nat::register)?;
+    add("nat.renew", 1, Nat::renew)?;
+    add("nat.release", 1, Nat::release)?;
+    add("nat.take_block", 1, Nat::take_block)?;
+    add("nat.bind", 2, Nat::bind)?;
+    add("nat.lookup", 1, Nat::lookup)?;
+    add("nat.refresh", 1, Nat::refresh)?;
+    add("nat.list", 1, Nat::list)?;
     Ok(())
 }
 

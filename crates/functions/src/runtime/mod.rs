@@ -312,7 +312,7 @@ impl<F: NetworkFunction> Runtime<F> {
         if let Some(effect) = self.tasks.effects.pop_front() {
             return Some(effect);
         }
-        let submission = self.cx.shared.borrow_mut().submissions.pop_front()?;
+        let submission = self.cx.shared.borrow_mut().calls.next()?;
         let Submission { ticket, op, reads } = submission;
         Some(Effect::Submit { ticket, op, reads })
     }

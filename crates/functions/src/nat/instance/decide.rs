@@ -9,10 +9,11 @@ use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
 use stateplane_wire::packet::{Headers, Transport};
 use stateplane_wire::tcp::Flags;
 
+use super::known::Known;
 use super::{State, local, upkeep};
 use crate::context::{Context, StateError, Tentative};
 use crate::function::{Decision, Token};
-use crate::nat::ops::{Bind, Bound, Class, Lookup, Mapping, NatRefusal, block_of};
+use crate::nat::ops::{Binding, Class, Lookup, NatRefusal, block_of};
 
 /// Proposals before giving up: each was refused as busy.
 const ATTEMPTS: usize = 8;
@@ -151,7 +152,7 @@ async fn lookup(
         .map_err(|_| Reason::StoreUnavailable)?;
     state.borrow_mut().reading.note(sent, found.now);
     let mapping = found.mapping.ok_or(Reason::NoMapping)?;
-    Ok(remember(state, cx, sent, found.now, &mapping))
+    Ok(remember(state, cx, sent, found.now, &mapping.into()))
 }
 
 /// The mapping an inside endpoint has already. The proposal is one nobody can own, so it
@@ -170,16 +171,19 @@ async fn existing(
     let addr = state.borrow().config.outside.paired(inside.addr);
     let outside = Endpoint { addr, port: 0 };
     let sent = cx.now();
-    match cx
-        .call(&Bind {
-            owner,
-            protocol,
-            inside,
-            outside,
-        })
-        .await
-    {
-        Ok(bound) => Ok(remember(state, cx, sent, bound.now, &bound.mapping)),
+    let binding = Binding {
+        protocol,
+        inside,
+        outside,
+    };
+    match cx.call_together(&owner, &binding).await {
+        Ok(bound) => Ok(remember(
+            state,
+            cx,
+            sent,
+            bound.now,
+            &Known::of(&binding, &bound),
+        )),
         Err(StateError::Refused(_)) => Err(Reason::NotOurs),
         Err(_) => Err(Reason::StoreUnavailable),
     }
@@ -234,19 +238,17 @@ async fn bind(
                     .busy_until(protocol, outside, until);
             }
         }
-        match cx
-            .call(&Bind {
-                owner,
-                protocol,
-                inside,
-                outside,
-            })
-            .await
-        {
+        let binding = Binding {
+            protocol,
+            inside,
+            outside,
+        };
+        match cx.call_together(&owner, &binding).await {
             Ok(bound) => {
+                let known = Known::of(&binding, &bound);
                 state.borrow_mut().reading.note(sent, bound.now);
-                rest(state, sent, &bound);
-                return Ok(remember(state, cx, sent, bound.now, &bound.mapping));
+                rest(state, sent, bound.now, &known);
+                return Ok(remember(state, cx, sent, bound.now, &known));
             }
             Err(StateError::Refused(refusal)) => match NatRefusal::from_refusal(refusal) {
                 Some(NatRefusal::PortBusy | NatRefusal::PortQuarantined) => {
@@ -275,15 +277,13 @@ fn take(state: &Rc<RefCell<State>>, cx: &Context, known: &local::Answer) -> Mapp
     let left = known.mapping.expires.since(known.now);
     let port = (known.mapping.protocol, known.mapping.outside);
     state.borrow_mut().still_used(port, known.sent, left);
-    remember(state, cx, known.sent, known.now, &known.mapping)
+    remember(state, cx, known.sent, known.now, &known.mapping.into())
 }
 
 /// A port of ours serves a mapping: it is not free until some time after that one ends.
-fn rest(state: &Rc<RefCell<State>>, sent: Time, bound: &Bound) {
-    let until = sent + bound.mapping.expires.since(bound.now) + PORT_REST;
-    let Mapping {
-        protocol, outside, ..
-    } = bound.mapping;
+fn rest(state: &Rc<RefCell<State>>, sent: Time, now: LogTime, known: &Known) {
+    let until = sent + known.expires.since(now) + PORT_REST;
+    let (protocol, outside) = (known.protocol, known.outside);
     state
         .borrow_mut()
         .ports
@@ -296,21 +296,21 @@ fn remember(
     cx: &Context,
     sent: Time,
     asked: LogTime,
-    mapping: &Mapping,
+    known: &Known,
 ) -> Mapped {
-    let &Mapping {
+    let &Known {
         protocol,
         inside,
         outside,
         ..
-    } = mapping;
+    } = known;
     let mut state = state.borrow_mut();
-    let (until, check_at) = state.validity(sent, mapping.expires.since(asked));
-    let first_look = match mapping.class {
+    let (until, check_at) = state.validity(sent, known.expires.since(asked));
+    let first_look = match known.class {
         Class::Transitory => check_at.min(sent + FIRST_LOOK),
         _ => check_at,
     };
-    let (token, replaced) = state.records.put(mapping, until, check_at, first_look);
+    let (token, replaced) = state.records.put(known, until, check_at, first_look);
     let mapped = mapped(inside, outside, until, token.unwrap_or(UNTRACKED));
     if let Some(old) = replaced {
         cx.forget(back_flow(protocol, old));

@@ -20,12 +20,13 @@
 //! * `decide.rs`: decisions, by awaiting the store
 //! * `local.rs`: decisions from committed tables on this machine
 //! * `ports.rs`: blocks owned and ports proposed
-//! * `records.rs`: mappings seen and their TCP phase
+//! * `known.rs`, `records.rs`: mappings seen and their TCP phase
 //! * `upkeep.rs`: registration, leases, refreshes
 
 mod classify;
 pub mod config;
 mod decide;
+mod known;
 mod local;
 mod ports;
 mod records;

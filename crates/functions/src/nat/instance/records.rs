@@ -11,8 +11,9 @@ use stateplane_wire::packet::{Headers, Transport};
 use stateplane_wire::tcp::Flags;
 
 use super::decide::{back_flow, out_flow};
+use super::known::Known;
 use crate::function::Token;
-use crate::nat::ops::{Class, Mapping};
+use crate::nat::ops::Class;
 use crate::runtime::Sight;
 use crate::table::Keyed;
 
@@ -314,12 +315,12 @@ impl Records {
     /// Also gives the outside endpoint that the inside endpoint no longer has.
     pub(super) fn put(
         &mut self,
-        mapping: &Mapping,
+        mapping: &Known,
         valid_until: Time,
         check_at: Time,
         first_look: Time,
     ) -> (Option<Token>, Option<Endpoint>) {
-        let &Mapping {
+        let &Known {
             protocol,
             class,
             inside,

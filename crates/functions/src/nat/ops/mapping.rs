@@ -1,11 +1,6 @@
-//! Mappings made, found, kept alive and listed.
+//! Mappings found, kept alive and listed.
 //!
 //! ```text
-//! nat.bind@1      0         16   17      20       26        32
-//!   arguments     | owner   |prot| rsv 3 | inside | outside |
-//!   reply         0         8              40      41
-//!                 | now     | mapping (32) |created|
-//!
 //! nat.lookup@1    0    1   2         8
 //!   arguments     |prot|rsv| outside |
 //!   reply         0         8              40
@@ -30,7 +25,7 @@ use stateplane_state::ProcedureId;
 use zerocopy::byteorder::network_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Class, Mapping, Operation, Owner, WireEndpoint, WireMapping, WireOwner};
+use super::{Class, Mapping, Operation, WireEndpoint, WireMapping};
 
 /// Most items of one [`Refresh`].
 pub const MAX_REFRESH: usize = 256;
@@ -50,93 +45,6 @@ fn put_time(time: LogTime, out: &mut Vec<u8>) {
 
 fn read_mapping(bytes: &[u8]) -> Option<Mapping> {
     WireMapping::ref_from_bytes(bytes).ok()?.decode()
-}
-
-/// Makes the proposed mapping, unless the inside endpoint has one: then that one is the answer,
-/// whoever asks, and it is kept alive as by traffic that opens a flow.
-///
-/// The store does not know what the instance let out before the answer. If packets left with the
-/// proposed endpoint and another was bound, or none, the proposed port must rest in the instance for
-/// as long as the store lets ports rest, or answers could reach whom the port serves next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bind {
-    /// Who proposes; must own the block of `outside`.
-    pub owner: Owner,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// Whose packet it was.
-    pub inside: Endpoint,
-    /// The endpoint proposed for it.
-    pub outside: Endpoint,
-}
-
-/// The mapping that an inside endpoint has now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bound {
-    /// The time of the answer.
-    pub now: LogTime,
-    /// The mapping.
-    pub mapping: Mapping,
-    /// Whether it is the one proposed just now.
-    pub created: bool,
-}
-
-impl Bound {
-    /// Appends the reply's bytes.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        put_time(self.now, out);
-        out.extend_from_slice(WireMapping::from(self.mapping).as_bytes());
-        out.push(u8::from(self.created));
-    }
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct WireBind {
-    owner: WireOwner,
-    protocol: u8,
-    reserved: [u8; 3],
-    inside: WireEndpoint,
-    outside: WireEndpoint,
-}
-
-impl Bind {
-    /// Reads the arguments.
-    pub(crate) fn from_arguments(bytes: &[u8]) -> Option<Self> {
-        let wire = WireBind::ref_from_bytes(bytes).ok()?;
-        Some(Self {
-            owner: wire.owner.into(),
-            protocol: Protocol::from_number(wire.protocol)?,
-            inside: wire.inside.into(),
-            outside: wire.outside.into(),
-        })
-    }
-}
-
-impl Operation for Bind {
-    const PROCEDURE: ProcedureId = super::BIND;
-    type Reply = Bound;
-
-    fn arguments(&self, out: &mut Vec<u8>) {
-        let wire = WireBind {
-            owner: self.owner.into(),
-            protocol: self.protocol.number(),
-            reserved: [0; 3],
-            inside: self.inside.into(),
-            outside: self.outside.into(),
-        };
-        out.extend_from_slice(wire.as_bytes());
-    }
-
-    fn read(body: &[u8]) -> Option<Bound> {
-        let (now, rest) = take_time(body)?;
-        let (&created, mapping) = rest.split_last()?;
-        Some(Bound {
-            now,
-            mapping: read_mapping(mapping)?,
-            created: created != 0,
-        })
-    }
 }
 
 /// Whose outside endpoint is this? Changes nothing and keeps nothing alive.

@@ -7,7 +7,7 @@ use stateplane_state::{Refusal, Tx};
 use zerocopy::byteorder::network_endian::U64;
 
 use super::Nat;
-use super::rows::{BlockKey, LeaseRow, OwnerRow};
+use super::rows::{BlockKey, Empty, LeaseRow, OwnerRow};
 use crate::nat::ops::block::{BlockTaken, Lease, Register, TakeBlock, owner_from_arguments};
 use crate::nat::ops::{NatRefusal, Owner};
 
@@ -125,11 +125,9 @@ impl Nat {
                         self.forget_lease_without_blocks(tx, former.into())?;
                     }
                     self.count_blocks(tx, owner.epoch, 1)?;
-                    tx.put(
-                        self.blocks,
-                        &BlockKey::new(addr, index),
-                        &owner.epoch.into(),
-                    )?;
+                    let block = BlockKey::new(addr, index);
+                    tx.put(self.blocks, &block, &owner.epoch.into())?;
+                    tx.put(self.taken, &block, &Empty)?;
                     BlockTaken { index, lease }.write(reply);
                     return Ok(());
                 }
@@ -138,7 +136,16 @@ impl Nat {
         Err(refusal.into())
     }
 
-    /// Refuses unless the block of this port belongs to `owner` under a lease that has not ended.
+    /// Refuses unless `owner` has a lease that has not ended.
+    pub(super) fn check_lease(&self, tx: &Tx<'_>, owner: Owner) -> Result<(), Refusal> {
+        let lease = self.lease_of(tx, owner)?;
+        if tx.now().as_nanos() >= lease.ends.get() {
+            return Err(NatRefusal::LeaseEnded.into());
+        }
+        Ok(())
+    }
+
+    /// Refuses unless this block belongs to `owner`.
     pub(super) fn check_block(
         &self,
         tx: &Tx<'_>,
@@ -146,10 +153,6 @@ impl Nat {
         addr: Ipv4Addr,
         index: u8,
     ) -> Result<(), Refusal> {
-        let lease = self.lease_of(tx, owner)?;
-        if tx.now().as_nanos() >= lease.ends.get() {
-            return Err(NatRefusal::LeaseEnded.into());
-        }
         match tx.get(self.blocks, &BlockKey::new(addr, index))? {
             Some(epoch) if epoch.get() == owner.epoch => Ok(()),
             _ => Err(NatRefusal::NotBlockOwner.into()),

@@ -1,90 +1,23 @@
-//! Mappings and their ends.
+//! Mappings found, kept alive and listed.
 
 use alloc::vec::Vec;
 
-use stateplane_flow::{Endpoint, Protocol};
-use stateplane_state::{Counters, Ordered, Refusal, Table, TimerKind, Tx};
+use stateplane_flow::Endpoint;
+use stateplane_state::{Refusal, Tx};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::Nat;
 use super::rows::{InsideKey, MappingRow, OutsideKey, PortRow};
-use super::{Nat, QUARANTINE};
 use crate::nat::ops::mapping::{
-    Bind, Bound, Cursor, Found, List, Lookup, MAX_PAGE, Page, Refresh, RefreshItem, Refreshed,
+    Cursor, Found, List, Lookup, MAX_PAGE, Page, Refresh, RefreshItem, Refreshed,
 };
-use crate::nat::ops::{Class, Mapping, NatRefusal, block_of};
+use crate::nat::ops::{Class, Mapping};
 
-/// Rows one listing looks at, so that quarantined ports cannot make a page expensive.
-const SCAN_LIMIT: usize = 1024;
+/// Outside endpoints one listing looks at, so that a page of a pool that is hardly used is not
+/// expensive.
+const SCAN_LIMIT: usize = 4096;
 
 impl Nat {
-    /// Returns the mapping an inside endpoint has, or makes the proposed one.
-    pub(super) fn bind(
-        &self,
-        tx: &mut Tx<'_>,
-        arguments: &[u8],
-        reply: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
-        let wanted = Bind::from_arguments(arguments).ok_or(Refusal::BadArguments)?;
-        let Bind {
-            owner,
-            protocol,
-            inside,
-            outside,
-        } = wanted;
-        if protocol != Protocol::IcmpEcho && inside.port == 0 {
-            return Err(Refusal::BadArguments);
-        }
-        let now = tx.now();
-        let class = Class::initial(protocol);
-        let key = InsideKey::new(protocol, inside);
-        if tx.contains(self.mappings, &key) {
-            let mapping = self.keep_alive(tx, &key, class)?;
-            Bound {
-                now,
-                mapping,
-                created: false,
-            }
-            .write(reply);
-            return Ok(());
-        }
-        if !self.config.has_address(outside.addr) || !self.config.ports.contains(&outside.port) {
-            return Err(NatRefusal::OutsideRange.into());
-        }
-        self.check_block(tx, owner, outside.addr, block_of(outside.port))?;
-        let port = OutsideKey::new(protocol, outside);
-        match tx.get(self.ports, &port)? {
-            Some(row) if row.serves().is_some() => return Err(NatRefusal::PortBusy.into()),
-            Some(_) => return Err(NatRefusal::PortQuarantined.into()),
-            None => {}
-        }
-        let quota = 0..=i64::from(self.config.limit_per_subscriber);
-        self.subscribers
-            .add(tx, &key.addr, 1, quota)
-            .map_err(|refusal| match refusal {
-                Refusal::OutOfRange => NatRefusal::Quota.into(),
-                other => other,
-            })?;
-        let expires = now + self.config.timeouts.of(class);
-        let mapping = Mapping {
-            protocol,
-            class,
-            inside,
-            outside,
-            expires,
-            created: now,
-        };
-        let timer = tx.arm(self.expire, &key, expires)?;
-        tx.put(self.mappings, &key, &MappingRow::new(&mapping, timer))?;
-        tx.put(self.ports, &port, &PortRow::live(key))?;
-        Bound {
-            now,
-            mapping,
-            created: true,
-        }
-        .write(reply);
-        Ok(())
-    }
-
     /// Finds a mapping by its outside endpoint. Keeps nothing alive: what comes from outside must
     /// not (RFC 4787 REQ-6 leaves it open; who attacks from outside could hold ports for ever).
     pub(super) fn lookup(
@@ -135,7 +68,8 @@ impl Nat {
         Ok(())
     }
 
-    /// Lists mappings in the order of their outside endpoints.
+    /// Lists mappings in the order of their outside endpoints. All of them are of blocks that
+    /// somebody owned when they were made, and what was owned once stays known.
     pub(super) fn list(
         &self,
         tx: &mut Tx<'_>,
@@ -150,14 +84,17 @@ impl Nat {
             next: None,
             mappings: Vec::new(),
         };
-        for (seen, (port, row)) in tx.scan(self.ports, &from).enumerate() {
-            if seen == SCAN_LIMIT || page.mappings.len() == limit {
+        let blocks = tx.scan(self.taken, &from.block());
+        let ports = blocks.flat_map(|(block, _)| block.ports());
+        for (seen, port) in ports.skip_while(|port| *port < from).enumerate() {
+            let inside = tx.get(self.ports, &port)?.and_then(PortRow::serves);
+            if seen == SCAN_LIMIT || inside.is_some() && page.mappings.len() == limit {
                 let mut next = Cursor::default();
                 next.0.copy_from_slice(port.as_bytes());
                 page.next = Some(next);
                 break;
             }
-            if let Some(inside) = row.serves() {
+            if let Some(inside) = inside {
                 page.mappings.push(self.mapping_of(tx, inside)?);
             }
         }
@@ -176,8 +113,9 @@ impl Nat {
     }
 
     /// Notes traffic of `class` on an existing mapping. Its timer is left alone when the end moves
-    /// away (it will look again when it fires), and replaced only when the end comes nearer.
-    fn keep_alive(
+    /// away (it will look again when it fires), and replaced only when the end comes nearer; unless
+    /// it is others' as well, then it finds that this mapping has another.
+    pub(super) fn keep_alive(
         &self,
         tx: &mut Tx<'_>,
         key: &InsideKey,
@@ -195,49 +133,4 @@ impl Nat {
         }
         row.mapping(key)
     }
-}
-
-/// What the end of a mapping touches.
-#[derive(Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) mappings: Table<InsideKey, MappingRow>,
-    pub(super) ports: Table<OutsideKey, PortRow, Ordered>,
-    pub(super) subscribers: Counters<[u8; 4]>,
-    pub(super) unquarantine: TimerKind,
-}
-
-impl Ends {
-    /// Looks whether a mapping has ended, and if so, puts its outside endpoint in quarantine. If
-    /// traffic has moved the end away since the timer was armed, it answers when to look again.
-    pub(super) fn expire(
-        self,
-        tx: &mut Tx<'_>,
-        kind: TimerKind,
-        key: &[u8],
-    ) -> Result<(), Refusal> {
-        let key = InsideKey::ref_from_bytes(key).map_err(|_| Refusal::Corrupt)?;
-        let mut row = *tx.get(self.mappings, key)?.ok_or(Refusal::Corrupt)?;
-        if row.expires() > tx.now() {
-            row.set_timer(tx.arm(kind, key, row.expires())?);
-            tx.put(self.mappings, key, &row)?;
-            return Ok(());
-        }
-        tx.remove(self.mappings, key);
-        self.subscribers.add(tx, &key.addr, -1, 0..=i64::MAX)?;
-        let port = OutsideKey::new(key.protocol()?, row.outside());
-        tx.put(self.ports, &port, &PortRow::quarantined(*key))?;
-        tx.arm(self.unquarantine, &port, row.expires() + QUARANTINE)?;
-        Ok(())
-    }
-}
-
-/// Ends a port's quarantine.
-pub(super) fn unquarantine(
-    tx: &mut Tx<'_>,
-    ports: Table<OutsideKey, PortRow, Ordered>,
-    key: &[u8],
-) -> Result<(), Refusal> {
-    let key = OutsideKey::ref_from_bytes(key).map_err(|_| Refusal::Corrupt)?;
-    tx.remove(ports, key);
-    Ok(())
 }

@@ -8,7 +8,7 @@ use stateplane_state::{Refusal, TimerId};
 use zerocopy::byteorder::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::nat::ops::{Class, Mapping};
+use crate::nat::ops::{BLOCK_PORTS, Class, Mapping, block_of};
 
 /// An inside endpoint of one protocol.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -42,7 +42,19 @@ impl InsideKey {
 }
 
 /// An outside endpoint of one protocol. Sorts by address, then port: block by block.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[derive(
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+)]
 #[repr(C)]
 pub(super) struct OutsideKey {
     addr: [u8; 4],
@@ -57,6 +69,14 @@ impl OutsideKey {
             addr: addr.octets(),
             port: port.into(),
             protocol: protocol.number(),
+        }
+    }
+
+    /// The block it belongs to.
+    pub(super) fn block(&self) -> BlockKey {
+        BlockKey {
+            addr: self.addr,
+            index: block_of(self.port.get()),
         }
     }
 }
@@ -76,7 +96,8 @@ pub(super) struct MappingRow {
 }
 
 impl MappingRow {
-    pub(super) fn new(mapping: &Mapping, timer: TimerId) -> Self {
+    /// A mapping that shares a timer with others which end when it does.
+    pub(super) fn new(mapping: &Mapping) -> Self {
         Self {
             outside_addr: mapping.outside.addr.octets(),
             outside_port: mapping.outside.port.into(),
@@ -84,8 +105,8 @@ impl MappingRow {
             reserved: 0,
             expires: mapping.expires.as_nanos().into(),
             created: mapping.created.as_nanos().into(),
-            timer_deadline: timer.deadline().as_nanos().into(),
-            timer_serial: timer.serial().into(),
+            timer_deadline: mapping.expires.as_nanos().into(),
+            timer_serial: SHARED.into(),
         }
     }
 
@@ -111,7 +132,8 @@ impl MappingRow {
         LogTime::from_nanos(self.expires.get())
     }
 
-    /// The timer that looks whether the mapping has ended; never later than `expires`.
+    /// The timer that looks whether the mapping has ended; never later than `expires`. One that it
+    /// shares is none that could be disarmed.
     pub(super) fn timer(&self) -> TimerId {
         TimerId::new(
             LogTime::from_nanos(self.timer_deadline.get()),
@@ -124,11 +146,19 @@ impl MappingRow {
         self.expires = expires.as_nanos().into();
     }
 
+    /// In place of a timer that other mappings have, too.
+    pub(super) const fn shared(deadline: LogTime) -> TimerId {
+        TimerId::new(deadline, SHARED)
+    }
+
     pub(super) fn set_timer(&mut self, timer: TimerId) {
         self.timer_deadline = timer.deadline().as_nanos().into();
         self.timer_serial = timer.serial().into();
     }
 }
+
+/// In place of a timer's serial number, which is never zero: the timer is others' as well.
+const SHARED: u64 = 0;
 
 /// What an outside endpoint is used for, under its [`OutsideKey`]. A free one has no row.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -191,4 +221,22 @@ impl BlockKey {
             index,
         }
     }
+
+    /// Its outside endpoints of all protocols, in their order.
+    pub(super) fn ports(&self) -> impl Iterator<Item = OutsideKey> + use<> {
+        let (addr, first) = (self.addr, u16::from(self.index) * BLOCK_PORTS);
+        let ports = first..=first + (BLOCK_PORTS - 1);
+        ports.flat_map(move |port| {
+            Protocol::ALL.map(|protocol| OutsideKey {
+                addr,
+                port: port.into(),
+                protocol: protocol.number(),
+            })
+        })
+    }
 }
+
+/// The row says all.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct Empty;
