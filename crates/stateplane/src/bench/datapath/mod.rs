@@ -25,7 +25,7 @@ mod traffic;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -167,9 +167,7 @@ pub(super) fn run(args: &DatapathArgs) -> Result<()> {
     bench.check()?;
     let most = bench.scale.flows.iter().copied().max().unwrap_or(1);
     let _conntrack = Conntrack::make_room(most)?;
-    for round in 1..=bench.scale.rounds {
-        bench.round(round)?;
-    }
+    bench.measure()?;
     let report = Report::new(&bench.results, bench.place, &bench.scale.flows, args.quick)?;
     if let Some(path) = &args.plot {
         plot::draw(&report, path)?;
@@ -214,54 +212,73 @@ impl Bench {
         self.parts.is_empty() || self.parts.contains(&part)
     }
 
-    /// Whether something is measured with so many established flows.
-    fn wants_packets(&self, flows: u32) -> bool {
-        let rates = [Part::Inline, Part::Cross].iter().any(|p| self.wants(*p));
-        rates || self.wants(Part::Latency) && flows == self.scale.flows[0]
-    }
-
-    /// The devices of a part that are there.
+    /// The devices of a part that are there. What a device adds to a packet's way is more than the
+    /// wire's share, so latency always takes the wire's, too.
     fn devices(&self, part: Part) -> Vec<Device> {
-        let wanted = |d: &Device| self.devices.is_empty() || self.devices.contains(d);
+        let wanted = |d: &Device| {
+            let reference = part == Part::Latency && *d == Device::Wire;
+            self.devices.is_empty() || self.devices.contains(d) || reference
+        };
         let there = |d: &Device| !self.results.skipped.contains_key(d.name());
         let all = Device::ALL.into_iter();
         all.filter(|d| d.takes_part(part) && wanted(d) && there(d))
             .collect()
     }
 
-    /// Everything once; devices take turns.
-    fn round(&mut self, round: u32) -> Result<()> {
-        let rounds = self.scale.rounds;
-        for flows in self.scale.flows.clone() {
-            if !self.wants_packets(flows) {
-                continue;
-            }
-            for device in self.devices(Part::Inline) {
-                self.go_on()?;
-                eprintln!("round {round}/{rounds}: {}, {flows} flows", device.name());
-                let measured = self.packets(device, flows);
-                self.note(measured, || format!("{}, {flows} flows", device.name()));
+    /// What of established flows is measured: rates with any number of them, latency with few.
+    fn packet_parts(&self, device: Device, flows: u32) -> Vec<Part> {
+        let parts = [Part::Inline, Part::Cross, Part::Latency].into_iter();
+        let few = flows == self.scale.flows[0];
+        parts
+            .filter(|part| self.wants(*part) && (few || *part != Part::Latency))
+            .filter(|part| self.devices(*part).contains(&device))
+            .collect()
+    }
+
+    /// All there is to do in a round; devices take turns.
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for &flows in &self.scale.flows {
+            let devices = Device::ALL.into_iter();
+            let measured = devices.filter(|d| !self.packet_parts(*d, flows).is_empty());
+            steps.extend(measured.map(|device| Step::Packets(device, flows)));
+        }
+        for part in [Part::NewFlows, Part::Tcp, Part::Http] {
+            if self.wants(part) && traffic::missing(part).is_none() {
+                let devices = self.devices(part).into_iter();
+                steps.extend(devices.map(|device| Step::Whole(device, part)));
             }
         }
-        for (part, measure) in [
-            (Part::NewFlows, flows::measure as Measure),
-            (Part::Tcp, traffic::measure),
-            (Part::Http, traffic::measure),
-        ] {
-            if !self.wants(part) || traffic::missing(part).is_some() {
-                continue;
-            }
-            for device in self.devices(part) {
+        steps
+    }
+
+    /// Everything, round by round.
+    fn measure(&mut self) -> Result<()> {
+        let (steps, rounds) = (self.steps(), self.scale.rounds);
+        let mut progress = Progress::new(steps.len() * rounds as usize);
+        for _ in 0..rounds {
+            for step in &steps {
                 self.go_on()?;
-                eprintln!("round {round}/{rounds}: {}, {}", device.name(), part.name());
-                let figures = measure(part, device, &self.scale, self.place);
-                let added = figures.map(|figures| {
-                    for (case, figures) in figures {
-                        self.results.add(case, figures);
-                    }
-                });
-                self.note(added, || format!("{}, {}", device.name(), part.name()));
+                let what = step.name();
+                progress.begin(&what);
+                let measured = match *step {
+                    Step::Packets(device, flows) => self.packets(device, flows),
+                    Step::Whole(device, part) => self.whole(device, part),
+                };
+                self.note(measured, || what);
             }
+        }
+        self.results.seconds = progress.end().as_secs_f64();
+        Ok(())
+    }
+
+    fn whole(&mut self, device: Device, part: Part) -> Result<()> {
+        let measure = match part {
+            Part::NewFlows => flows::measure,
+            _ => traffic::measure,
+        };
+        for (case, figures) in measure(part, device, &self.scale, self.place)? {
+            self.results.add(case, figures);
         }
         Ok(())
     }
@@ -287,12 +304,13 @@ impl Bench {
         let dir = tempfile::tempdir()?;
         let bed = Testbed::build()?;
         let running = device.start(&bed, dir.path(), flows)?;
+        let parts = self.packet_parts(device, flows);
         for (part, placement) in [
             (Part::Inline, Placement::Inline),
             (Part::Cross, Placement::Cross),
         ] {
-            let rates = self.wants(part);
-            let latency = self.wants(Part::Latency) && flows == self.scale.flows[0];
+            let rates = parts.contains(&part);
+            let latency = parts.contains(&Part::Latency);
             if !rates && !latency {
                 continue;
             }
@@ -325,4 +343,52 @@ impl Bench {
     }
 }
 
-type Measure = fn(Part, Device, &Scale, Place) -> Result<Vec<(Case, report::Figures)>>;
+/// One device at one thing.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Rates and latency with so many established flows.
+    Packets(Device, u32),
+    /// A whole part.
+    Whole(Device, Part),
+}
+
+impl Step {
+    fn name(self) -> String {
+        match self {
+            Self::Packets(device, flows) => format!("{}, {flows} flows", device.name()),
+            Self::Whole(device, part) => format!("{}, {}", device.name(), part.name()),
+        }
+    }
+}
+
+/// Tells how far the measurement is, and how long it will take if it goes on like that.
+struct Progress {
+    done: usize,
+    all: usize,
+    begun: Instant,
+}
+
+impl Progress {
+    fn new(all: usize) -> Self {
+        Self {
+            done: 0,
+            all,
+            begun: Instant::now(),
+        }
+    }
+
+    fn begin(&mut self, what: &str) {
+        let each = self.begun.elapsed().as_secs_f64() / self.done as f64;
+        let left = each * (self.all - self.done) as f64;
+        self.done += 1;
+        let left = match left.is_finite() {
+            true => format!(", about {:.0} min left", (left / 60.0).ceil()),
+            false => String::new(),
+        };
+        eprintln!("{} of {}{left}: {what}", self.done, self.all);
+    }
+
+    fn end(self) -> Duration {
+        self.begun.elapsed()
+    }
+}

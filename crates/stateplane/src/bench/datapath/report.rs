@@ -34,6 +34,8 @@ pub(super) struct Results {
     samples: BTreeMap<Case, Vec<Figures>>,
     /// A device or a tool, and why.
     pub(super) skipped: BTreeMap<&'static str, String>,
+    /// How long all of it took.
+    pub(super) seconds: f64,
     /// What should have been measured, and what went wrong.
     pub(super) failed: BTreeMap<String, String>,
 }
@@ -65,6 +67,8 @@ pub(super) struct Report {
     bench: &'static str,
     /// The figures mean nothing.
     quick: bool,
+    /// How long the measurement took.
+    seconds: f64,
     machine: Machine,
     how: [&'static str; 6],
     pub(super) rows: Vec<Row>,
@@ -158,6 +162,7 @@ impl Report {
         Ok(Self {
             bench: "datapath",
             quick,
+            seconds: rounded(results.seconds),
             machine: machine(place, SMALL)?,
             how: HOW,
             rows,
@@ -171,7 +176,8 @@ impl Report {
     /// For people.
     pub(super) fn print(&self) {
         let Machine { cpus, kernel, .. } = &self.machine;
-        say!("Data path; {cpus} CPUs, kernel {kernel}\n");
+        let minutes = self.seconds / 60.0;
+        say!("Data path; {cpus} CPUs, kernel {kernel}; measured in {minutes:.1} min\n");
         if self.quick {
             say!("A quick run: the figures mean nothing.\n");
         }
