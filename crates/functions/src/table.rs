@@ -12,7 +12,7 @@ use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowAction, FlowKey};
 
 use crate::function::{Decision, Token};
-use index::Index;
+pub(crate) use index::Index;
 
 /// SipHash-1-3 with a key of this process: whoever sends packets cannot aim them at one
 /// slot. The order of iteration depends on it, so nothing but listings iterates.

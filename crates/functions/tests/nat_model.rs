@@ -353,6 +353,31 @@ fn call<O: Operation>(store: &mut Store, now: LogTime, op: &O) -> Result<O::Repl
     })
 }
 
+fn bind(
+    store: &mut Store,
+    model: &Model,
+    owner: Owner,
+    bindings: &[(Protocol, Endpoint, u16)],
+) -> Answer {
+    let now = model.now;
+    let binding = |&(protocol, inside, port): &(Protocol, Endpoint, u16)| Binding {
+        protocol,
+        inside,
+        outside: Endpoint { addr: PUBLIC, port },
+    };
+    let bindings = bindings.iter().map(binding).collect();
+    let bound = call(store, now, &Bind { owner, bindings });
+    let bound = bound.expect("each binding is answered by itself");
+    let each = bound.into_iter().map(|answer| {
+        let bound = answer.map_err(|refusal| {
+            NatRefusal::from_refusal(refusal).unwrap_or_else(|| panic!("{refusal}"))
+        })?;
+        assert_eq!(bound.now, now);
+        Ok((bound.class, bound.outside, bound.expires, bound.made))
+    });
+    Answer::Bound(each.collect())
+}
+
 fn execute(store: &mut Store, model: &Model, op: &Op) -> Result<Answer, NatRefusal> {
     let now = model.now;
     let public = |port| Endpoint { addr: PUBLIC, port };
@@ -405,26 +430,7 @@ fn execute(store: &mut Store, model: &Model, op: &Op) -> Result<Answer, NatRefus
             )?;
             Answer::Block(taken.index, taken.lease.ends)
         }
-        Op::Bind(who, bindings) => {
-            let binding = |&(protocol, inside, port): &(Protocol, Endpoint, u16)| Binding {
-                protocol,
-                inside,
-                outside: public(port),
-            };
-            let bind = Bind {
-                owner: model.owner(*who),
-                bindings: bindings.iter().map(binding).collect(),
-            };
-            let bound = call(store, now, &bind)?;
-            let each = bound.into_iter().map(|answer| {
-                let bound = answer.map_err(|refusal| {
-                    NatRefusal::from_refusal(refusal).unwrap_or_else(|| panic!("{refusal}"))
-                })?;
-                assert_eq!(bound.now, now);
-                Ok((bound.class, bound.outside, bound.expires, bound.made))
-            });
-            Answer::Bound(each.collect())
-        }
+        Op::Bind(who, bindings) => bind(store, model, model.owner(*who), bindings),
         Op::Lookup(protocol, port) => {
             let lookup = Lookup {
                 protocol: *protocol,

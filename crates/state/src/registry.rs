@@ -89,7 +89,6 @@ impl Registry {
         let TableSpec {
             name,
             rows: max_rows,
-            reserve,
         } = spec;
         if self.tables.iter().any(|table| table.name == name) {
             return Err(RegisterError::SameName(name));
@@ -99,7 +98,6 @@ impl Registry {
             name,
             ordered,
             max_rows,
-            reserve,
         });
         Ok(index)
     }

@@ -2,7 +2,8 @@
 //!
 //! Rows that are only found by key lie in a hash table of many small *parts* that grows by
 //! splitting one part at a time (linear hashing): no insertion ever waits for more than one part to
-//! move, and a snapshot can walk over the parts while rows change.
+//! move, a snapshot can walk over the parts while rows change, and few rows lie close together
+//! however many there may be.
 
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map;
@@ -46,18 +47,18 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
-    pub(crate) fn new(ordered: bool, reserve: usize, seed: Seed) -> Self {
+    pub(crate) fn new(ordered: bool, seed: Seed) -> Self {
         if ordered {
             Self::Ordered(BTreeMap::new())
         } else {
-            Self::Hashed(Parts::new(reserve, seed))
+            Self::Hashed(Parts::new(seed))
         }
     }
 
     /// A table of the same kind without rows.
     pub(crate) fn emptied(&self) -> Self {
         match self {
-            Self::Hashed(parts) => Self::new(false, 0, parts.seed),
+            Self::Hashed(parts) => Self::new(false, parts.seed),
             Self::Ordered(_) => Self::Ordered(BTreeMap::new()),
         }
     }
@@ -161,13 +162,9 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    fn new(reserve: usize, seed: Seed) -> Self {
-        let mut parts = vec![];
-        // As many as splitting would make, each with its share of the room.
-        let count = reserve.div_ceil(PART).max(1);
-        parts.resize_with(count, || HashTable::with_capacity(reserve / count));
+    fn new(seed: Seed) -> Self {
         Self {
-            parts,
+            parts: vec![HashTable::new()],
             len: 0,
             seed,
         }
@@ -248,7 +245,7 @@ mod tests {
 
     #[test]
     fn parts_split_and_lose_no_row() {
-        let mut rows = Rows::new(false, 0, Seed(3, 4));
+        let mut rows = Rows::new(false, Seed(3, 4));
         let key = |n: u32| n.to_be_bytes();
         for n in 0..20_000 {
             let Slot::Free(slot) = rows.slot(&key(n)) else {

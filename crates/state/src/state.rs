@@ -41,7 +41,6 @@ pub(crate) struct TableShape {
     pub(crate) name: &'static str,
     pub(crate) ordered: bool,
     pub(crate) max_rows: usize,
-    pub(crate) reserve: usize,
 }
 
 /// All data of a store.
@@ -67,7 +66,7 @@ impl State {
             TableState {
                 name: shape.name,
                 max_rows,
-                rows: Rows::new(shape.ordered, shape.reserve.min(max_rows), seed),
+                rows: Rows::new(shape.ordered, seed),
                 bytes: 0,
                 sum: 0,
                 tag: Fingerprint::new(1).bytes(shape.name.as_bytes()),

@@ -50,25 +50,11 @@ pub struct TableSpec {
     pub name: &'static str,
     /// Most rows it may have; the store's own limit may be lower.
     pub rows: usize,
-    /// Rows to make room for at once, so that growing does not halt the store later.
-    pub reserve: usize,
 }
 
 impl TableSpec {
     /// A table with at most `rows` rows.
     pub const fn new(name: &'static str, rows: usize) -> Self {
-        Self {
-            name,
-            rows,
-            reserve: 0,
-        }
-    }
-
-    /// Makes room for `rows` rows from the start.
-    pub const fn reserve(self, rows: usize) -> Self {
-        Self {
-            reserve: rows,
-            ..self
-        }
+        Self { name, rows }
     }
 }

@@ -85,8 +85,8 @@ pub fn register(registry: &mut Registry, config: &NatStateConfig) -> Result<(), 
     config.check()?;
     registry.depend_on(config.fingerprint());
     let rows = config.max_mappings;
-    let mappings = registry.table(TableSpec::new(read::MAPPINGS, rows).reserve(rows))?;
-    let ports = registry.table(TableSpec::new(read::PORTS, rows).reserve(rows))?;
+    let mappings = registry.table(TableSpec::new(read::MAPPINGS, rows))?;
+    let ports = registry.table(TableSpec::new(read::PORTS, rows))?;
     let subscribers = Counters::register(registry, TableSpec::new("nat.subscribers", rows))?;
     let unquarantine = registry.timer("nat.unquarantine", move |tx, _, key| {
         ends::unquarantine(tx, ports, key)

@@ -28,20 +28,20 @@ impl Sign {
 }
 
 #[derive(Debug)]
-pub(super) struct Index {
+pub(crate) struct Index {
     parts: Vec<HashTable<Sign>>,
     len: usize,
 }
 
 impl Index {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             parts: vec![HashTable::new()],
             len: 0,
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -61,7 +61,7 @@ impl Index {
     }
 
     #[inline]
-    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let sought = Self::sign(hash, 0);
         let part = &self.parts[self.part(sought.hash)];
         let same = |sign: &Sign| sign.hash == sought.hash && is_it(sign.at);
@@ -69,7 +69,7 @@ impl Index {
     }
 
     /// Adds an entry that is not there.
-    pub(super) fn insert(&mut self, hash: u64, at: u32) {
+    pub(crate) fn insert(&mut self, hash: u64, at: u32) {
         let sign = Self::sign(hash, at);
         let part = self.part(sign.hash);
         self.parts[part].insert_unique(sign.inner(), sign, |sign| sign.inner());
@@ -79,7 +79,7 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, hash: u64, at: u32) {
+    pub(crate) fn remove(&mut self, hash: u64, at: u32) {
         let sign = Self::sign(hash, at);
         let part = self.part(sign.hash);
         let known = self.parts[part].find_entry(sign.inner(), |other| other.at == at);
@@ -102,7 +102,7 @@ impl Index {
     }
 
     /// All places, in no particular order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
         self.parts.iter().flatten().map(|sign| sign.at)
     }
 }

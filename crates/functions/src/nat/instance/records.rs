@@ -2,9 +2,9 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::hash::BuildHasher;
 use core::time::Duration;
 
-use hashbrown::HashMap;
 use stateplane_base::Time;
 use stateplane_flow::{Endpoint, PortId, Protocol};
 use stateplane_wire::packet::{Headers, Transport};
@@ -15,7 +15,7 @@ use super::known::Known;
 use crate::function::Token;
 use crate::nat::ops::Class;
 use crate::runtime::Sight;
-use crate::table::Keyed;
+use crate::table::{Index, Keyed};
 
 /// What the flags of a TCP connection told so far. Each way of a connection may pass by
 /// another instance, so one way's packets must do: who acknowledges has heard the peer.
@@ -255,7 +255,8 @@ impl Inside {
 pub(super) struct Records {
     slots: Vec<Option<Record>>,
     free: Vec<u32>,
-    by_inside: HashMap<Inside, u32, Keyed>,
+    by_inside: Index,
+    hasher: Keyed,
     bins: BTreeMap<u64, Vec<Token>>,
     /// Records that were idle and have traffic again.
     urgent: Vec<Token>,
@@ -273,7 +274,8 @@ impl Records {
             // All at once, like the flow table.
             slots: Vec::with_capacity(max),
             free: Vec::new(),
-            by_inside: HashMap::with_capacity_and_hasher(max, Keyed(hash_key)),
+            by_inside: Index::new(),
+            hasher: Keyed(hash_key),
             bins: BTreeMap::new(),
             urgent: Vec::new(),
             turned: Vec::new(),
@@ -306,9 +308,22 @@ impl Records {
         inside: Endpoint,
         outside: Endpoint,
     ) -> Option<Token> {
-        let &at = self.by_inside.get(&Inside::of(protocol, inside))?;
+        let at = self.at(self.hash(protocol, inside), protocol, inside)?;
         let record = self.slots[at as usize].as_ref()?;
         (record.outside == outside).then(|| token(at, record.generation))
+    }
+
+    fn hash(&self, protocol: Protocol, inside: Endpoint) -> u64 {
+        self.hasher.hash_one(Inside::of(protocol, inside))
+    }
+
+    /// Where the record of an inside endpoint is.
+    fn at(&self, hash: u64, protocol: Protocol, inside: Endpoint) -> Option<u32> {
+        let is_it = |at: u32| {
+            let record = self.slots[at as usize].as_ref();
+            record.is_some_and(|record| (record.protocol, record.inside) == (protocol, inside))
+        };
+        self.by_inside.find(hash, is_it)
     }
 
     /// Notes what the store said about a mapping. `None`: there is no room to track it.
@@ -328,8 +343,8 @@ impl Records {
             ..
         } = mapping;
         let mut replaced = None;
-        let name = Inside::of(protocol, inside);
-        if let Some(&at) = self.by_inside.get(&name) {
+        let hash = self.hash(protocol, inside);
+        if let Some(at) = self.at(hash, protocol, inside) {
             let known = self.slots[at as usize]
                 .as_mut()
                 .expect("indexed records exist");
@@ -367,7 +382,7 @@ impl Records {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         self.slots[at as usize] = Some(record);
-        self.by_inside.insert(name, at);
+        self.by_inside.insert(hash, at);
         let token = token(at, record.generation);
         self.bin(first_look, token);
         (Some(token), replaced)
@@ -377,8 +392,8 @@ impl Records {
         self.get(token)?;
         let at = slot(token);
         let record = self.slots[at].take()?;
-        self.by_inside
-            .remove(&Inside::of(record.protocol, record.inside));
+        let hash = self.hash(record.protocol, record.inside);
+        self.by_inside.remove(hash, at as u32);
         self.free.push(at as u32);
         Some(record)
     }
