@@ -122,17 +122,15 @@ impl World<'_> {
     }
 
     /// Sends, or keeps back what rests on something that is not synced.
-    pub(crate) fn emit(&mut self, from: usize, to: Peer, message: Message) -> Result<(), String> {
-        let node = &mut self.nodes[from];
-        if node.syncs() {
-            let storage = node.storage.as_mut().expect("it syncs");
-            storage.held.push((to, message));
-            return Ok(());
+    pub(crate) fn emit(&mut self, from: usize, to: Peer, message: &Message) -> Result<(), String> {
+        if let Some(storage) = self.nodes[from].storage.as_mut() {
+            if storage.disk.is_busy() {
+                storage.held.push((to, message.clone()));
+                return Ok(());
+            }
+            storage.note(message);
         }
-        if let Some(storage) = node.storage.as_mut() {
-            storage.note(&message);
-        }
-        self.send(from, to, &message)
+        self.send(from, to, message)
     }
 
     /// The disk has confirmed: what waited leaves, and the next turn begins.
@@ -159,7 +157,7 @@ impl World<'_> {
         }
         storage.disk.confirm();
         for (to, message) in std::mem::take(&mut storage.held) {
-            self.emit(index, to, message)?;
+            self.emit(index, to, &message)?;
         }
         self.turn(index)
     }

@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub counter: u64,
     /// The earliest wake-up that is planned.
     pub wake: Option<u64>,
+    /// On its own clock, what was planned for last.
+    pub due: Time,
     pub paused: bool,
     /// What the socket holds while the process is paused.
     pub backlog: Vec<(Vec<u8>, bool)>,
@@ -102,6 +104,7 @@ impl Node {
             },
             counter: 0,
             wake: None,
+            due: Time::ZERO,
             paused: false,
             backlog: Vec::new(),
             guard: ReplayGuard::default(),
@@ -214,6 +217,13 @@ impl Node {
             Role::Replica(core) => core.poll_effect(),
             Role::Sequencer(core) => core.poll_effect(),
             Role::Client(core) => core.poll_effect(),
+        }
+    }
+
+    /// Gives a message back that was sent.
+    pub(crate) fn take_back(&mut self, message: Message) {
+        if let Some(Role::Client(core)) = self.role.as_mut() {
+            core.take_back(message);
         }
     }
 

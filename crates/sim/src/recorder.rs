@@ -95,9 +95,7 @@ impl<A> Recorder<A> {
 /// An operation for a recorded store: the store's operation behind a tag that
 /// makes it unlike all others.
 pub(crate) fn tagged(tag: u64, op: &[u8]) -> Vec<u8> {
-    let mut bytes = tag.to_le_bytes().to_vec();
-    bytes.extend_from_slice(op);
-    bytes
+    [&tag.to_le_bytes()[..], op].concat()
 }
 
 /// How much had been executed when a read was answered, and the answer.

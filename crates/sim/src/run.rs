@@ -81,41 +81,20 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Report {
         assert!(able, "built without the feature `mutations`");
     }
     let started = Instant::now();
-    let next = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let (sender, results) = mpsc::channel();
     let mut report = Report::default();
     let mut broken: BTreeMap<u64, String> = BTreeMap::new();
-    thread::scope(|scope| {
-        for _ in 0..threads(options) {
-            let (sender, next, stop) = (sender.clone(), &next, &stop);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= options.seeds {
-                        return;
-                    }
-                    let seed = options.from.wrapping_add(index);
-                    if sender.send((seed, one(options, seed))).is_err() {
-                        return;
-                    }
-                }
-            });
+    each(options, |seed, (run, repeated)| {
+        report.add(seed, &run);
+        report.repeated += u64::from(repeated);
+        if let Some(what) = run.broken {
+            broken.insert(seed, what);
         }
-        drop(sender);
-        for (seed, (run, repeated)) in results {
-            report.add(seed, &run);
-            report.repeated += u64::from(repeated);
-            if let Some(what) = run.broken {
-                broken.insert(seed, what);
-                stop.fetch_or(broken.len() >= options.max_failures, Ordering::Relaxed);
-            }
-            progress(Progress {
-                done: report.seeds,
-                seeds: options.seeds,
-                failed: broken.len() as u64,
-            });
-        }
+        progress(Progress {
+            done: report.seeds,
+            seeds: options.seeds,
+            failed: broken.len() as u64,
+        });
+        broken.len() < options.max_failures
     });
     // The first gets most of the time: others are often the same bug.
     let patience = |i| if i == 0 { PATIENCE } else { PATIENCE / 30 };
@@ -126,6 +105,35 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Report {
     let seeds = report.seeds as f64;
     report.seeds_per_s = seeds / report.wall_s.max(1e-9);
     report
+}
+
+/// Runs each seed, and hands over what came of it, until that answers that it is enough.
+fn each(options: &Options, mut take: impl FnMut(u64, (Run, bool)) -> bool) {
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let turn = || {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let seed = options.from.wrapping_add(index);
+        let more = index < options.seeds && !stop.load(Ordering::Relaxed);
+        more.then(|| (seed, one(options, seed)))
+    };
+    let threads = threads(options);
+    if threads == 1 {
+        // Nobody to talk to: no processor goes from one thread to another for each seed.
+        while turn().is_some_and(|(seed, ran)| take(seed, ran)) {}
+        return;
+    }
+    let (sender, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let (sender, turn) = (sender.clone(), &turn);
+            scope.spawn(move || while turn().is_some_and(|ran| sender.send(ran).is_ok()) {});
+        }
+        drop(sender);
+        for (seed, ran) in results {
+            stop.fetch_or(!take(seed, ran), Ordering::Relaxed);
+        }
+    });
 }
 
 fn threads(options: &Options) -> usize {

@@ -58,16 +58,18 @@ impl Watch {
         let entry = |slot| core.entry(slot);
         let before = node.seen.as_ref();
         let durable = node.storage.is_some();
-        self.slots.look(index, before, &stance, durable, entry)?;
         let progress = stance.progress;
-        let sound = stance.role != group::Role::Booting;
-        if sound {
-            self.enters(index, progress.view, core.members());
+        if before != Some(&stance) {
+            self.slots.look(index, before, &stance, durable, entry)?;
+            node.sound = stance.role != group::Role::Booting;
+            if node.sound {
+                self.enters(index, progress.view, core.members());
+            }
+            node.seen = Some(stance);
         }
         // A leader executes ahead of the sync point, or of its disk; only what is final counts.
         let unwritten = durable && stance.role == group::Role::Leader;
         let ahead = progress.executed > progress.commit || unwritten;
-        (node.sound, node.seen) = (sound, Some(stance));
         if self.shares && !unwritten {
             self.look_at_tables(index, node)?;
         }

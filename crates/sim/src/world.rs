@@ -397,7 +397,10 @@ impl World<'_> {
     pub(crate) fn settle_accounts(&mut self, index: usize) -> Result<(), String> {
         while let Some(effect) = self.nodes[index].poll() {
             match effect {
-                Effect::Send { to, msg } => self.emit(index, to, msg)?,
+                Effect::Send { to, msg } => {
+                    self.emit(index, to, &msg)?;
+                    self.nodes[index].take_back(msg);
+                }
                 Effect::Persist(what) => self.persist(index, what),
                 Effect::Reconfigured { answer, .. } => {
                     self.mark(answer.name());
@@ -419,7 +422,14 @@ impl World<'_> {
 
     pub(crate) fn plan_wake(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let Some(at) = node.next_timer().and_then(|due| node.clock.truth(due)) else {
+        let Some(due) = node.next_timer() else {
+            return;
+        };
+        if node.wake.is_some() && node.due == due {
+            return; // it is planned as early as that
+        }
+        node.due = due;
+        let Some(at) = node.clock.truth(due) else {
             return;
         };
         let at = at.max(self.now + 1);

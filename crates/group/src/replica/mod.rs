@@ -71,11 +71,11 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use stateplane_base::{Incarnation, LogTime, ReplicaId, Time};
+use stateplane_base::{ClientId, Incarnation, LogTime, ReplicaId, Time};
 use stateplane_state::Application;
 use stateplane_wire::group::{
-    Body, Entry, Formation, Lives, MAX_REPLICAS, Membership, Message, Seats, Session, Slot,
-    StartView, View, ViewChange, leader_of,
+    Address, Body, Entry, Formation, Lives, MAX_REPLICAS, Membership, Message, Seats, Session,
+    Slot, StartView, View, ViewChange, leader_of,
 };
 
 use crate::oum::Inbox;
@@ -339,34 +339,37 @@ impl<A: Application> Replica<A> {
 
     /// Handles a message. The driver has authenticated `from`.
     pub fn on_message(&mut self, now: Time, from: Peer, msg: Message) {
-        let formation = msg.formation;
-        match (from, msg.body) {
-            (Peer::Client(id, at), Body::Read(m)) if m.client == id => self.on_read(now, at, &m),
-            (Peer::Client(id, at), Body::ResultRequest(m)) if m.client == id => {
-                self.on_result_request(at, &m);
-            }
-            (Peer::Client(_, from), Body::Request(m)) => self.on_request(now, from, m),
+        let Message { formation, body } = msg;
+        match from {
+            Peer::Client(id, at) => self.on_client(now, id, at, body),
             // A sequencer is nobody where the leader orders.
-            (Peer::Sequencer(_), _) if self.config.leader_orders() => {}
-            (Peer::Sequencer(i), Body::Ordered(m)) => self.on_ordered(now, i, formation, m),
-            (
-                Peer::Sequencer(i),
-                Body::Tail {
-                    session,
-                    group,
-                    sequence,
-                },
-            ) => {
-                self.on_tail(now, i, formation, session, group, sequence);
-            }
-            (Peer::Sequencer(i), Body::SessionRequest { nonce }) => {
-                self.on_session_request(now, i, nonce);
-            }
-            (Peer::Replica(j), body)
-                if j.0 < self.config.seats && j.0 != self.me && sane::sane(&body) =>
-            {
+            Peer::Sequencer(_) if self.config.leader_orders() => {}
+            Peer::Sequencer(i) => self.on_sequencer(now, i, formation, body),
+            Peer::Replica(j) if j.0 < self.config.seats && j.0 != self.me && sane::sane(&body) => {
                 self.on_peer(now, j.0, formation, body);
             }
+            Peer::Replica(_) | Peer::Replicas => {}
+        }
+    }
+
+    fn on_client(&mut self, now: Time, id: ClientId, at: Address, body: Body) {
+        match body {
+            Body::Read(m) if m.client == id => self.on_read(now, at, &m),
+            Body::ResultRequest(m) if m.client == id => self.on_result_request(at, &m),
+            Body::Request(m) => self.on_request(now, at, m),
+            _ => {}
+        }
+    }
+
+    fn on_sequencer(&mut self, now: Time, from: u8, formation: Formation, body: Body) {
+        match body {
+            Body::Ordered(m) => self.on_ordered(now, from, formation, m),
+            Body::Tail {
+                session,
+                group,
+                sequence,
+            } => self.on_tail(now, from, formation, session, group, sequence),
+            Body::SessionRequest { nonce } => self.on_session_request(now, from, nonce),
             _ => {}
         }
     }

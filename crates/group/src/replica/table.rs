@@ -66,8 +66,12 @@ impl Row {
 
     /// Its share of [`Limits::long_bytes`].
     fn long(&self) -> usize {
-        let results: usize = self.wholes.values().map(|whole| whole.len as usize).sum();
-        results + self.assembly.as_ref().map_or(0, |a| a.len())
+        let begun = self.assembly.as_ref().map_or(0, |a| a.len());
+        if self.wholes.is_empty() {
+            return begun;
+        }
+        let results = self.wholes.values().map(|whole| whole.len as usize);
+        begun + results.sum::<usize>()
     }
 
     fn place(&self, id: u64) -> Option<usize> {

@@ -109,12 +109,13 @@ impl Timeline {
         }
         // At equal times calls come first: the operations then overlap.
         order.sort_unstable();
-        let mut events = vec![Event {
+        let mut events = Vec::with_capacity(order.len() + 1);
+        events.push(Event {
             operation: usize::MAX,
             is_return: true,
             next: END,
             previous: END,
-        }];
+        });
         let mut call = vec![0; operations.len()];
         let mut ret = vec![None; operations.len()];
         for (_, is_return, operation) in order {
@@ -242,7 +243,7 @@ fn search_within<S: Sequential>(
         waiting,
         members: Members::default(),
         hopeless: Hopeless::default(),
-        chosen: Vec::new(),
+        chosen: Vec::with_capacity(operations.len()),
     };
     let mut at = search.line.events[END].next;
     for _ in 0..budget {

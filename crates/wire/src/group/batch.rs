@@ -44,6 +44,8 @@ impl Batch {
         if usize::from(self.count) >= MAX_BATCH || len >= PIECE_FLAG {
             return false;
         }
+        // At once, not field by field.
+        self.bytes.reserve(Self::PIECE_OVERHEAD + piece.bytes.len());
         let mut w = Writer::new(&mut self.bytes);
         w.u64(id);
         if piece.is_all() {
