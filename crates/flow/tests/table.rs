@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use stateplane_base::Time;
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{
-    Action, Address, Entry, Found, Guard, Hop, Key, Kind, Seed, Settings, Table, Vlans, layout,
-    look_up, note, seen as look_at,
+    Action, Address, Entry, Extent, Found, Guard, Hop, Key, Kind, Seed, Settings, Table, Vlans,
+    layout, look_up, note, seen as look_at,
 };
 
 const SEED: Seed = Seed::new([
@@ -82,14 +82,20 @@ fn at(step: u64) -> Time {
 
 /// A table that begins with eight of its slots, and the settings that tell readers.
 fn growing<A: Address>(slots: usize) -> (Table<Words, A>, Words) {
+    let (table, settings, _) = told::<A>(slots);
+    (table, settings)
+}
+
+/// A table that grows, and what tells its readers.
+fn told<A: Address>(slots: usize) -> (Table<Words, A>, Words, Extent<Words>) {
     let settings: Words = (0..layout::SETTINGS_WORDS)
         .map(|_| AtomicU64::new(0))
         .collect();
     let extent = Settings::new(Arc::clone(&settings), SEED)
         .unwrap()
         .extent::<A>();
-    let table = Table::growing(memory::<A>(slots), SEED, extent, 8).unwrap();
-    (table, settings)
+    let table = Table::growing(memory::<A>(slots), SEED, extent.clone(), 8).unwrap();
+    (table, settings, extent)
 }
 
 /// The slots that readers look at.
@@ -144,6 +150,7 @@ struct Known<A> {
 struct Pair<A: Address, F> {
     table: Table<Words, A>,
     settings: Words,
+    extent: Extent<Words>,
     map: HashMap<Key<A>, Known<A>>,
     now: u64,
     to_addr: F,
@@ -152,10 +159,11 @@ struct Pair<A: Address, F> {
 impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
     /// With so many slots, of which eight are in use at first.
     fn new(slots: usize, to_addr: F) -> Self {
-        let (table, settings) = growing(slots);
+        let (table, settings, extent) = told(slots);
         Pair {
             table,
             settings,
+            extent,
             map: HashMap::new(),
             now: 1,
             to_addr,
@@ -272,8 +280,8 @@ impl<A: Address, F: Fn(u32) -> A + Copy> Pair<A, F> {
                 found => assert_eq!((found, entry), (Found::Nothing, None)),
             }
             let seen = self.table.seen(&key, at(self.now));
-            let shown = in_use::<A>(self.table.memory(), &self.settings);
-            assert_eq!(look_at(shown, &SEED, &key, at(self.now)), seen);
+            let (flows, now) = (self.table.memory(), at(self.now));
+            assert_eq!(look_at(flows, &self.extent, &SEED, &key, now), seen);
             let noted = seen.map(|seen| (seen.packets, seen.bytes, seen.idle));
             let idle = |known: &Known<A>| at(self.now).since(known.last);
             let wanted = known.map(|known| (known.packets, known.bytes, idle(known)));

@@ -5,11 +5,12 @@
 //! reader finds it at one place at least. A slot whose time is over counts as free for others;
 //! one that lives is never given away: the caller is told which one was idle longest.
 //!
-//! A table may begin with few of its slots and double as flows come ([`grow`]), so that few flows
-//! lie in few pages however many there is room for.
+//! A table may begin with few of its slots, double as flows come ([`grow`]) and halve when they have
+//! gone ([`shrink`]), so that few flows lie in few pages however many there is room for.
 
 mod grow;
 mod read;
+mod shrink;
 
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
@@ -34,6 +35,8 @@ pub struct Table<M, A> {
     extent: Option<Extent<M>>,
     /// Slots in use: a power of two.
     in_use: usize,
+    /// It has no fewer.
+    least: usize,
     growth: Growth,
     used: usize,
     full: u64,
@@ -98,6 +101,7 @@ impl<M: Memory, A: Address> Table<M, A> {
             seed,
             extent: None,
             in_use,
+            least: in_use,
             growth: Growth::Done,
             used: 0,
             full: 0,
@@ -112,8 +116,7 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// Adds an entry, or replaces the action of the one there is; its counts go on then.
     pub fn insert(&mut self, now: Time, key: &Key<A>, entry: &Entry<A>) -> Result<(), Full<A>> {
-        if let Some(slot) = self.find(key) {
-            self.rewrite(slot, entry);
+        if self.update(key, entry) {
             return Ok(());
         }
         let Some(slot) = self.room(now, key) else {
@@ -121,15 +124,18 @@ impl<M: Memory, A: Address> Table<M, A> {
             return Err(self.crowded(now, key));
         };
         self.fill(now, slot, key, entry);
+        self.rejoin(key);
         self.keep_up();
         Ok(())
     }
 
     /// Replaces the action of an entry that is there; says whether it was.
     pub fn update(&mut self, key: &Key<A>, entry: &Entry<A>) -> bool {
+        self.unite(key);
         let found = self.find(key);
         if let Some(slot) = found {
             self.rewrite(slot, entry);
+            self.rejoin(key);
         }
         found.is_some()
     }
@@ -138,7 +144,8 @@ impl<M: Memory, A: Address> Table<M, A> {
     pub fn prolong(&mut self, key: &Key<A>, until: Time) -> bool {
         let found = self.find(key);
         if let Some(slot) = found {
-            for slot in [Some(slot), self.twin(slot)].into_iter().flatten() {
+            let twin = self.twin(slot).or_else(|| self.hidden(key));
+            for slot in [Some(slot), twin].into_iter().flatten() {
                 let words = self.slot(slot);
                 let state = load(words, Slot::<A>::STATE);
                 store(words, Slot::<A>::STATE, state_word(until, state));
@@ -149,6 +156,7 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// Removes an entry; says whether it was there.
     pub fn remove(&mut self, key: &Key<A>) -> bool {
+        self.unite(key);
         let found = self.find(key);
         if let Some(slot) = found {
             self.empty(slot);
@@ -171,10 +179,13 @@ impl<M: Memory, A: Address> Table<M, A> {
     pub fn sweep(&mut self, now: Time, slots: usize) -> usize {
         let before = self.used;
         for _ in 0..slots.min(self.in_use) {
-            let slot = self.sweep;
-            self.sweep = (slot + 1) % self.in_use;
+            let slot = self.sweep % self.in_use;
+            self.sweep = slot + 1;
             if self.is_taken(slot) && over(load(self.slot(slot), Slot::<A>::STATE), now) {
-                self.empty(slot);
+                match self.halves() {
+                    true => self.discard(slot),
+                    false => self.empty(slot),
+                }
             }
         }
         before - self.used
@@ -262,6 +273,8 @@ impl<M: Memory, A: Address> Table<M, A> {
         if free.is_some() {
             return free;
         }
+        // What is few is not crowded.
+        self.stay();
         if self.rest > 0 {
             self.rest -= 1;
             return None;
@@ -288,6 +301,9 @@ impl<M: Memory, A: Address> Table<M, A> {
     fn make_room(&mut self, now: Time, choice: usize, deep: usize) -> Option<usize> {
         for slot in bucket(choice) {
             self.part(slot);
+            if let Some(key) = self.key(slot) {
+                self.unite(&key);
+            }
             let Some(key) = self.key(slot) else {
                 return Some(slot);
             };

@@ -12,7 +12,7 @@
 //!
 //! Until then a change is made to both, so no reader ever finds an entry that was changed or removed
 //! before. One that read the old number of slots looks at the lower half: there is its entry, or
-//! nothing, and then the packet is the slow path's.
+//! nothing, and then the packet is the slow path's. [`shrink`](super::shrink) is the way back.
 
 use stateplane_base::Time;
 
@@ -31,6 +31,12 @@ pub(super) enum Growth {
     Copying(usize),
     /// Readers look at both halves; pairs from this one on may hold an entry twice.
     Parting(usize),
+    /// Slots of the upper half below this one are to be found in the lower half as well.
+    Joining(usize),
+    /// They are not, after all; slots of the lower half from this one on may hold an entry twice.
+    Undoing(usize),
+    /// Readers look at the lower half; the upper one is empty below this slot.
+    Leaving(usize),
 }
 
 /// Parts of the slots that may be taken before they double: 5 of 8. Fewer would double the pages of
@@ -52,6 +58,7 @@ impl<M: Memory, A: Address> Table<M, A> {
         let mut table = Self::new(memory, seed)?;
         let first = first.next_power_of_two().max(2 * BUCKET_SLOTS);
         table.in_use = first.min(table.capacity());
+        table.least = table.in_use;
         extent.set(table.in_use);
         table.extent = Some(extent);
         Ok(table)
@@ -61,7 +68,12 @@ impl<M: Memory, A: Address> Table<M, A> {
     pub fn tend(&mut self, slots: usize) {
         for _ in 0..slots {
             match self.growth {
-                Growth::Done => return,
+                Growth::Done => {
+                    self.halve_if_few();
+                    if self.growth == Growth::Done {
+                        return;
+                    }
+                }
                 Growth::Copying(slot) if slot < self.in_use => self.copy(slot),
                 Growth::Copying(_) => self.open(),
                 Growth::Parting(slot) if slot < self.in_use / 2 => {
@@ -69,6 +81,7 @@ impl<M: Memory, A: Address> Table<M, A> {
                     self.growth = Growth::Parting(slot + 1);
                 }
                 Growth::Parting(_) => self.growth = Growth::Done,
+                Growth::Joining(_) | Growth::Undoing(_) | Growth::Leaving(_) => self.step_down(),
             }
         }
     }
@@ -79,6 +92,9 @@ impl<M: Memory, A: Address> Table<M, A> {
         let many = self.used >= self.in_use / whole * part;
         if self.growth == Growth::Done && many && self.in_use < self.capacity() {
             self.growth = Growth::Copying(0);
+        }
+        if self.used > self.in_use / 2 / whole * part {
+            self.stay();
         }
         self.tend(STEP);
     }
@@ -105,7 +121,8 @@ impl<M: Memory, A: Address> Table<M, A> {
     /// The slot that has to change when this one does.
     pub(super) fn twin(&self, slot: usize) -> Option<usize> {
         match self.growth {
-            Growth::Done => None,
+            // What halves is united before it changes.
+            Growth::Done | Growth::Joining(_) | Growth::Undoing(_) | Growth::Leaving(_) => None,
             Growth::Copying(copied) => (slot < copied).then_some(slot + self.in_use),
             Growth::Parting(_) => {
                 let other = slot ^ (self.in_use / 2);
@@ -123,7 +140,7 @@ impl<M: Memory, A: Address> Table<M, A> {
         }
     }
 
-    fn forget_counts(&self, slot: usize) {
+    pub(super) fn forget_counts(&self, slot: usize) {
         let words = self.slot(slot);
         let seen = load(words, Slot::<A>::SEEN);
         store(words, Slot::<A>::BYTES, 0);
@@ -132,10 +149,10 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// Gets a slot ready for another entry: what it holds is over, here and where it is held twice.
     pub(super) fn vacate(&mut self, slot: usize) {
-        if let Growth::Parting(_) = self.growth
-            && self.is_taken(slot)
-        {
-            self.empty(slot);
+        match self.growth {
+            Growth::Parting(_) if self.is_taken(slot) => self.empty(slot),
+            _ if self.halves() => self.discard(slot),
+            _ => {}
         }
     }
 
@@ -158,7 +175,7 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// What was counted at either place. A packet that passes at this moment may be missed, as
     /// always with a flow's own counts.
-    fn add_counts(&self, kept: usize, gone: usize) {
+    pub(super) fn add_counts(&self, kept: usize, gone: usize) {
         let seen = |slot: usize| load(self.slot(slot), Slot::<A>::SEEN);
         let bytes = |slot: usize| load(self.slot(slot), Slot::<A>::BYTES);
         if seen(gone) as u32 == 0 {
@@ -181,9 +198,11 @@ impl<M: Memory, A: Address> Table<M, A> {
             (load(words, Slot::<A>::SEEN), load(words, Slot::<A>::BYTES))
         };
         let (mut seen, mut bytes) = at(slot);
-        if let Growth::Parting(_) = self.growth
-            && let Some(other) = self.twin(slot)
-        {
+        let other = match self.growth {
+            Growth::Parting(_) => self.twin(slot),
+            _ => self.key(slot).and_then(|key| self.hidden(&key)),
+        };
+        if let Some(other) = other {
             let (more_seen, more_bytes) = at(other);
             (seen, bytes) = (sum(seen, more_seen), bytes.wrapping_add(more_bytes));
         }

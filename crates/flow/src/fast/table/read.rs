@@ -7,7 +7,8 @@ use stateplane_base::Time;
 use super::super::action::Entry;
 use super::super::key::{Address, Key, Seed};
 use super::super::layout::STATE_SEQUENCE;
-use super::super::memory::{self, load, store};
+use super::super::memory::{self, Memory, load, store};
+use super::super::settings::Extent;
 use super::grow::sum;
 use super::{Seen, Slot, action, bucket, choices, idle, matches, tick};
 
@@ -64,24 +65,32 @@ pub fn note<A: Address>(memory: &[AtomicU64], slot: usize, now: Time, bytes: usi
     store(words, Slot::<A>::SEEN, u64::from(packets) | tick(now) << 32);
 }
 
-/// What the program noted about an entry, as anybody sees it, in the slots that are in use. While
-/// their number changes an entry may lie in a slot and in the one opposite: both were counted in.
-pub fn seen<A: Address>(
-    memory: &[AtomicU64],
+/// What the program noted about an entry, as anybody sees it. While the number of slots in use changes
+/// an entry may lie in two places, and was counted in both.
+pub fn seen<M: Memory, A: Address>(
+    flows: &[AtomicU64],
+    extent: &Extent<M>,
     seed: &Seed,
     key: &Key<A>,
     now: Time,
 ) -> Option<Seen> {
-    let Found::Entry(slot, _) = look_up(memory, seed, key) else {
+    let slots = extent.in_use::<A>(flows);
+    let Found::Entry(slot, _) = look_up(slots, seed, key) else {
         return None;
     };
     let (addresses, tag) = key.words();
-    let words = |slot: usize| &memory[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
+    let words = |slot: usize| &flows[slot * A::SLOT_WORDS..][..A::SLOT_WORDS];
     let noted = |slot: usize| [Slot::<A>::SEEN, Slot::<A>::BYTES].map(|at| load(words(slot), at));
     let [mut seen, mut bytes] = noted(slot);
-    let opposite = slot ^ (memory.len() / A::SLOT_WORDS / 2);
-    if matches(words(opposite), &addresses[..A::PAIR_WORDS], tag) {
-        let [more_seen, more_bytes] = noted(opposite);
+    let (count, whole) = (slots.len() / A::SLOT_WORDS, flows.len() / A::SLOT_WORDS);
+    // Of those who part; and of those who left the upper half, which others need not have done.
+    let left = choices(seed, seed.hash_of(key), (2 * count).min(whole)).into_iter();
+    let left = left.filter(|&choice| choice >= count).flat_map(bucket);
+    let mut others = [slot ^ (count / 2)].into_iter().chain(left);
+    if let Some(other) =
+        others.find(|&other| matches(words(other), &addresses[..A::PAIR_WORDS], tag))
+    {
+        let [more_seen, more_bytes] = noted(other);
         (seen, bytes) = (sum(seen, more_seen), bytes.wrapping_add(more_bytes));
     }
     Some(Seen {

@@ -262,8 +262,8 @@ impl<M: Memory> Fast<M> {
 /// Looked up as the program does: no other worker is in the way.
 impl<M: Memory> Sight for Fast<M> {
     fn last_seen(&self, now: Time, port: PortId, flow: &FlowKey) -> Option<Time> {
-        let slots = self.parts.extent.in_use::<Ipv4Addr>(&self.parts.flows);
-        let seen = seen(slots, &self.seed, &Key::of(flow, port), now)?;
+        let (flows, extent) = (&self.parts.flows, &self.parts.extent);
+        let seen = seen(flows, extent, &self.seed, &Key::of(flow, port), now)?;
         (seen.packets > 0).then(|| now - seen.idle)
     }
 }
