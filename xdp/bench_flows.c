@@ -19,6 +19,9 @@
  * The payload is the same in all frames, but for the stamp that some carry in its first bytes: the
  * time of sending, or the number of the flow. So checksums need the headers alone. Of numbered
  * frames the sink also notes, flow by flow, when they came and from where.
+ *
+ * A generator that is kept from running sends nothing, which is not the device's silence. Numbered
+ * frames say for how long it was, all in all, and the sink takes that off what it did not hear.
  */
 #include "stateplane.h"
 
@@ -35,6 +38,9 @@
 #define PATIENCE 16
 /* A window opens when so many frames more may go. */
 #define OPENING 32
+/* A generator that does not run for so many nanoseconds is kept from it. Between two runs the kernel may
+ * serve others' packets, but not for as long. */
+#define KEPT 2000000
 
 struct config {
 	__u32 flows;
@@ -84,7 +90,9 @@ struct sent {
 	__u32 patience;
 	__u64 closed;   /* since when the window is full */
 	__u64 forgiven; /* frames that did not come in time and are not waited for */
-	__u64 unused[3];
+	__u64 ran;	/* when it ran last */
+	__u64 kept;	/* how long it was kept from running, all in all */
+	__u64 unused;
 };
 
 struct {
@@ -112,10 +120,12 @@ struct {
 struct heard {
 	__u64 frames;
 	__u64 last;    /* when the last one came */
-	__u64 silence; /* the longest time between two */
+	__u64 silence; /* the longest time between two, less what the generator was kept */
 	__u32 source;  /* from where the first one came */
 	__u16 port;
 	__u16 strays; /* from elsewhere; no more are counted than fit */
+	__u32 kept;   /* microseconds that the generator had been kept when it sent the last one */
+	__u32 unused;
 };
 
 struct {
@@ -140,10 +150,13 @@ struct {
 	__type(value, __u32);
 } flows_out SEC(".maps");
 
-/* Of all numbered frames: when the last one came, and the longest time between two. */
+/* The same of all numbered frames; and the longest time between two as it was. */
 struct pause {
 	__u64 last;
 	__u64 silence;
+	__u64 whole;
+	__u32 kept;
+	__u32 unused;
 };
 
 struct {
@@ -191,6 +204,9 @@ force_inline int due(const struct config *config, struct sent *sent)
 {
 	__u64 now = bpf_ktime_get_ns();
 
+	if (sent->ran && now - sent->ran > KEPT)
+		sent->kept += now - sent->ran;
+	sent->ran = now;
 	if (sent->frames >= config->base + (now - config->begun) * config->rate / 1000000000)
 		return 0;
 	if (sent->frames < sent->limit)
@@ -255,7 +271,8 @@ int flows_generate(struct xdp_md *ctx)
 	__u16 port = bpf_htons(PORT_FIRST + (flow >> config->hosts_bits));
 	__u64 udp_sum = (__u64)config->udp_sum + host + port;
 	if (config->stamp) {
-		__u64 stamp = config->stamp == STAMP_FLOW ? flow : bpf_ktime_get_ns();
+		__u64 kept = sent->kept / 1000 << 32;
+		__u64 stamp = config->stamp == STAMP_FLOW ? flow | kept : bpf_ktime_get_ns();
 		AT(__u64, data + HEADERS) = stamp;
 		udp_sum += (stamp & 0xffffffff) + (stamp >> 32);
 	}
@@ -298,9 +315,20 @@ force_inline void note_time(__u64 sent_at)
 		*time = bpf_ktime_get_ns() - sent_at;
 }
 
+/* `kept`: microseconds that the generator was kept meanwhile; less than none if frames overtook one
+ * another. */
+force_inline void note_silence(__u64 *longest, __u64 silence, __s32 kept)
+{
+	__u64 own = kept > 0 ? (__u64)kept * 1000 : 0;
+
+	if (silence > own && silence - own > *longest)
+		*longest = silence - own;
+}
+
 force_inline void note_flow(const void *data)
 {
-	__u32 flow = AT(__u64, data + HEADERS), source = AT(__u32, data + 26);
+	__u32 flow = AT(__u32, data + HEADERS), source = AT(__u32, data + 26);
+	__u32 kept = AT(__u32, data + HEADERS + 4);
 	__u16 port = AT(__u16, data + 34);
 	struct heard *heard = bpf_map_lookup_elem(&flows_heard, &flow);
 	__u32 zero = 0;
@@ -310,18 +338,23 @@ force_inline void note_flow(const void *data)
 	if (!heard || !pause)
 		return;
 	/* Another processor may have seen a later frame meanwhile. */
-	if (pause->last && now > pause->last && now - pause->last > pause->silence)
-		pause->silence = now - pause->last;
+	if (pause->last && now > pause->last) {
+		if (now - pause->last > pause->whole)
+			pause->whole = now - pause->last;
+		note_silence(&pause->silence, now - pause->last, kept - pause->kept);
+	}
 	pause->last = now;
+	pause->kept = kept;
 	if (!heard->frames) {
 		heard->source = source;
 		heard->port = port;
 	} else if ((heard->source != source || heard->port != port) && heard->strays < 0xffff) {
 		heard->strays += 1;
 	}
-	if (heard->last && now > heard->last && now - heard->last > heard->silence)
-		heard->silence = now - heard->last;
+	if (heard->last && now > heard->last)
+		note_silence(&heard->silence, now - heard->last, kept - heard->kept);
 	heard->last = now;
+	heard->kept = kept;
 	heard->frames += 1;
 }
 

@@ -113,12 +113,23 @@ pub struct Heard {
     pub frames: u64,
     /// When the last one came.
     pub last: Time,
-    /// The longest time between two of them.
+    /// The longest time between two of them, less what the generator was kept from running.
     pub silence: Duration,
     /// From where the first one came.
     pub source: SocketAddrV4,
     /// How many came from elsewhere, up to 65535.
     pub strays: u16,
+}
+
+/// What arrived of all flows together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pause {
+    /// When the last frame came.
+    pub last: Time,
+    /// The longest time between two, less what the generator was kept from running meanwhile.
+    pub silence: Duration,
+    /// The longest time between two.
+    pub whole: Duration,
 }
 
 /// A generator of UDP frames, and the sink that checks, counts and drops those that arrive
@@ -251,24 +262,28 @@ impl Range {
         self.configure()
     }
 
-    /// When the last numbered frame came, and the longest time between two since the last
-    /// [`Self::forget_silence`].
-    pub fn pause(&self) -> Result<(Time, Duration), BpfError> {
+    /// Of all numbered frames since the last [`Self::forget_silence`].
+    pub fn pause(&self) -> Result<Pause, BpfError> {
         let name = "flows_pause";
-        let [last, silence] = self
+        let [last, silence, whole, _] = self
             .generator
-            .array::<[u64; 2]>(name)?
+            .array::<[u64; 4]>(name)?
             .get(&0, 0)
             .map_err(map_error(name))?;
-        Ok((Time::from_nanos(last), Duration::from_nanos(silence)))
+        Ok(Pause {
+            last: Time::from_nanos(last),
+            silence: Duration::from_nanos(silence),
+            whole: Duration::from_nanos(whole),
+        })
     }
 
     /// What came of each flow since its frames are numbered.
     pub fn heard(&self) -> Result<Vec<Heard>, BpfError> {
         let name = "flows_heard";
-        let heard: Array<_, [u64; 4]> = self.generator.array(name)?;
+        let heard: Array<_, [u64; 5]> = self.generator.array(name)?;
         let get = |flow: u32| {
-            let [frames, last, silence, source] = heard.get(&flow, 0).map_err(map_error(name))?;
+            let [frames, last, silence, source, _] =
+                heard.get(&flow, 0).map_err(map_error(name))?;
             let address = Ipv4Addr::from(u32::from_be(source as u32));
             let port = u16::from_be((source >> 32) as u16);
             Ok(Heard {
@@ -286,14 +301,14 @@ impl Range {
     /// under way.
     pub fn forget_silence(&mut self) -> Result<(), BpfError> {
         let name = "flows_pause";
-        map_mut!(self.generator.ebpf, name, Array<_, [u64; 2]>)?
-            .set(0, [0, 0], 0)
+        map_mut!(self.generator.ebpf, name, Array<_, [u64; 4]>)?
+            .set(0, [0; 4], 0)
             .map_err(map_error(name))?;
         let name = "flows_heard";
-        let mut heard = map_mut!(self.generator.ebpf, name, Array<_, [u64; 4]>)?;
+        let mut heard = map_mut!(self.generator.ebpf, name, Array<_, [u64; 5]>)?;
         for flow in 0..self.flows {
-            let [frames, _, _, source] = heard.get(&flow, 0).map_err(map_error(name))?;
-            let fresh = [frames, 0, 0, source];
+            let [frames, _, _, source, _] = heard.get(&flow, 0).map_err(map_error(name))?;
+            let fresh = [frames, 0, 0, source, 0];
             heard.set(flow, fresh, 0).map_err(map_error(name))?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use super::bench::{Arrived, Expected, Load, Range};
 use crate::ethtool::{self, Offload};
@@ -71,7 +72,7 @@ fn send(ends: &[Namespace; 2], bytes: usize, timed: bool, expected: Expected) ->
             send().map_err(io::Error::other)
         })
         .expect("run");
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     let times = range.times().expect("times");
     let arrived = range.arrived().expect("arrived");
     assert_eq!(times.len() as u64, if timed { arrived.right } else { 0 });
@@ -113,4 +114,56 @@ fn frames_count_only_as_what_they_had_to_become() {
         let (sent, Arrived { right, wrong }) = send(&ends, 60, false, other);
         assert_eq!((right, wrong), (0, sent), "{other:?}");
     }
+}
+
+/// A generator that did not run is no silence of the device.
+#[test]
+fn numbered_frames_tell_how_long_their_generator_was_kept() {
+    const KEPT: Duration = Duration::from_millis(30);
+    let Ok(ends) = cable() else {
+        eprintln!("skipped: namespaces need CAP_SYS_ADMIN");
+        return;
+    };
+    let mut range = ends[0]
+        .run(|| {
+            let load = Load {
+                frame: frame(60),
+                flows: 1,
+                hosts: 1,
+                window: 64,
+                ifindex: ifreq::index("a0")?,
+                expected: Expected {
+                    source: HERE,
+                    source_prefix: 24,
+                    destination: THERE,
+                    mac: MAC,
+                },
+            };
+            Range::new(load).map_err(io::Error::other)
+        })
+        .expect("generator");
+    ends[1]
+        .run(|| range.attach_sink("b0").map_err(io::Error::other))
+        .expect("sink");
+    range.set_numbered().expect("settings");
+    range.set_rate(1_000_000, KEPT).expect("settings");
+    ends[0]
+        .run(|| {
+            for _ in 0..2 {
+                let before = range.arrived().map_err(io::Error::other)?;
+                range.run(2000).map_err(io::Error::other)?;
+                std::thread::sleep(KEPT);
+                let after = range.arrived().map_err(io::Error::other)?;
+                assert!(after.right > before.right, "{after:?}");
+            }
+            Ok(())
+        })
+        .expect("run");
+    let pause = range.pause().expect("pause");
+    assert!(pause.whole >= KEPT, "{pause:?}");
+    assert!(pause.silence + KEPT <= pause.whole, "{pause:?}");
+    let [flow] = range.heard().expect("heard")[..] else {
+        panic!("there is one flow");
+    };
+    assert_eq!((flow.silence, flow.last), (pause.silence, pause.last));
 }

@@ -54,8 +54,10 @@ pub(crate) struct LoadReport {
     pub(crate) arrived: u64,
     /// Packets that were not what the instances had to make of them.
     pub(crate) wrong: u64,
-    /// The longest time in which none arrived.
+    /// The longest time in which none arrived, less what the generator was kept from running.
     pub(crate) silence: Duration,
+    /// The same with that.
+    pub(crate) whole: Duration,
     pub(crate) took: Duration,
     pub(crate) flows: FlowsReport,
 }
@@ -127,6 +129,7 @@ impl LoadReport {
             "lost": self.lost(),
             "wrong": self.wrong,
             "longest_silence_ms": self.silence_ms(),
+            "longest_silence_with_generator_ms": tenths(self.whole),
             "flow_longest_silence_ms": self.flow_silence_ms(),
             "flows_silent": self.flows.silent,
             "flows_remapped": self.flows.remapped,
@@ -272,7 +275,8 @@ fn drive(
     while !stop.load(Ordering::Relaxed) {
         pace.call(range)?;
     }
-    report.silence = range.pause()?.1;
+    let pause = range.pause()?;
+    (report.silence, report.whole) = (pause.silence, pause.whole);
     (report.sent, report.took) = (pace.sent, pace.begun.elapsed());
     std::thread::sleep(SETTLE);
     let arrived = range.arrived()?;

@@ -115,7 +115,8 @@ impl Report {
 
     fn kill_json(&self, kill: &Kill) -> Value {
         let phase = |flows: &mut dyn Iterator<Item = &FlowReport>| {
-            ms(flows.map(|f| f.silence.get(kill.phase)).max().unwrap_or(0))
+            let silences = flows.map(|f| f.silence.whole.get(kill.phase));
+            ms(silences.max().unwrap_or(0))
         };
         json!({
             "node": kill.node,
@@ -130,7 +131,15 @@ impl Report {
                 "udp": ms(self.client.median_silence(Kind::Datagram, kill.phase)),
             },
             "generator_stall_ms": self.stall_ms(kill.phase),
+            "silence_beyond_stalls_ms": self.beyond_ms(kill.phase),
         })
+    }
+
+    /// The longest silence of any flow without what our own threads slept of it.
+    fn beyond_ms(&self, phase: usize) -> f64 {
+        let silences = self.client.flows.iter();
+        let silences = silences.map(|f| f.silence.beyond.get(phase));
+        ms(silences.max().unwrap_or(0))
     }
 
     /// How late our own threads were: silence below this says nothing.
@@ -144,7 +153,12 @@ impl Report {
 
     /// The one object that `--json` prints.
     pub(crate) fn json(&self) -> Value {
-        let steady = self.client.flows.iter().map(|f| f.silence.get(1)).max();
+        let steady = self
+            .client
+            .flows
+            .iter()
+            .map(|f| f.silence.whole.get(1))
+            .max();
         let udp_lost: u64 = self
             .client
             .udp()
@@ -178,6 +192,7 @@ impl Report {
             "udp_silence_ms": longest(self.client.udp()),
             "steady_silence_ms": ms(steady.unwrap_or(0)),
             "steady_stall_ms": self.stall_ms(1),
+            "steady_silence_beyond_stalls_ms": self.beyond_ms(1),
             "silence_goal_ms": GOAL_MS,
             "kills": kills,
             "by_age": self.by_age(),
@@ -262,11 +277,11 @@ impl Report {
         }
         let silence = |phase: usize| {
             let most = |flows: &mut dyn Iterator<Item = &FlowReport>| {
-                ms(flows.map(|f| f.silence.get(phase)).max().unwrap_or(0))
+                ms(flows.map(|f| f.silence.whole.get(phase)).max().unwrap_or(0))
             };
             let (tcp, udp) = (most(&mut self.client.tcp()), most(&mut self.client.udp()));
-            let stall = self.stall_ms(phase);
-            format!("TCP {tcp} ms, UDP {udp} ms (generator late by {stall} ms)")
+            let (stall, beyond) = (self.stall_ms(phase), self.beyond_ms(phase));
+            format!("TCP {tcp} ms, UDP {udp} ms; {beyond} ms beside the generator's own {stall} ms")
         };
         rows.push(row("longest silence", "of any flow"));
         rows.push(row("  before any kill", silence(1)));
@@ -315,7 +330,7 @@ fn real_rows(real: &RealReport) -> Vec<Row> {
 }
 
 fn longest<'a>(flows: impl Iterator<Item = &'a FlowReport>) -> f64 {
-    ms(flows.map(|f| f.silence.largest()).max().unwrap_or(0))
+    ms(flows.map(|f| f.silence.whole.largest()).max().unwrap_or(0))
 }
 
 /// Tenths of a millisecond are all the clock of a busy machine is good for.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Plan;
 use super::datagrams::Datagrams;
 use super::flow::{self, Flow, Life, Next, Order};
-use super::live::Live;
+use super::live::{End, Live};
 use super::poll::{Agenda, Poller, Token};
 use super::records::{Failure, Kind};
 use super::report::{ClientReport, Connection, FlowReport, Outcome};
@@ -97,6 +97,7 @@ impl Client {
             let now = self.live.now_ns();
             let late = now.saturating_sub(woken + nanos(idle));
             self.report.stall.note(self.live.phase(), late);
+            self.live.note_stall(End::Client, late);
             woken = now;
             for token in &ready {
                 if Datagrams::owns(*token) {
@@ -156,7 +157,8 @@ impl Client {
                 histogram.saturating_record(ns / 1000);
             }
         };
-        let result = flow.receive(now, self.live.phase(), &mut self.scratch, travelled);
+        let moment = self.live.moment();
+        let result = flow.receive(&moment, &mut self.scratch, travelled);
         let news = flow.received - before;
         let complete = flow.complete(now);
         if let Some(answered) = flow.first_answer_ns.filter(|_| before == 0 && !long) {
@@ -319,7 +321,7 @@ impl Client {
             Outcome::Broken(_) => &self.live.broken,
         });
         if flow.life == Life::Long && flow.connected_ns.is_some() {
-            flow.close_books(now, self.live.phase());
+            flow.close_books(&self.live.moment());
             self.report.flows.push(long_report(&flow, result.err()));
             return;
         }
@@ -335,14 +337,15 @@ impl Client {
 
     /// Whoever has not been heard since the drain began has not resumed.
     fn close_books(mut self) -> ClientReport {
-        let (now, phase) = (self.live.now_ns(), self.live.phase());
+        let moment = self.live.moment();
+        let now = moment.now_ns;
         let since = self.drained_since_ns.unwrap_or(now);
         for slot in &mut self.flows {
             let Some(mut flow) = slot.take() else {
                 continue;
             };
             if flow.life == Life::Long && flow.connected_ns.is_some() {
-                flow.close_books(now, phase);
+                flow.close_books(&moment);
                 let silent = flow.last_received_ns <= since;
                 let failure = (silent && self.live.draining()).then_some(Failure::Silent);
                 self.report.flows.push(long_report(&flow, failure));
@@ -357,7 +360,7 @@ impl Client {
                 });
             }
         }
-        let datagrams = self.datagrams.close_books(now, phase, since);
+        let datagrams = self.datagrams.close_books(&moment, since);
         self.report.flows.extend(datagrams);
         self.report
     }

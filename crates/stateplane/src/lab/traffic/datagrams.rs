@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddrV4, UdpSocket};
 
 use super::Plan;
-use super::live::Live;
+use super::live::{Live, Moment};
 use super::poll::{Poller, Token};
 use super::records::{Failure, Kind, LEN, Record};
-use super::report::{FlowReport, Phases};
+use super::report::{FlowReport, Silence};
 use super::server::nanos;
 
 /// Marks the generation of tokens that belong here.
@@ -22,7 +22,7 @@ struct Flow {
     wrong: bool,
     last_received_ns: u64,
     opened_ns: u64,
-    silence: Phases,
+    silence: Silence,
     seen: Option<SocketAddrV4>,
     remapped: bool,
 }
@@ -59,7 +59,7 @@ impl Datagrams {
             wrong: false,
             last_received_ns: 0,
             opened_ns: 0,
-            silence: Phases::default(),
+            silence: Silence::default(),
             seen: None,
             remapped: false,
         });
@@ -102,10 +102,9 @@ impl Datagrams {
         self.flows.iter().all(|f| f.last_received_ns > since)
     }
 
-    pub(super) fn close_books(self, now: u64, phase: usize, since: u64) -> Vec<FlowReport> {
+    pub(super) fn close_books(self, moment: &Moment, since: u64) -> Vec<FlowReport> {
         let report = |mut flow: Flow| {
-            let heard = flow.last_received_ns.max(flow.opened_ns);
-            flow.silence.note(phase, now.saturating_sub(heard));
+            flow.silence.close(moment, flow.opened_ns);
             FlowReport {
                 kind: Kind::Datagram,
                 silence: flow.silence,
@@ -125,13 +124,11 @@ impl Datagrams {
 
 impl Flow {
     fn on_answer(&mut self, record: &Record, live: &Live) {
-        let now = live.now_ns();
+        let moment = live.moment();
         self.received += 1;
         Live::count(&live.delivered);
-        if self.last_received_ns > 0 {
-            self.silence.note(live.phase(), now - self.last_received_ns);
-        }
-        self.last_received_ns = now;
+        self.silence.end(&moment);
+        self.last_received_ns = moment.now_ns;
         if *self.seen.get_or_insert(record.seen) != record.seen && !self.remapped {
             self.remapped = true;
             Live::count(&live.remapped);

@@ -6,8 +6,9 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::live::Moment;
 use super::records::{Failure, Kind, Record, RecordStream};
-use super::report::Phases;
+use super::report::Silence;
 
 /// How long a connection is meant to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub(super) struct Flow {
     pub(super) first_answer_ns: Option<u64>,
     /// The entry of the agenda that counts; older ones are ignored.
     pub(super) due_ns: u64,
-    pub(super) silence: Phases,
+    pub(super) silence: Silence,
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) last_received_ns: u64,
@@ -84,7 +85,7 @@ impl Flow {
             connected_ns: None,
             first_answer_ns: None,
             due_ns: 0,
-            silence: Phases::default(),
+            silence: Silence::default(),
             sent: 0,
             received: 0,
             last_received_ns: 0,
@@ -115,8 +116,7 @@ impl Flow {
     /// Reads what came. `rtt` is told how long each record was under way.
     pub(super) fn receive(
         &mut self,
-        now: u64,
-        phase: usize,
+        moment: &Moment,
         scratch: &mut [u8],
         mut travelled: impl FnMut(u64),
     ) -> Result<(), Failure> {
@@ -127,28 +127,25 @@ impl Flow {
                 return Err(Failure::WrongData);
             }
             expected += 1;
-            travelled(now.saturating_sub(record.sent_ns));
+            travelled(moment.now_ns.saturating_sub(record.sent_ns));
             Ok(())
         })?;
         if expected > self.received {
             self.received = expected;
-            self.note(now, phase);
+            self.note(moment);
         }
         if closed { Err(Failure::Closed) } else { Ok(()) }
     }
 
-    fn note(&mut self, now: u64, phase: usize) {
-        self.first_answer_ns.get_or_insert(now);
-        if self.last_received_ns > 0 {
-            self.silence.note(phase, now - self.last_received_ns);
-        }
-        self.last_received_ns = now;
+    fn note(&mut self, moment: &Moment) {
+        self.first_answer_ns.get_or_insert(moment.now_ns);
+        self.silence.end(moment);
+        self.last_received_ns = moment.now_ns;
     }
 
     /// Counts the silence in which the run ended.
-    pub(super) fn close_books(&mut self, now: u64, phase: usize) {
-        let since = self.last_received_ns.max(self.started_ns);
-        self.silence.note(phase, now.saturating_sub(since));
+    pub(super) fn close_books(&mut self, moment: &Moment) {
+        self.silence.close(moment, self.started_ns);
     }
 
     /// Whether a short or kept connection has done what it was made for.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use super::live::Moment;
 use super::records::{Failure, Kind};
 
 /// Opening, steady state, and a few faults.
@@ -29,11 +30,44 @@ impl Phases {
     }
 }
 
+/// The silences of one flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Silence {
+    heard: Option<Moment>,
+    /// The longest in each phase.
+    pub(crate) whole: Phases,
+    /// The same without what our own threads were kept from running.
+    pub(crate) beyond: Phases,
+}
+
+impl Silence {
+    /// The flow is heard.
+    pub(crate) fn end(&mut self, moment: &Moment) {
+        if let Some(heard) = self.heard.replace(*moment) {
+            self.note(moment, moment.since(&heard));
+        }
+    }
+
+    /// Counts the silence in which the run ended, of a flow that was begun then.
+    pub(crate) fn close(&mut self, moment: &Moment, begun_ns: u64) {
+        let silence = match &self.heard {
+            Some(heard) => moment.since(heard),
+            None => [moment.now_ns.saturating_sub(begun_ns); 2],
+        };
+        self.note(moment, silence);
+    }
+
+    fn note(&mut self, moment: &Moment, [whole, beyond]: [u64; 2]) {
+        self.whole.note(moment.phase, whole);
+        self.beyond.note(moment.phase, beyond);
+    }
+}
+
 /// One long-lived flow.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowReport {
     pub(crate) kind: Kind,
-    pub(crate) silence: Phases,
+    pub(crate) silence: Silence,
     pub(crate) failure: Option<Failure>,
     pub(crate) remapped: bool,
     pub(crate) sent: u64,
@@ -170,7 +204,7 @@ impl ClientReport {
     /// Median over the flows of one kind of their longest silence in a phase.
     pub(crate) fn median_silence(&self, kind: Kind, phase: usize) -> u64 {
         let flows = self.flows.iter().filter(|f| f.kind == kind);
-        let mut gaps: Vec<u64> = flows.map(|f| f.silence.get(phase)).collect();
+        let mut gaps: Vec<u64> = flows.map(|f| f.silence.whole.get(phase)).collect();
         gaps.sort_unstable();
         gaps.get(gaps.len() / 2).copied().unwrap_or(0)
     }

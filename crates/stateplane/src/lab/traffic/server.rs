@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use super::live::Live;
+use super::live::{End, Live};
 use super::poll::{Agenda, Poller, Token};
 use super::records::{Failure, Kind, LEN, Record, RecordStream};
 
@@ -105,6 +105,7 @@ impl Server {
             let now = self.live.now_ns();
             let late = now.saturating_sub(woken + nanos(idle));
             self.report.stall.note(self.live.phase(), late);
+            self.live.note_stall(End::Server, late);
             woken = now;
             for token in &ready {
                 match *token {
