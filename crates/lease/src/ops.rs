@@ -27,6 +27,10 @@
 //!   arguments        | from          | limit |                        (reads)
 //!   reply            | now           | partition 8, lease (56); each ...
 //!
+//! lease.asked@1      0
+//!   arguments        | instance      |                                    (reads)
+//!   reply            | now           | partition 8, epoch 8; each ...
+//!
 //! answer (32)        0      1       2       8               16              24              32
 //!                    | what | asked | rsv 6 | epoch         | sequence      | ends          |
 //!
@@ -35,7 +39,7 @@
 //!
 //! `what` is 0 if the lease is granted, else why not: 1 fenced, 2 held by another until `ends`,
 //! 3 promised to another until `ends`, 4 early: `sequence` was the last, 5 sequences are used up.
-//! `asked`: the partition is asked back.
+//! `asked`: the partition is asked back. In `lease.asked` epoch 0 means: promised to the instance, and free.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -137,12 +141,12 @@ impl WireAnswer {
 }
 
 /// Appends the time of a reply.
-pub(crate) fn put_now(now: LogTime, reply: &mut Vec<u8>) {
+pub fn put_now(now: LogTime, reply: &mut Vec<u8>) {
     reply.extend_from_slice(&now.as_nanos().to_be_bytes());
 }
 
-/// Appends one answer.
-pub(crate) fn put_answer(answer: &Result<Grant, Refused>, now: LogTime, reply: &mut Vec<u8>) {
+/// Appends one answer; a reply that is its time and one answer is read by [`one_answer`].
+pub fn put_answer(answer: &Result<Grant, Refused>, now: LogTime, reply: &mut Vec<u8>) {
     reply.extend_from_slice(WireAnswer::of(answer, now).as_bytes());
 }
 
@@ -151,7 +155,8 @@ fn take_now(body: &[u8]) -> Option<(LogTime, &[u8])> {
     Some((LogTime::from_nanos(now.get()), rest))
 }
 
-fn one_answer(body: &[u8]) -> Option<Answer> {
+/// Reads a reply that is its time and one answer.
+pub fn one_answer(body: &[u8]) -> Option<Answer> {
     let (now, rest) = take_now(body)?;
     WireAnswer::ref_from_bytes(rest).ok()?.answer(now)
 }
@@ -478,5 +483,50 @@ impl Operation for List {
             now,
             leases: wires.iter().map(row).collect(),
         })
+    }
+}
+
+/// What an instance should know before its next renewal: which of its partitions are asked back, and
+/// which that nobody uses are promised to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Which instance.
+    pub instance: InstanceId,
+}
+
+impl Asked {
+    /// Reads the arguments.
+    pub(crate) fn from_arguments(bytes: &[u8]) -> Option<Self> {
+        let instance = U64::ref_from_bytes(bytes).ok()?;
+        let instance = InstanceId(instance.get());
+        Some(Self { instance })
+    }
+}
+
+/// Appends a row of the reply to [`Asked`].
+pub(crate) fn put_asked(partition: Partition, epoch: u64, reply: &mut Vec<u8>) {
+    let wire = WireHolding {
+        partition: partition.0.into(),
+        epoch: epoch.into(),
+    };
+    reply.extend_from_slice(wire.as_bytes());
+}
+
+impl Operation for Asked {
+    const PROCEDURE: ProcedureId = ProcedureId::of("lease.asked", 1);
+    const READS: bool = true;
+    /// Partitions that are asked back, each with the epoch of the lease; of those that are promised,
+    /// it is 0. At most [`PAGE`].
+    type Reply = Vec<Holding>;
+
+    fn arguments(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.instance.0.to_be_bytes());
+    }
+
+    fn read(body: &[u8]) -> Option<Vec<Holding>> {
+        let (_, rest) = take_now(body)?;
+        let wires = <[WireHolding]>::ref_from_bytes(rest).ok()?;
+        let holding = |wire: &WireHolding| (Partition(wire.partition.get()), wire.epoch.get());
+        (wires.len() <= PAGE).then(|| wires.iter().map(holding).collect())
     }
 }

@@ -8,9 +8,11 @@ use alloc::vec::Vec;
 use stateplane_state::{Refusal, RegisterError, Registry, Table, TableSpec, Tx};
 use zerocopy::byteorder::network_endian::U64;
 
-use crate::grant::{Refused, Terms, Write as Does};
+use crate::grant::{Grant, Refused, Terms, Write as Does};
 use crate::grants::{GrantError, Grants};
-use crate::ops::{self, Acquire, List, Migrate, PAGE, Write, put_answer, put_listed, put_now};
+use crate::ops::{
+    self, Acquire, List, Migrate, PAGE, Write, put_answer, put_asked, put_listed, put_now,
+};
 
 /// Most partitions of a store.
 const PARTITIONS: usize = 1 << 16;
@@ -21,8 +23,9 @@ struct Leases {
     states: Table<U64, [u8]>,
 }
 
-/// Adds the tables and procedures to a registry.
-pub fn register(registry: &mut Registry, terms: Terms) -> Result<(), RegisterError> {
+/// Adds the tables and procedures to a registry. The leases are handed out to functions whose own
+/// procedures write under them.
+pub fn register(registry: &mut Registry, terms: Terms) -> Result<Grants<U64>, RegisterError> {
     registry.depend_on(u64::try_from(terms.length.as_nanos()).unwrap_or(u64::MAX));
     let spec = TableSpec::new("lease.grants", PARTITIONS);
     let leases = Leases {
@@ -40,7 +43,8 @@ pub fn register(registry: &mut Registry, terms: Terms) -> Result<(), RegisterErr
     add("lease.write", Leases::write)?;
     add("lease.migrate", Leases::migrate)?;
     add("lease.list", Leases::list)?;
-    Ok(())
+    add("lease.asked", Leases::asked)?;
+    Ok(leases.grants)
 }
 
 type LeaseProcedure = fn(Leases, &mut Tx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Refusal>;
@@ -131,6 +135,25 @@ impl Leases {
         let limit = usize::from(limit).min(PAGE);
         for (key, grant) in self.grants.scan(tx, &from.0.into()).take(limit) {
             put_listed(crate::Partition(key.get()), &grant, reply);
+        }
+        Ok(())
+    }
+
+    fn asked(self, tx: &mut Tx<'_>, arguments: &[u8], reply: &mut Vec<u8>) -> Result<(), Refusal> {
+        let ops::Asked { instance } =
+            ops::Asked::from_arguments(arguments).ok_or(Refusal::BadArguments)?;
+        let now = tx.now();
+        put_now(now, reply);
+        let of_us = |(key, grant): (&U64, Grant)| {
+            let heir = grant.asked_back(now)?;
+            let ours = grant.owner.instance == instance && !grant.is_released();
+            let free = heir.instance == instance && grant.is_over(now);
+            let epoch = if ours && !free { grant.owner.epoch } else { 0 };
+            (ours || free).then_some((crate::Partition(key.get()), epoch))
+        };
+        let all = self.grants.scan(tx, &U64::new(0));
+        for (partition, epoch) in all.filter_map(of_us).take(PAGE) {
+            put_asked(partition, epoch, reply);
         }
         Ok(())
     }

@@ -29,6 +29,10 @@ pub struct HolderConfig {
     pub retry: Duration,
     /// Pause after somebody else took over: do not fight.
     pub rest: Duration,
+    /// How long after its end of use a partition is kept, for last writes: what passed in front of
+    /// us until then is known only afterwards. If it is not zero, the host makes its last writes when they
+    /// are due ([`Holder::to_finish`](super::Holder::to_finish)) and says so.
+    pub linger: Duration,
     /// What becomes of the fast path at the end of a lease.
     pub on_expiry: OnExpiry,
     /// Most partitions held at once.
@@ -54,6 +58,7 @@ impl HolderConfig {
             margin: Self::MARGIN,
             retry: Duration::from_millis(250),
             rest: Duration::from_secs(5),
+            linger: Duration::ZERO,
             on_expiry: OnExpiry::Closed,
             partitions_max: 1 << 10,
             writes_max: 1 << 10,

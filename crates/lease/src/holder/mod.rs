@@ -183,6 +183,8 @@ enum Phase {
 struct Slot {
     phase: Phase,
     wanted: bool,
+    /// It is left, but its last writes are to come.
+    lingering: bool,
     writes: Writes,
 }
 
@@ -241,6 +243,7 @@ impl Holder {
             let slot = Slot {
                 phase: Phase::Waiting(now),
                 wanted: true,
+                lingering: false,
                 writes: Writes::default(),
             };
             self.slots.insert(partition, slot);
@@ -341,7 +344,9 @@ impl Holder {
         state: Vec<u8>,
         output: Output,
     ) -> Result<u64, Denied> {
-        self.usable(now, partition).ok_or(Denied::NotHeld)?;
+        if !self.lingers(partition) {
+            self.usable(now, partition).ok_or(Denied::NotHeld)?;
+        }
         let slot = self.slots.get_mut(&partition).ok_or(Denied::NotHeld)?;
         if slot.writes.len() >= self.config.writes_max {
             return Err(Denied::Full);
@@ -352,6 +357,44 @@ impl Holder {
         }
         self.ask_writes(now, partition);
         Ok(sequence)
+    }
+
+    /// Whether a partition is not used any more, but not released either: last writes are taken, until
+    /// [`Self::finish`].
+    pub fn lingers(&self, partition: Partition) -> bool {
+        self.slots
+            .get(&partition)
+            .is_some_and(|slot| slot.lingering)
+    }
+
+    /// Partitions whose last writes are due: nothing can have passed by them for a while.
+    pub fn to_finish(&self, now: Time) -> Vec<Partition> {
+        let slots = self.slots.iter();
+        let due = slots.filter(|(_, slot)| {
+            let over = matches!(slot.phase, Phase::Leaving { again, .. } if again <= now);
+            slot.lingering && over
+        });
+        due.map(|(partition, _)| *partition).collect()
+    }
+
+    /// The last write was made: the partition is released when all of them are stored.
+    pub fn finish(&mut self, now: Time, partition: Partition) {
+        if let Some(slot) = self.slots.get_mut(&partition) {
+            slot.lingering = false;
+            self.release(now, partition);
+        }
+    }
+
+    /// Writes of a partition that the store has not acknowledged.
+    pub fn writes(&self, partition: Partition) -> usize {
+        self.slots
+            .get(&partition)
+            .map_or(0, |slot| slot.writes.len())
+    }
+
+    /// Whether nothing is wanted, held or about to be released.
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// A packet read the partition's state: it leaves at once, or behind the writes it may have
@@ -410,7 +453,9 @@ impl Holder {
         let due = self.slots.values().filter_map(|slot| match slot.phase {
             Phase::Waiting(again) => Some(again),
             Phase::Held { held, lapsed } => (!lapsed).then_some(held.until),
-            Phase::Leaving { again, .. } => slot.writes.is_empty().then_some(again),
+            Phase::Leaving { again, .. } => {
+                (slot.lingering || slot.writes.is_empty()).then_some(again)
+            }
             Phase::Asking => None,
         });
         let due = due.min().unwrap_or(Time::MAX).min(self.renew_at);

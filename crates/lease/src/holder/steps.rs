@@ -49,6 +49,7 @@ impl Holder {
         };
         let outputs = slot.writes.discard();
         slot.phase = Phase::Waiting(again);
+        slot.lingering = false;
         if !slot.wanted {
             self.slots.remove(&partition);
         }
@@ -132,7 +133,9 @@ impl Holder {
     /// Stops using a partition; the store hears of it after everybody here.
     pub(super) fn leave(&mut self, now: Time, partition: Partition, held: Held, why: Loss) {
         if let Some(slot) = self.slots.get_mut(&partition) {
-            slot.phase = Phase::Leaving { held, again: now };
+            let again = now + self.config.linger;
+            slot.phase = Phase::Leaving { held, again };
+            slot.lingering = !self.config.linger.is_zero();
         }
         self.withdraw(partition, why);
         self.release(now, partition);
@@ -158,6 +161,7 @@ impl Holder {
             && let Phase::Leaving { held, again } = &mut slot.phase
             && *again <= now
             && slot.writes.is_empty()
+            && !slot.lingering
         {
             *again = Time::MAX;
             let holding = (partition, held.epoch);
