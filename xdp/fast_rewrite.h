@@ -177,6 +177,10 @@ force_inline int push(struct xdp_md *ctx, const struct outer *outer, struct pack
 
 	if (at < ETH_BYTES || length < IPV4_BYTES || bpf_xdp_load_bytes(ctx, 0, link, at))
 		return FAST_PUNT_TUNNEL;
+	/* It was bounded when it was read, which the verifier does not remember. */
+	asm volatile("" : "+r"(length));
+	if (length > FAST_TUNNEL_HEADER_MAX)
+		return FAST_PUNT_TUNNEL;
 	if (bpf_xdp_adjust_head(ctx, -(int)length))
 		return FAST_PUNT_TUNNEL;
 	/* These bytes are there: they were, or have just been made. */

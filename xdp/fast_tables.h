@@ -48,6 +48,7 @@ SHARED(routes4, set4);
 SHARED(routes6, set6);
 SHARED(hops, fast_hop);
 SHARED(leases, fast_lease);
+SHARED(meters, fast_meter);
 SHARED(tunnels, fast_tunnel);
 SHARED(settings, fast_settings);
 
@@ -243,6 +244,25 @@ force_inline int is_held(__u32 index, __u32 epoch, __u64 now)
 	__u64 until = TAKE(lease->until);
 	READ_BARRIER();
 	return now < until && TAKE(lease->epoch) == epoch;
+}
+
+/* Takes `length` bytes from what the entry's meter may let pass, or says that nothing is left. The
+ * entry rewrites no ports then; there the meter's number is. Whatever number of processors serve
+ * it, no more passes than the limit; a sum that is too high for a moment only sends a packet to
+ * the function. */
+force_inline int charge(const struct action *action, __u64 length, struct fast_meter **which)
+{
+	__u32 index = action->source_port | (__u32)action->destination_port << 16;
+	struct fast_meter *meter = bpf_map_lookup_elem(&meters, &index);
+
+	if (!meter)
+		return FAST_PUNT_METER;
+	if (__sync_fetch_and_add(&meter->used, length) + length > TAKE(meter->limit)) {
+		__sync_fetch_and_add(&meter->used, -length);
+		return FAST_PUNT_METER;
+	}
+	*which = meter;
+	return 0;
 }
 
 /* The next hop to a destination, by the routes of the port it leaves by. */

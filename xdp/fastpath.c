@@ -187,6 +187,7 @@ force_inline int leave(struct xdp_md *ctx, struct arrival *arrival, struct packe
 {
 	struct next_hop next;
 	struct outer *outer = NULL;
+	struct fast_meter *meter = NULL;
 	struct frame frame = frame_of(ctx);
 	__u64 length = frame.end - frame.data;
 	__u32 header = 0, zero = 0;
@@ -205,20 +206,30 @@ force_inline int leave(struct xdp_md *ctx, struct arrival *arrival, struct packe
 	}
 	if (header + packet->length > next.mtu)
 		return FAST_PUNT_MTU;
-	if (outer) {
-		verdict = push(ctx, outer, packet);
+	if (action->flags & FAST_FLAG_METER) {
+		verdict = charge(action, length, &meter);
 		if (verdict)
 			return verdict;
 	}
-	verdict = is_ipv4 ? rewrite4(packet, action) : rewrite6(packet, action);
+	if (outer)
+		verdict = push(ctx, outer, packet);
+	if (!verdict)
+		verdict = is_ipv4 ? rewrite4(packet, action) : rewrite6(packet, action);
 	frame = frame_of(ctx);
 	/* It was as long as that when it was read. */
-	if (verdict || frame.data + ETH_BYTES > frame.end)
+	if (verdict || frame.data + ETH_BYTES > frame.end) {
+		if (meter)
+			__sync_fetch_and_add(&meter->used, -length);
 		return verdict;
+	}
 	WORD32(frame.data) = next.macs[0];
 	WORD32(frame.data + 4) = next.macs[1];
 	WORD32(frame.data + 8) = next.macs[2];
 	note(arrival, action, length);
+	if (meter) {
+		__sync_fetch_and_add(&meter->packets[arrival->number & 1], 1);
+		__sync_fetch_and_add(&meter->bytes[arrival->number & 1], length);
+	}
 	arrival->device = next.device;
 	return 0;
 }

@@ -34,6 +34,7 @@
 #define FAST_FLAG_DESTINATION_PORT 8
 #define FAST_FLAG_TTL_SHIFT 4
 #define FAST_TTL_MAX 15
+#define FAST_FLAG_METER 256
 #define FAST_HOP_BY_DESTINATION 0xff00
 
 #define FAST_SEEN_SHIFT 20
@@ -47,6 +48,8 @@
 #define FAST_ROUTE6_WORDS 4
 
 #define FAST_LEASE_WORDS 2
+
+#define FAST_METER_WORDS 8
 
 #define FAST_TUNNEL_WORDS 16
 #define FAST_TUNNEL_HEADER_WORD 2
@@ -93,7 +96,8 @@
 #define FAST_PUNT_MALFORMED 17
 #define FAST_PUNT_EXTENSION 18
 #define FAST_PUNT_TUNNEL 19
-#define FAST_COUNTERS 20
+#define FAST_PUNT_METER 20
+#define FAST_COUNTERS 21
 
 struct fast_rewrite {
 	__u16 source_port;
@@ -170,6 +174,15 @@ struct fast_lease {
 	__u64 until;
 };
 
+/* Index: 0 for packets from inside, 1 for those from outside. */
+struct fast_meter {
+	__u64 limit;
+	__u64 used;
+	__u64 packets[2];
+	__u64 bytes[2];
+	__u64 zero[2];
+};
+
 struct fast_tunnel {
 	__u64 state;
 	__u8 length;
@@ -241,6 +254,7 @@ FAST_WORDS_ARE(fast_hop, FAST_HOP_WORDS);
 FAST_WORDS_ARE(fast_route4, FAST_ROUTE4_WORDS);
 FAST_WORDS_ARE(fast_route6, FAST_ROUTE6_WORDS);
 FAST_WORDS_ARE(fast_lease, FAST_LEASE_WORDS);
+FAST_WORDS_ARE(fast_meter, FAST_METER_WORDS);
 FAST_WORD_IS(fast_tunnel, header, FAST_TUNNEL_HEADER_WORD);
 FAST_WORDS_ARE(fast_tunnel, FAST_TUNNEL_WORDS);
 FAST_WORDS_ARE(fast_port, FAST_PORT_WORDS);

@@ -63,6 +63,7 @@ fn choose([rewrites, mask, flags, ttl, a, b, c, d]: [u8; 8]) -> Choice {
         tunnel: u8::from(bit(rewrites, 5)),
         guard: Guard::NONE,
         tcp_events: ttl >> 4,
+        meter: None,
     };
     let mask = KeyMask {
         source: bit(mask, 0),
@@ -176,6 +177,7 @@ impl World {
             routes4,
             routes6,
             leases,
+            meters: &[],
             tunnels,
             settings,
         };

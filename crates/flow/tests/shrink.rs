@@ -68,6 +68,7 @@ fn entry(number: u32) -> Entry<Ipv4Addr> {
                 epoch: number,
             },
             tcp_events: !number as u8,
+            meter: None,
         },
         until: LATER,
     }

@@ -66,6 +66,7 @@ fn entry<A: Address>(number: u32, until: Time, to_addr: impl Fn(u32) -> A) -> En
                 epoch: number,
             },
             tcp_events: !number as u8,
+            meter: None,
         },
         until,
     }

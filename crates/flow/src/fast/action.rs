@@ -6,7 +6,7 @@ use stateplane_base::Time;
 
 use super::key::{Address, SLOT_WORDS_MAX, port_word, word_port};
 use super::layout::{
-    FLAG_DESTINATION_ADDR, FLAG_DESTINATION_PORT, FLAG_SOURCE_ADDR, FLAG_SOURCE_PORT,
+    FLAG_DESTINATION_ADDR, FLAG_DESTINATION_PORT, FLAG_METER, FLAG_SOURCE_ADDR, FLAG_SOURCE_PORT,
     FLAG_TTL_SHIFT, HOP_BY_DESTINATION, STATE_SEQUENCE, TTL_MAX,
 };
 use crate::{FlowAction, PortId};
@@ -73,6 +73,9 @@ pub struct Action<A> {
     pub guard: Guard,
     /// TCP segments with one of these flags are left to the function.
     pub tcp_events: u8,
+    /// The meter that packets count at, an index of [`Meters`](super::Meters). Its number takes the
+    /// place of ports: an action with a meter replaces none.
+    pub meter: Option<u32>,
 }
 
 /// The flags that begin or end a connection.
@@ -91,6 +94,7 @@ impl Action<Ipv4Addr> {
             tunnel: 0,
             guard,
             tcp_events: TCP_EVENTS,
+            meter: None,
         }
     }
 }
@@ -108,6 +112,7 @@ impl<A: Address> Action<A> {
             tunnel: 0,
             guard,
             tcp_events: TCP_EVENTS,
+            meter: None,
         }
     }
 
@@ -124,10 +129,17 @@ impl<A: Address> Action<A> {
                 flags |= flag;
             }
         }
-        let rewrite = port_word(self.source_port.unwrap_or(0))
-            | port_word(self.destination_port.unwrap_or(0)) << 16
-            | u64::from(flags) << 32
-            | u64::from(self.hop.number()) << 48;
+        let ports = port_word(self.source_port.unwrap_or(0))
+            | port_word(self.destination_port.unwrap_or(0)) << 16;
+        let ports = match self.meter {
+            Some(meter) => {
+                flags &= !(FLAG_SOURCE_PORT | FLAG_DESTINATION_PORT);
+                flags |= FLAG_METER;
+                u64::from(meter)
+            }
+            None => ports,
+        };
+        let rewrite = ports | u64::from(flags) << 32 | u64::from(self.hop.number()) << 48;
         let guard = u64::from(self.guard.epoch)
             | u64::from(self.guard.lease) << 32
             | u64::from(self.tunnel) << 48
@@ -143,11 +155,12 @@ impl<A: Address> Action<A> {
         let flags = (rewrite >> 32) as u16;
         let (source, destination) = A::unpair(ends);
         let has = |flag| flags & flag != 0;
+        let port = |flag, word| (has(flag) && !has(FLAG_METER)).then_some(word_port(word));
         Action {
             source: has(FLAG_SOURCE_ADDR).then_some(source),
-            source_port: has(FLAG_SOURCE_PORT).then_some(word_port(rewrite)),
+            source_port: port(FLAG_SOURCE_PORT, rewrite),
             destination: has(FLAG_DESTINATION_ADDR).then_some(destination),
-            destination_port: has(FLAG_DESTINATION_PORT).then_some(word_port(rewrite >> 16)),
+            destination_port: port(FLAG_DESTINATION_PORT, rewrite >> 16),
             ttl: (flags >> FLAG_TTL_SHIFT) as u8 & TTL_MAX,
             hop: Hop::from_number((rewrite >> 48) as u16),
             tunnel: (guard >> 48) as u8,
@@ -156,6 +169,7 @@ impl<A: Address> Action<A> {
                 epoch: guard as u32,
             },
             tcp_events: (guard >> 56) as u8,
+            meter: has(FLAG_METER).then_some(rewrite as u32),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::action::{Action, Hop};
 use super::hops::{Busy, NextHop, holds, next_hop};
 use super::key::{Key, Seed};
 use super::layout::{PORT_IPV4, PORT_IPV6, PORT_PARTIAL, PORT_RESERVED, PORT_TAGGED};
+use super::meters::charge;
 use super::packet::{Aside, Family, Link, Packet};
 use super::rewrite::{address, encapsulate, rewrite};
 use super::routes::route;
@@ -46,6 +47,8 @@ pub struct Tables<'a> {
     pub routes6: &'a [AtomicU64],
     /// Leases.
     pub leases: &'a [AtomicU64],
+    /// Meters.
+    pub meters: &'a [AtomicU64],
     /// Tunnels.
     pub tunnels: &'a [AtomicU64],
     /// Settings.
@@ -127,6 +130,10 @@ impl Arrival<'_> {
         }
         if header > self.headroom {
             return Err(Aside::Function(Punt::Tunnel));
+        }
+        let meter = action.meter;
+        if !meter.is_none_or(|meter| charge(self.tables.meters, meter, self.port, arrived)) {
+            return Err(Aside::Function(Punt::Meter));
         }
         rewrite(&mut buffer[self.headroom..], &packet, &action);
         let start = tunnel.map_or(self.headroom, |tunnel| {

@@ -25,6 +25,8 @@
 //!   29..32. An echo's identifier is both ports. No kind is 0, so a free slot matches nothing.
 //! * *state*: an odd sequence means that the writer is at work. The entry lives while
 //!   `now < (state & !0xffff)`; a word of 0 was never used. One load tells both.
+//! * *meter*: with [`FLAG_METER`] no port is rewritten, and the two ports of the rewrite word are the
+//!   number of the meter that packets count at.
 //! * *hop*: an index of `hops`, or from [`HOP_BY_DESTINATION`] on: by the destination that the
 //!   packet has when it leaves, among the routes of the port in the low byte.
 //! * The last two words belong to the program; the writer clears them when it takes a slot.
@@ -75,6 +77,8 @@ pub const FLAG_DESTINATION_PORT: u16 = 8;
 pub const FLAG_TTL_SHIFT: u32 = 4;
 /// Most hops an action counts.
 pub const TTL_MAX: u8 = 15;
+/// Flag: packets count at a meter, and no port is replaced.
+pub const FLAG_METER: u16 = 256;
 /// From this hop on: by destination, out of the port in the low byte.
 pub const HOP_BY_DESTINATION: u16 = 0xff00;
 
@@ -97,6 +101,10 @@ pub const ROUTE6_WORDS: usize = 4;
 
 /// Words of a lease: epoch u32 (0: nobody's), expiry in nanoseconds.
 pub const LEASE_WORDS: usize = 2;
+
+/// Words of a meter: limit and use, in bytes of frames; packets from inside and from outside; their
+/// bytes; zero. The limit is the writer's, the others are the program's.
+pub const METER_WORDS: usize = 8;
 
 /// Words of a tunnel: state, then length u8, family u8 (4 or 6), offset of UDP u8 (0: none),
 /// whether the UDP source port varies u8, zero; then the header.

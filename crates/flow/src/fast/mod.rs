@@ -5,7 +5,7 @@
 //!
 //! * [`layout`]: the bytes that both sides share; [`Key`], [`Action`], [`Entry`] encode into them
 //! * [`Table`]: the flow tables; [`look_up`], [`note`]: a reader's side
-//! * [`Hops`], [`Routes`], [`Leases`], [`Tunnels`], [`Settings`]: what entries refer to
+//! * [`Hops`], [`Routes`], [`Leases`], [`Meters`], [`Tunnels`], [`Settings`]: what entries refer to
 //! * [`packet`]: what a frame is; [`interpret`]: what becomes of it: a [`Verdict`]
 //! * [`compose`]: a chain of functions as one action
 
@@ -16,6 +16,7 @@ mod interpret;
 mod key;
 pub mod layout;
 mod memory;
+mod meters;
 pub mod packet;
 mod rewrite;
 mod routes;
@@ -31,6 +32,7 @@ pub use hops::{Hops, Leases, NextHop};
 pub use interpret::{Tables, interpret};
 pub use key::{Address, Key, Kind, Seed, Vlans};
 pub use memory::{BeyondEnd, Memory, WrongSize};
+pub use meters::{Metered, Meters};
 pub use routes::{Routes, has_route};
 pub use settings::{Extent, KeyMask, PortSettings, Reserve, Reserved, Settings, TooMany};
 pub use table::{Found, Full, Pressure, Seen, Table, look_up, note, seen};

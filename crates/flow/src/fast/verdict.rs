@@ -30,7 +30,7 @@ pub const COUNTER_HITS: usize = 0;
 /// Counter: their bytes, as they arrived.
 pub const COUNTER_BYTES: usize = 1;
 /// Counters, those of [`Punt`] among them.
-pub const COUNTERS: usize = 20;
+pub const COUNTERS: usize = 21;
 
 punts! {
     Disabled = 2, "disabled", "The fast path is switched off.";
@@ -51,6 +51,7 @@ punts! {
     Malformed = 17, "malformed", "Truncated, or lengths that contradict each other.";
     Extension = 18, "extension", "IPv6 extension headers that need a look.";
     Tunnel = 19, "tunnel", "The tunnel is not known, or its header does not fit in front.";
+    Meter = 20, "meter", "What may pass of this subscriber without a look is used up.";
 }
 
 const _: () = assert!(Punt::ALL.len() + 2 == COUNTERS);

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use stateplane_base::Time;
 use stateplane_flow::fast::{
-    Action, Guard, Hop, Key, KeyMask, Kind, NextHop, PortSettings, Punt, Reserve, Reserved,
-    Verdict, compose,
+    Action, Guard, Hop, Key, KeyMask, Kind, Metered, NextHop, PortSettings, Punt, Reserve,
+    Reserved, Verdict, compose,
 };
 use stateplane_flow::{FlowAction, PortId};
 
@@ -251,4 +251,36 @@ fn chains_too_long_for_one_action_stay_apart() {
     assert!(compose(Kind::Udp, &[routes; 15], Hop::Index(1), Guard::NONE).is_ok());
     assert!(compose(Kind::Udp, &[routes; 16], Hop::Index(1), Guard::NONE).is_err());
     assert_eq!(KeyMask::SOURCE.and_then(KeyMask::DESTINATION), KeyMask::ALL);
+}
+
+/// Entries of both ways share a meter; ports that it takes the place of are not rewritten.
+#[test]
+fn a_meter_counts_what_passes_and_stops_at_its_limit() {
+    let action = Action {
+        meter: Some(3),
+        destination_port: Some(99),
+        ..forward()
+    };
+    let mut world = udp_world(action);
+    let bytes = udp().len() as u64;
+    world.punts(&udp(), Punt::Meter);
+    world.meters.limit(3, 3 * bytes - 1);
+    assert_eq!(world.passes(&udp())[36..38], udp()[36..38]);
+    world.passes(&udp());
+    world.punts(&udp(), Punt::Meter);
+    let metered = world.meters.read(3).unwrap();
+    assert_eq!((metered.packets, metered.bytes), ([2, 0], [2 * bytes, 0]));
+    assert_eq!(metered.used(), 2 * bytes);
+    world.meters.limit(3, 3 * bytes);
+    world.passes(&udp());
+    world.punts(&udp(), Punt::Meter);
+    assert!(world.meters.clear(3));
+    assert_eq!(world.meters.read(3), Some(Metered::default()));
+    world.punts(&udp(), Punt::Meter);
+    assert!(!world.meters.clear(4) && world.meters.read(4).is_none());
+    let unknown = Action {
+        meter: Some(4),
+        ..forward()
+    };
+    udp_world(unknown).punts(&udp(), Punt::Meter);
 }

@@ -6,11 +6,11 @@ use std::sync::atomic::AtomicU64;
 use etherparse::{PacketBuilder, SlicedPacket};
 use stateplane_base::Time;
 use stateplane_flow::fast::layout::{
-    HOP_WORDS, LEASE_WORDS, ROUTE4_WORDS, ROUTE6_WORDS, SETTINGS_WORDS, TUNNEL_WORDS,
+    HOP_WORDS, LEASE_WORDS, METER_WORDS, ROUTE4_WORDS, ROUTE6_WORDS, SETTINGS_WORDS, TUNNEL_WORDS,
 };
 use stateplane_flow::fast::{
-    Action, Address, Entry, Guard, Hop, Hops, Key, KeyMask, Kind, Leases, NextHop, PortSettings,
-    Punt, Routes, Seed, Settings, Table, Tables, Tunnels, Verdict, Vlans, interpret,
+    Action, Address, Entry, Guard, Hop, Hops, Key, KeyMask, Kind, Leases, Meters, NextHop,
+    PortSettings, Punt, Routes, Seed, Settings, Table, Tables, Tunnels, Verdict, Vlans, interpret,
 };
 use stateplane_flow::{Endpoint, PortId};
 use stateplane_wire::checksum::{Sum, internet};
@@ -49,9 +49,10 @@ pub(crate) struct World {
     pub(crate) routes4: Routes<Words, Ipv4Addr>,
     pub(crate) routes6: Routes<Words, Ipv6Addr>,
     pub(crate) leases: Leases<Words>,
+    pub(crate) meters: Meters<Words>,
     pub(crate) tunnels: Tunnels<Words>,
     pub(crate) settings: Settings<Words>,
-    memory: [Words; 6],
+    memory: [Words; 7],
 }
 
 pub(crate) const PORT: PortSettings = PortSettings {
@@ -70,10 +71,11 @@ impl World {
             words(16 * ROUTE4_WORDS),
             words(16 * ROUTE6_WORDS),
             words(4 * LEASE_WORDS),
+            words(4 * METER_WORDS),
             words(4 * TUNNEL_WORDS),
             words(SETTINGS_WORDS),
         ];
-        let [hops, routes4, routes6, leases, tunnels, settings] = memory.clone();
+        let [hops, routes4, routes6, leases, meters, tunnels, settings] = memory.clone();
         let mut world = World {
             flows4: Table::new(words(64 * 8), SEED).unwrap(),
             flows6: Table::new(words(64 * 16), SEED).unwrap(),
@@ -81,6 +83,7 @@ impl World {
             routes4: Routes::new(routes4, SEED).unwrap(),
             routes6: Routes::new(routes6, SEED).unwrap(),
             leases: Leases::new(leases),
+            meters: Meters::new(meters),
             tunnels: Tunnels::new(tunnels),
             settings: Settings::new(settings, SEED).unwrap(),
             memory,
@@ -107,7 +110,7 @@ impl World {
     }
 
     pub(crate) fn run_at(&self, frame: &[u8], now: Time) -> (Verdict, Vec<u8>) {
-        let [hops, routes4, routes6, leases, tunnels, settings] = &self.memory;
+        let [hops, routes4, routes6, leases, meters, tunnels, settings] = &self.memory;
         let tables = Tables {
             flows4: self.flows4.memory(),
             flows6: self.flows6.memory(),
@@ -115,6 +118,7 @@ impl World {
             routes4,
             routes6,
             leases,
+            meters,
             tunnels,
             settings,
         };

@@ -7,9 +7,9 @@ use std::time::Duration;
 use stateplane_base::Time;
 use stateplane_flow::PortId;
 use stateplane_flow::fast::{
-    Action, Address, Entry, Guard, Hop, Hops, Key, KeyMask, Kind, Leases, NextHop, PortSettings,
-    Reserve, Reserved, Routes, Seed, Settings, Table, Tables, Tunnel, Tunnels, Verdict, Vlans,
-    interpret, layout,
+    Action, Address, Entry, Guard, Hop, Hops, Key, KeyMask, Kind, Leases, Meters, NextHop,
+    PortSettings, Reserve, Reserved, Routes, Seed, Settings, Table, Tables, Tunnel, Tunnels,
+    Verdict, Vlans, interpret, layout,
 };
 use stateplane_host::bpf::fastpath::{FastCounters, FastPath, Part, Sizes, Words};
 use stateplane_host::clock;
@@ -38,6 +38,7 @@ pub(crate) struct World {
     pub(crate) flows6: Table<Words, Ipv6Addr>,
     pub(crate) hops: Hops<Words>,
     pub(crate) leases: Leases<Words>,
+    pub(crate) meters: Meters<Words>,
     pub(crate) settings: Settings<Words>,
     pub(crate) routes4: Routes<Words, Ipv4Addr>,
     pub(crate) routes6: Routes<Words, Ipv6Addr>,
@@ -51,6 +52,7 @@ const SIZES: Sizes = Sizes {
     routes6: 16,
     hops: 6,
     leases: 5,
+    meters: 3,
     tunnels: 6,
 };
 
@@ -101,6 +103,7 @@ impl World {
             .unwrap(),
             hops: Hops::new(words(Part::Hops)),
             leases: Leases::new(words(Part::Leases)),
+            meters: Meters::new(words(Part::Meters)),
             settings,
             routes4: Routes::new(words(Part::Routes4), seed).unwrap(),
             routes6: Routes::new(words(Part::Routes6), seed).unwrap(),
@@ -188,6 +191,9 @@ impl World {
         self.leases.set(1, 7, now + seconds(1000)).unwrap();
         self.leases.set(2, 8, now + seconds(1000)).unwrap();
         self.leases.set(3, 7, long_ago()).unwrap();
+        for (meter, limit) in [(0, u64::MAX), (1, 2500), (2, 0)] {
+            self.meters.limit(meter, limit);
+        }
         for address in ADDRESSES {
             for port in [PortId::INSIDE, PortId::OUTSIDE] {
                 if !random.one_in(4) {
@@ -241,11 +247,11 @@ impl World {
 
 /// What becomes of frames, by the reference alone.
 pub(crate) struct Reference {
-    memory: [Vec<AtomicU64>; 8],
+    memory: [Vec<AtomicU64>; 9],
     counters: [FastCounters; 2],
 }
 
-fn parts<'a>(tables: &Tables<'a>) -> [&'a [AtomicU64]; 8] {
+fn parts<'a>(tables: &Tables<'a>) -> [&'a [AtomicU64]; 9] {
     [
         tables.flows4,
         tables.flows6,
@@ -253,6 +259,7 @@ fn parts<'a>(tables: &Tables<'a>) -> [&'a [AtomicU64]; 8] {
         tables.routes4,
         tables.routes6,
         tables.leases,
+        tables.meters,
         tables.tunnels,
         tables.settings,
     ]
@@ -274,6 +281,7 @@ impl Reference {
             routes4,
             routes6,
             leases,
+            meters,
             tunnels,
             settings,
         ] = &self.memory;
@@ -284,6 +292,7 @@ impl Reference {
             routes4,
             routes6,
             leases,
+            meters,
             tunnels,
             settings,
         };
@@ -324,6 +333,8 @@ impl Reference {
         let shapes = [
             (tables.flows4, &self.memory[0], layout::SLOT4_WORDS),
             (tables.flows6, &self.memory[1], layout::SLOT6_WORDS),
+            // All of them: they are compared as a whole.
+            (tables.meters, &self.memory[6], usize::MAX),
         ];
         for (found, expected, words) in shapes {
             for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
@@ -366,7 +377,14 @@ fn masked<A: Address + From<B>, B>(
 
 fn action<A: Address>(random: &mut Random, address: impl Fn([u8; 4]) -> A) -> Action<A> {
     let some = |random: &mut Random| (!random.one_in(3)).then(|| random.next() as u16);
-    let (source_port, destination_port) = (some(random), some(random));
+    let ports = (some(random), some(random));
+    // One that is not there, too. Where it is, ports make room.
+    let number = u32::from(ports.0.unwrap_or(0));
+    let meter = (number % 8 == 1).then_some(number / 8 % 4);
+    let (source_port, destination_port) = match meter {
+        None => ports,
+        Some(_) => (None, None),
+    };
     let any = |random: &mut Random| {
         let mut bytes = [0; 4];
         random.fill(&mut bytes);
@@ -398,6 +416,7 @@ fn action<A: Address>(random: &mut Random, address: impl Fn([u8; 4]) -> A) -> Ac
             _ => Guard::NONE,
         },
         tcp_events: one(random, &[7, 7, 0, 4]),
+        meter,
     }
 }
 

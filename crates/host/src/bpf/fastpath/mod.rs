@@ -47,6 +47,8 @@ pub struct Sizes {
     pub hops: u32,
     /// Leases, the unused one included, up to 65,536.
     pub leases: u32,
+    /// Meters.
+    pub meters: u32,
     /// Tunnels, the unused one included, up to 256.
     pub tunnels: u32,
 }
@@ -60,6 +62,7 @@ impl Default for Sizes {
             routes6: 1 << 10,
             hops: 1024,
             leases: 1024,
+            meters: 1,
             tunnels: 64,
         }
     }
@@ -74,6 +77,7 @@ impl Sizes {
         routes6: 4,
         hops: 1,
         leases: 1,
+        meters: 1,
         tunnels: 1,
     };
 
@@ -94,6 +98,7 @@ impl Sizes {
         let limits = [
             ("hops", self.hops, u32::from(layout::HOP_BY_DESTINATION)),
             ("leases", self.leases, 1 << 16),
+            ("meters", self.meters, 1 << 24),
             ("tunnels", self.tunnels, 1 << 8),
         ];
         for (name, size, most) in limits {
@@ -122,6 +127,8 @@ pub enum Part {
     Hops,
     /// Leases.
     Leases,
+    /// Meters.
+    Meters,
     /// Tunnels.
     Tunnels,
     /// Settings.
@@ -129,13 +136,14 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Part; 8] = [
+    const ALL: [Part; 9] = [
         Part::Flows4,
         Part::Flows6,
         Part::Routes4,
         Part::Routes6,
         Part::Hops,
         Part::Leases,
+        Part::Meters,
         Part::Tunnels,
         Part::Settings,
     ];
@@ -148,6 +156,7 @@ impl Part {
             Part::Routes6 => "routes6",
             Part::Hops => "hops",
             Part::Leases => "leases",
+            Part::Meters => "meters",
             Part::Tunnels => "tunnels",
             Part::Settings => "settings",
         }
@@ -163,6 +172,7 @@ impl Part {
             Part::Routes6 => (sizes.routes6 / ways as u32, ways * layout::ROUTE6_WORDS),
             Part::Hops => (sizes.hops, layout::HOP_WORDS),
             Part::Leases => (sizes.leases, layout::LEASE_WORDS),
+            Part::Meters => (sizes.meters, layout::METER_WORDS),
             Part::Tunnels => (sizes.tunnels, layout::TUNNEL_WORDS),
             Part::Settings => (1, layout::SETTINGS_WORDS),
         }
@@ -241,6 +251,7 @@ impl FastPath {
             routes4: part(Part::Routes4),
             routes6: part(Part::Routes6),
             leases: part(Part::Leases),
+            meters: part(Part::Meters),
             tunnels: part(Part::Tunnels),
             settings: part(Part::Settings),
         }

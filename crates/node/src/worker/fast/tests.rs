@@ -95,6 +95,7 @@ impl World {
             routes4: &self.parts.routes,
             routes6: &[],
             leases: &self.parts.leases,
+            meters: &[],
             tunnels: &[],
             settings: &self.settings,
         };
