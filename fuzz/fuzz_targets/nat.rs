@@ -150,7 +150,10 @@ impl World {
                 Effect::Discard { frame, .. } => {
                     self.parked.remove(&frame).expect("discarded once");
                 }
-                Effect::Offload { .. } | Effect::Withdraw { .. } | Effect::Publish { .. } => {
+                Effect::Offload { .. }
+                | Effect::Withdraw { .. }
+                | Effect::Publish { .. }
+                | Effect::Meter { .. } => {
                     unreachable!("there is no fast path")
                 }
             }

@@ -44,5 +44,6 @@ reasons! {
     NoNeighbour = "no-neighbour", "The next hop's hardware address is not resolved.";
     TxFull = "tx-full", "The outgoing ring is full.";
     TableFull = "table-full", "The instance's flow table is full.";
+    Allowance = "allowance", "The subscriber has used up what it may send and receive in this period.";
     IcmpLimited = "icmp-limited", "An ICMP error was due, but the rate limit forbade it.";
 }

@@ -21,7 +21,7 @@ use stateplane_lease::Partition;
 use stateplane_state::Refusal;
 use stateplane_state::op::{Item, Operation, ReplyError};
 
-use crate::function::Decision;
+use crate::function::{Decision, Meter};
 use crate::local::LocalTables;
 pub(crate) use calls::Submission;
 use calls::{Call, Calls, Joined};
@@ -70,6 +70,15 @@ pub struct Tentative {
     pub reverse: (FlowKey, Decision),
 }
 
+/// What becomes of a meter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Allow {
+    /// It begins anew: nothing is counted, nothing passes.
+    Nothing,
+    /// So many bytes may have passed in all since it began.
+    Until(u64),
+}
+
 /// What tasks ask of the runtime; carried out after each poll, in order.
 pub(crate) enum Command {
     Announce(TaskId, Tentative),
@@ -77,6 +86,7 @@ pub(crate) enum Command {
     Forget(FlowKey),
     Withdraw(FlowKey),
     Publish(Partition, u32, Time),
+    Meter(Meter, Allow),
     Spawn(Pin<Box<dyn Future<Output = ()>>>),
 }
 
@@ -91,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) ready: VecDeque<TaskId>,
     /// The task being polled.
     pub(crate) current: Option<TaskId>,
+    /// Whether there is a fast path.
+    pub(crate) fast_path: bool,
     /// Whether announcements let packets out: in every mode but strict.
     pub(crate) lets_out_early: bool,
     /// The store's tables on this machine, if there are any.
@@ -196,6 +208,19 @@ impl Context {
             .borrow_mut()
             .commands
             .push_back(Command::Publish(partition, epoch, until));
+    }
+
+    /// Tells a fast path how much may pass at a meter.
+    pub fn allow(&self, meter: Meter, allow: Allow) {
+        self.shared
+            .borrow_mut()
+            .commands
+            .push_back(Command::Meter(meter, allow));
+    }
+
+    /// Whether packets may pass without coming here.
+    pub fn has_fast_path(&self) -> bool {
+        self.shared.borrow().fast_path
     }
 
     /// Runs a background task.

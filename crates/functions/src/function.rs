@@ -55,14 +55,21 @@ pub struct Ownership {
     pub epoch: u64,
 }
 
+/// Where several flows' packets count together, and how many bytes of theirs may pass without a look:
+/// a number that the function chooses, as small as can be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Meter(pub u32);
+
 /// What of a packet makes its flow, besides the protocol. An end that does not is
-/// [`Endpoint::ANY`](stateplane_flow::Endpoint::ANY) in the flow's key.
+/// [`Endpoint::ANY`](stateplane_flow::Endpoint::ANY) in the flow's key; without ports, ports are 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     /// Where it comes from.
     pub source: bool,
     /// Where it goes to.
     pub destination: bool,
+    /// Of the ends that do, the port too.
+    pub ports: bool,
 }
 
 /// A network function: what is particular to a NAT, a firewall, a load balancer. The
@@ -104,6 +111,20 @@ pub trait NetworkFunction {
     /// decision is offered.
     fn ownership(&self, _flow: &FlowKey, _token: Token) -> Option<Ownership> {
         None
+    }
+
+    /// The meter at which packets count that a fast path lets pass by this decision. Asked when it is
+    /// offered.
+    fn meter(&self, _flow: &FlowKey, _token: Token) -> Option<Meter> {
+        None
+    }
+
+    /// Whether a packet of a decided flow may pass at this moment. If not, it waits for a new
+    /// decision, or is dropped for this reason where it comes from one. Called for every packet that
+    /// comes this way: must be cheap.
+    #[inline]
+    fn admit(&self, _now: Time, _token: Token, _headers: &Headers) -> Result<(), Reason> {
+        Ok(())
     }
 
     /// A packet of a decided flow passes. Called for every packet that comes this way:

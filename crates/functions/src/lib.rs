@@ -3,7 +3,7 @@
 //! * [`NetworkFunction`]: the author's trait; [`Context`]: what a decision can await
 //! * [`Runtime`]: flow table, parking and commit modes of one function on one worker
 //! * [`local`]: committed state on this machine, to be looked at before the store is asked
-//! * NAT44 in [`nat`]
+//! * NAT44 in [`nat`], accounting of subscribers in [`meter`]
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -13,13 +13,14 @@ mod context;
 mod counters;
 mod function;
 pub mod local;
+pub mod meter;
 pub mod nat;
 mod runtime;
 mod table;
 
-pub use context::{Context, Event, StateError, Tentative, Ticket};
+pub use context::{Allow, Context, Event, StateError, Tentative, Ticket};
 pub use counters::Counters;
-pub use function::{Class, Deciding, Decision, NetworkFunction, Ownership, Shape, Token};
+pub use function::{Class, Deciding, Decision, Meter, NetworkFunction, Ownership, Shape, Token};
 pub use runtime::{
     CommitMode, Disposition, Effect, FrameId, Glance, Parked, PortConfig, Runtime, RuntimeConfig,
     Session, Sight,

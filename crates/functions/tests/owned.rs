@@ -138,6 +138,7 @@ impl NetworkFunction for Owner {
         Some(Shape {
             source: true,
             destination: false,
+            ports: true,
         })
     }
 

@@ -114,6 +114,7 @@ impl Bench {
             Effect::Offload { port, .. } => format!("O{}", port.0),
             Effect::Withdraw { port, .. } => format!("W{}", port.0),
             Effect::Publish { epoch, .. } => format!("P{epoch}"),
+            Effect::Meter { meter, .. } => format!("M{}", meter.0),
         });
         let effects = short.collect();
         self.runtime.check();

@@ -17,6 +17,7 @@
 //! bounded queues, so it can neither stop a packet nor an operation.
 
 mod leases;
+mod meter;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -209,6 +210,7 @@ pub fn router(facts: Arc<Facts>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions))
         .route("/v1/leases", get(leases::list).post(leases::move_to))
+        .route("/v1/meter", get(meter::accounts))
         .route("/v1/store", get(store))
         .route("/v1/group", get(group).post(change))
         .route("/v1/weights", axum::routing::post(weigh))

@@ -57,8 +57,8 @@ pub struct FunctionSetup {
     pub(crate) homes: Option<Receiver<Home>>,
     /// Which interfaces to serve.
     pub interfaces: config::Function,
-    /// What to translate.
-    pub nat: config::Nat,
+    /// What to do.
+    pub work: Work,
     /// How its lease is kept.
     pub lease: config::Lease,
     /// Bounds of parking.
@@ -75,6 +75,15 @@ pub struct FunctionSetup {
     pub status: Publisher<FunctionStatus>,
     /// When raised: `heartbeat.drain()`, finish what is parked, return.
     pub stop: Stop,
+}
+
+/// What a function does.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Translates.
+    Nat(config::Nat),
+    /// Counts.
+    Meter(config::Meter),
 }
 
 /// What a function publishes.
@@ -100,6 +109,8 @@ pub struct FunctionStatus {
     pub store_pending: u64,
     /// The leases it holds or wants.
     pub leases: Vec<LeaseView>,
+    /// Of a meter.
+    pub meter: Option<MeterView>,
     /// What passes in front of the worker, if anything does.
     pub fast_path: Option<FastPathStatus>,
     /// Why nothing does, if so.
@@ -146,6 +157,17 @@ pub struct LeaseView {
     pub epoch: Option<u64>,
     /// How long it may still be used, on the instance's own clock.
     pub left_ms: u64,
+}
+
+/// What a meter says of itself; its accounts are in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MeterView {
+    /// Subscribers that are active here.
+    pub active: u64,
+    /// Packets that passed and could not be told to the store: another instance had taken over.
+    pub lost_packets: u64,
+    /// Their bytes.
+    pub lost_bytes: u64,
 }
 
 /// One interface of a function.
@@ -228,6 +250,10 @@ impl RoleStatus for FunctionStatus {
             out.level("fast-path.flows", "flows", fast.flows);
             out.count("fast-path.full", "flows", fast.full);
             out.counts("fast-path.punts", "packets", &fast.punts);
+        }
+        if let Some(meter) = &self.meter {
+            out.level("meter.active", "subscribers", meter.active);
+            out.count("meter.lost", "bytes", meter.lost_bytes);
         }
         out.counts("drops", "packets", &self.drops);
         out.counts("counters", "events", &self.counters);

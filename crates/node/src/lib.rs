@@ -26,6 +26,7 @@ mod heard;
 pub mod heartbeat;
 mod logclock;
 pub mod members;
+mod meter;
 mod nat;
 mod offload;
 pub mod peers;

@@ -14,9 +14,9 @@ use tracing::{error, info};
 use crate::admin::{Facts, Socket};
 use crate::channel::{Channel, Identity, new_incarnation};
 use crate::client::{Embedded, GroupClient, StateClient};
-use crate::config::{self, Config, Node, Role, State};
+use crate::config::{self, Config, Node, Role, Runs, State};
 use crate::failure::Failure;
-use crate::function::{Desk, FunctionSetup, FunctionStatus, Question, WorkerSetup};
+use crate::function::{Desk, FunctionSetup, FunctionStatus, Question, Work, WorkerSetup};
 use crate::heartbeat::Heartbeat;
 use crate::members::{self, Wish};
 use crate::regions::copies::{Copies, CopiesStatus};
@@ -201,11 +201,10 @@ impl Starter<'_> {
             .function
             .as_ref()
             .expect("a checked function node has its part");
-        let nat = self
-            .config
-            .nat
-            .as_ref()
-            .expect("a checked function node has a nat");
+        let work = match function.runs {
+            Runs::Nat => self.config.nat.clone().map(Work::Nat),
+            Runs::Meter => self.config.meter.clone().map(Work::Meter),
+        };
         let workers = self.node.workers().into_iter().zip(questions);
         let workers = workers.map(|(worker, questions)| self.worker(worker, questions));
         Ok(FunctionSetup {
@@ -214,7 +213,7 @@ impl Starter<'_> {
             home: configured_home(self.config, &self.node.name),
             homes: self.ends.home.take(),
             interfaces: function.clone(),
-            nat: nat.clone(),
+            work: work.expect("a checked function has its section"),
             lease: self.config.lease,
             park: self.config.park,
             fast_path: self.config.fast_path,

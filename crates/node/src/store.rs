@@ -9,6 +9,7 @@ use stateplane_state::{Limits, Registry, Store};
 
 use crate::config::{Commit, Config, Lease, Nat, State};
 use crate::failure::Failure;
+use crate::meter;
 use crate::sequencer::random;
 
 /// Bytes that a procedure keeps with a value, at most.
@@ -18,11 +19,17 @@ const KEPT_WITH: usize = 256;
 /// only the placement in its hash tables, which nobody sees, is this node's own.
 pub fn new(config: &Config) -> Result<Store, Failure> {
     let mut registry = Registry::builtin();
-    stateplane_lease::procedures::register(&mut registry, Terms::new(config.lease.length))
-        .map_err(|error| Failure::Usage(format!("[lease]: {error}")))?;
+    let grants =
+        stateplane_lease::procedures::register(&mut registry, Terms::new(config.lease.length))
+            .map_err(|error| Failure::Usage(format!("[lease]: {error}")))?;
     if let Some(nat) = &config.nat {
         procedures::register(&mut registry, &nat_config(nat, &config.lease))
             .map_err(|error| Failure::Usage(format!("[nat]: {error}")))?;
+    }
+    if let Some(meter) = &config.meter {
+        let state = meter::state_config(meter);
+        stateplane_functions::meter::procedures::register(&mut registry, grants, &state)
+            .map_err(|error| Failure::Usage(format!("[meter]: {error}")))?;
     }
     Ok(Store::with_seed(
         registry,

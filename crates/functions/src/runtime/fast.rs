@@ -4,6 +4,7 @@
 //!   decision committed, prolonged ──▶ Offload{port, flow, decision}
 //!   forgotten, over, for our eyes ──▶ Withdraw{port, flow}
 //!   a lease granted, prolonged, lost ──▶ Publish{partition, epoch, until}
+//!   what may pass at a meter      ──▶ Meter{meter, allow}
 //!   function asks in `on_timer`   ──▶ Sight::last_seen(now, port, flow)
 //! ```
 //!
@@ -14,11 +15,13 @@
 //! is one word, however many flows it has.
 
 use stateplane_base::Time;
+use stateplane_flow::fast::Metered;
 use stateplane_flow::{FlowKey, PortId};
 use stateplane_lease::Partition;
 
 use super::{Effect, Runtime};
-use crate::function::{Decision, NetworkFunction};
+use crate::context::Allow;
+use crate::function::{Decision, Meter, NetworkFunction};
 use crate::table::Place;
 
 /// What the fast path saw of the packets that did not come here.
@@ -26,6 +29,11 @@ pub trait Sight {
     /// When it last served a packet of this flow, which comes by `port`. `None`: never, as
     /// far as it still knows.
     fn last_seen(&self, now: Time, port: PortId, flow: &FlowKey) -> Option<Time>;
+
+    /// What passed at a meter since it began, if there is such a one.
+    fn metered(&self, _meter: Meter) -> Option<Metered> {
+        None
+    }
 }
 
 /// Without a fast path.
@@ -59,6 +67,7 @@ impl<F: NetworkFunction> Runtime<F> {
                 flow: *flow,
                 decision: *decision,
                 ownership: self.function.ownership(flow, decision.token),
+                meter: self.function.meter(flow, decision.token),
             });
         }
     }
@@ -70,6 +79,12 @@ impl<F: NetworkFunction> Runtime<F> {
                 epoch,
                 until,
             });
+        }
+    }
+
+    pub(super) fn meter(&mut self, meter: Meter, allow: Allow) {
+        if self.config.fast_path {
+            self.tasks.effects.push_back(Effect::Meter { meter, allow });
         }
     }
 

@@ -48,9 +48,9 @@ use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowAction, FlowKey, PortId};
 use stateplane_lease::Partition;
 
-use crate::context::{Context, StateError, Submission, Ticket};
+use crate::context::{Allow, Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
-use crate::function::{Decision, NetworkFunction, Ownership};
+use crate::function::{Decision, Meter, NetworkFunction, Ownership};
 use crate::local::LocalTables;
 use crate::table::Table;
 
@@ -194,6 +194,15 @@ pub enum Effect {
         decision: Decision,
         /// The lease without which it is not in force.
         ownership: Option<Ownership>,
+        /// Where its packets count.
+        meter: Option<Meter>,
+    },
+    /// Packets that count at this meter may pass, up to so many bytes.
+    Meter {
+        /// Which one.
+        meter: Meter,
+        /// What becomes of it.
+        allow: Allow,
     },
     /// The fast path may carry out what was decided under this epoch of a partition's lease before
     /// `until`, and what was decided under others never. Epoch 0: nothing.
@@ -246,6 +255,7 @@ impl<F: NetworkFunction> Runtime<F> {
         let cx = Context::default();
         cx.shared.borrow_mut().now = now;
         cx.shared.borrow_mut().lets_out_early = config.mode != CommitMode::Strict;
+        cx.shared.borrow_mut().fast_path = config.fast_path;
         function.start(&cx);
         let mut runtime = Self {
             function,

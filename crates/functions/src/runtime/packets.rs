@@ -104,13 +104,15 @@ impl<F: NetworkFunction> Runtime<F> {
         // What came before it in the burst may have made it known.
         let place = place.or_else(|| self.table.find(self.table.hash(flow), flow));
         match place.and_then(|place| Some((place, self.table.at(place, now)?))) {
-            Some((place, Verdict::Pass(decision))) => {
+            Some((place, Verdict::Pass(decision)))
+                if self.function.admit(now, decision.token, headers).is_ok() =>
+            {
                 self.counters.hits += 1;
                 self.offer_once(place, flow, &decision);
                 self.pass(now, port, flow, &decision, buffer, headers)
             }
             Some((_, Verdict::Deny(reason))) => self.drop(reason),
-            None => self.undecided(now, port, frame, *flow, buffer, headers),
+            Some(_) | None => self.undecided(now, port, frame, *flow, buffer, headers),
         }
     }
 
@@ -152,6 +154,9 @@ impl<F: NetworkFunction> Runtime<F> {
             }
             let error = icmp_error::Error::FragmentationNeeded { mtu: out.mtu };
             return self.reject(now, port, buffer, headers, error, Reason::TooBig);
+        }
+        if let Err(reason) = self.function.admit(now, decision.token, headers) {
+            return self.drop(reason);
         }
         if action.apply(buffer, headers).is_err() {
             return self.drop(Reason::Unsupported);

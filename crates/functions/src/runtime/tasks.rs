@@ -286,6 +286,7 @@ impl<F: NetworkFunction> Runtime<F> {
                 }
                 Command::Withdraw(flow) => self.withdraw(flow),
                 Command::Publish(partition, epoch, until) => self.publish(partition, epoch, until),
+                Command::Meter(meter, allow) => self.meter(meter, allow),
                 Command::Spawn(future) => {
                     let task = self.tasks.all.insert(Task {
                         work: Some(Work::Background(future)),

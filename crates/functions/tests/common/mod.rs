@@ -334,8 +334,10 @@ impl Node {
                     flow,
                     decision,
                     ownership,
+                    meter,
                 } => {
                     assert_eq!(ownership, None, "a mapping needs no owner");
+                    assert_eq!(meter, None, "nothing is metered");
                     self.fast.entries.insert((port, flow), decision);
                 }
                 Effect::Withdraw { port, flow } => {
@@ -343,6 +345,7 @@ impl Node {
                     self.fast.seen.remove(&(port, flow));
                 }
                 Effect::Publish { .. } => panic!("no flow hangs on a lease"),
+                Effect::Meter { .. } => panic!("no flow has a meter"),
                 Effect::Discard { frame, reason } => {
                     self.parked.remove(&frame).expect("discarded once");
                     self.out.push(Out::Dropped(reason));

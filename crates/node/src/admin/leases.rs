@@ -32,7 +32,7 @@ pub(super) async fn list(State(facts): Shared) -> Answer {
 }
 
 /// The store's list, page by page.
-async fn of_store(config: &Config, desk: &Desk) -> Result<Vec<Value>, Unanswered> {
+pub(super) async fn of_store(config: &Config, desk: &Desk) -> Result<Vec<Value>, Unanswered> {
     let (mut from, mut leases) = (Partition(0), Vec::new());
     while leases.len() < MOST {
         let limit = PAGE as u16;

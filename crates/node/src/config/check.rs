@@ -9,7 +9,9 @@ use super::section::closest;
 use crate::detect::MAX_INSTANCES;
 use stateplane_wire::group::{MAX_REPLICAS, MAX_SEQUENCERS};
 
-use super::{Instance, Nat, Node, Role, State, Switch, io, regions, sender_id, workers};
+use super::{
+    Instance, Nat, Node, Role, Runs, State, Switch, io, meter, regions, sender_id, workers,
+};
 
 /// The pool's size is a limit of the store's tables.
 const MAX_OUTSIDE_ADDRESSES: u64 = 4096;
@@ -34,6 +36,9 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
     }
     if let Some(nat) = &draft.nat {
         self::nat(nat, draft, out);
+    }
+    if let Some(meter) = &draft.meter {
+        meter::check(meter, draft, out);
     }
 }
 
@@ -231,13 +236,18 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
             help,
         );
     }
-    if role == Role::Function && draft.nat.is_none() && !out.has("nat") {
+    let runs = node.function.as_ref().map(|function| function.runs);
+    if runs == Some(Runs::Nat) && draft.nat.is_none() && !out.has("nat") {
         let help = "add `[nat]` with `inside-prefixes` and `outside-addresses`";
         out.error(
             key,
             "a function needs something to do: there is no `[nat]`",
             help,
         );
+    }
+    if runs == Some(Runs::Meter) && draft.meter.is_none() && !out.has("meter") {
+        let message = "a meter needs somebody to count: there is no `[meter]`";
+        out.error(key, message, "add `[meter]` with `inside-prefixes`");
     }
     let needed = match role {
         Role::Function => !matches!(draft.state, Some(State::Embedded)) || steered(name, draft),
@@ -458,11 +468,10 @@ fn nat(nat: &Nat, draft: &Draft, out: &mut Collector) {
             out.error(key, "expected at least one element", "");
         }
     }
-    if !draft.nodes.values().any(|node| node.is(Role::Function))
-        && draft.nodes.len() == draft.declared.len()
-    {
+    let is_nat = |node: &Node| node.function.as_ref().is_some_and(|f| f.runs == Runs::Nat);
+    if !draft.nodes.values().any(is_nat) && draft.nodes.len() == draft.declared.len() {
         let help = "give a node the role \"function\", or remove `[nat]`";
-        out.warn("nat", "no node is a function", help);
+        out.warn("nat", "no node is a NAT", help);
     }
     for (n, prefix) in nat.inside_prefixes.iter().enumerate() {
         let earlier = nat.inside_prefixes[..n].iter();

@@ -20,6 +20,7 @@ mod exchange;
 mod fast;
 mod io;
 mod lease;
+mod meter;
 pub mod problem;
 mod read;
 mod regions;
@@ -37,6 +38,7 @@ pub use stateplane_functions::nat::procedures::Timeouts;
 pub use stateplane_group::Protocol;
 
 pub use lease::Lease;
+pub use meter::{Allowance, Meter};
 pub use problem::{Plain, Problem, ProblemView, Problems};
 pub use running::Running;
 pub use sequencer::Stamping;
@@ -57,8 +59,10 @@ pub struct Config {
     pub lease: Lease,
     /// Every node, by name.
     pub nodes: BTreeMap<String, Node>,
-    /// Present when any node is a function.
+    /// Present when any node is a NAT.
     pub nat: Option<Nat>,
+    /// Present when any node is a meter.
+    pub meter: Option<Meter>,
     /// How long and how many packets may wait for state.
     pub park: Park,
     /// Whether packets of known flows pass in the kernel.
@@ -258,9 +262,21 @@ impl Node {
     }
 }
 
-/// The interfaces of a function instance.
+/// Which function an instance runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runs {
+    /// It translates addresses, as `[nat]` says.
+    #[default]
+    Nat,
+    /// It counts, as `[meter]` says.
+    Meter,
+}
+
+/// A function instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
+    /// What it does.
+    pub runs: Runs,
     /// Towards the subscribers.
     pub inside: String,
     /// Towards the servers.

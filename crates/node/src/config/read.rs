@@ -11,9 +11,10 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
-    Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Nat, Node, Park,
-    Pin, Problem, Problems, Regions, Role, Running, Stamping, State, Switch, Timeouts, check,
-    exchange, fast, io, lease, regions, resp, sequencer, state, values, workers,
+    Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Meter, Nat,
+    Node, Park, Pin, Problem, Problems, Regions, Role, Running, Runs, Stamping, State, Switch,
+    Timeouts, check, exchange, fast, io, lease, meter, regions, resp, sequencer, state, values,
+    workers,
 };
 use crate::regions::weights::MAX_WEIGHT;
 
@@ -32,6 +33,7 @@ pub(super) struct Draft {
     pub(super) declared: Vec<String>,
     pub(super) nodes: BTreeMap<String, Node>,
     pub(super) nat: Option<Nat>,
+    pub(super) meter: Option<Meter>,
     pub(super) park: Park,
     pub(super) regions: Option<Regions>,
     pub(super) fast_path: FastPath,
@@ -59,6 +61,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
             "lease",
             "node",
             "nat",
+            "meter",
             "park",
             "regions",
             "fast-path",
@@ -77,6 +80,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         nat: root
             .section("nat", &mut out)
             .and_then(|s| nat(&s, &mut out)),
+        meter: meter::read(&root, &mut out),
         park: park(&root, &mut out),
         regions: regions::read(&root, &mut out),
         fast_path: fast::fast_path(&root, &mut out),
@@ -98,6 +102,7 @@ pub(super) fn read(file: &str, text: &str, dir: &Path) -> Result<(Config, Vec<Pr
         lease: draft.lease,
         nodes: draft.nodes,
         nat: draft.nat,
+        meter: draft.meter,
         park: draft.park,
         regions: draft.regions,
         fast_path: draft.fast_path,
@@ -318,7 +323,7 @@ fn node(
         known.extend(["inside", "outside"]);
     }
     if is(Role::Function) || unsure {
-        known.push("workers");
+        known.extend(["function", "workers"]);
     }
     if is(Role::Switch) || unsure {
         known.extend(["instances", "pin"]);
@@ -417,7 +422,13 @@ fn function(section: &Section<'_, '_>, out: &mut Collector) -> Option<Function> 
     let inside = section.required("inside", "\"lan0\"", out, values::interface);
     let outside = section.required("outside", "\"wan0\"", out, values::interface);
     let workers = workers::workers(section, out);
+    let words = [("nat", Runs::Nat), ("meter", Runs::Meter)];
+    let runs = match section.value("function") {
+        Some(_) => section.optional("function", out, values::word(&words))?,
+        None => Runs::default(),
+    };
     Some(Function {
+        runs,
         inside: inside?,
         outside: outside?,
         workers: workers?,

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 
 mod group;
+mod meter;
 mod workers;
 
 /// A whole and correct configuration; tests break it in one place.
@@ -200,7 +201,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[park]",
         "[parking-lot]",
         "edge.toml:62:2: error: parking-lot: unknown key; \
-         help: known keys here: cluster, state, detect, io, lease, node, nat, park, regions, fast-path, telemetry",
+         help: known keys here: cluster, state, detect, io, lease, node, nat, meter, park, regions, fast-path, telemetry",
     ),
     (
         "dead-ms = 20",

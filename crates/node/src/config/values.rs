@@ -81,7 +81,7 @@ pub(super) fn timeout(value: &DeValue<'_>) -> Parsed<Duration> {
 }
 
 /// Numbers with units, largest unit first or not: `1h30m`.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {

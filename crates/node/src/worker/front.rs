@@ -62,10 +62,11 @@ impl Front {
         function: &impl NetworkFunction,
         addresses: &Addresses,
         config: config::FastPath,
+        meters: u32,
     ) -> Result<(Self, Hands), Failure> {
         let ports = pairs[0];
         let opened = match config.enabled {
-            true => open_tables(ports, pairs.len(), function, config),
+            true => open_tables(ports, pairs.len(), function, config, meters),
             false => Err("the configuration says so".to_owned()),
         };
         let (programs, settings, fast, off) = match opened {
@@ -147,11 +148,13 @@ fn open_tables(
     workers: usize,
     function: &impl NetworkFunction,
     config: config::FastPath,
+    meters: u32,
 ) -> Result<Opened, String> {
     let sizes = Sizes {
         flows4: config.flows,
         hops: HOPS,
         routes4: ROUTES,
+        meters,
         ..Sizes::default()
     };
     let path = FastPath::new(&sizes).map_err(|error| error.to_string())?;
@@ -166,6 +169,7 @@ fn open_tables(
         hops: path.words(Part::Hops),
         routes: path.words(Part::Routes4),
         leases: path.words(Part::Leases),
+        meters: path.words(Part::Meters),
     };
     let link = |side: usize| Link {
         mac: stations[side],

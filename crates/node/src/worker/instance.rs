@@ -4,10 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use stateplane_functions::nat::ops::InstanceId;
-use stateplane_functions::nat::{Nat44, NatConfig};
-use stateplane_functions::{CommitMode, PortConfig, RuntimeConfig};
-use stateplane_host::bpf::fastpath::{Prefix, Words};
+use stateplane_functions::{PortConfig, RuntimeConfig};
+use stateplane_host::bpf::fastpath::Words;
 use stateplane_host::frame::{FramePool, PoolConfig};
 use stateplane_host::guard::InterfaceGuard;
 use stateplane_host::neigh::{Neighbours, Reader};
@@ -20,13 +18,13 @@ use super::fast::Fast;
 use super::front::{self, Front, Pair};
 use super::missing;
 use super::report::{Publication, Slot};
+use super::service::{Plan, Service};
 use super::team::{Homes, Pulse};
 use crate::client::StateClient;
-use crate::config::{self, Commit};
+use crate::config;
 use crate::failure::Failure;
-use crate::function::{FunctionSetup, Question, WorkerSetup, WorkerStatus};
+use crate::function::{FunctionSetup, Question, Work, WorkerSetup, WorkerStatus};
 use crate::heartbeat::Heartbeat;
-use crate::nat;
 use crate::regions::keeper::Home;
 use crate::regions::local::Local;
 use crate::stop::Stop;
@@ -42,7 +40,7 @@ pub(super) struct Seat {
     pub(super) status: WorkerStatus,
     pub(super) pool: FramePool,
     pub(super) ports: Pair,
-    pub(super) nat: NatConfig,
+    pub(super) plan: Plan,
     pub(super) home: Option<Home>,
     pub(super) limits: RuntimeConfig,
     pub(super) local: Option<Local>,
@@ -96,30 +94,29 @@ impl Opened {
         let ports = (0..count).map(|n| open_ports(&names, n, count, setup.park.limit / count));
         let ports = ports.collect::<Result<Vec<Memory>, Failure>>()?;
         let mac = ports[0].1[1].mac();
-        let nats = setup.workers.iter().map(|worker| {
-            let (name, life) = (InstanceId::of(&worker.name), setup.incarnation);
-            nat::instance_config(&setup.nat, &setup.lease, name, life, mac, worker.seed)
-        });
-        let nats = nats.collect::<Result<Vec<_>, Failure>>()?;
+        let plans = setup.workers.iter();
+        let plans = plans.map(|worker| Plan::of(&setup, worker, mac));
+        let plans = plans.collect::<Result<Vec<_>, Failure>>()?;
         let addresses_of = front::Addresses {
-            pool: public_prefixes(&setup.nat),
+            pool: setup.work.pool(),
             locals: neighbours.local_addresses(),
         };
         let pairs: Vec<&Pair> = ports.iter().map(|(_, pair)| pair).collect();
         // What makes its flows is the same for all workers.
-        let function = Nat44::new(nats[0].clone());
-        let (front, fast) = Front::open(&pairs, &function, &addresses_of, setup.fast_path)?;
+        let function = Service::new(plans[0].clone(), None);
+        let (config, meters) = (setup.fast_path, setup.work.meters());
+        let (front, fast) = Front::open(&pairs, &function, &addresses_of, config, meters)?;
         let modes = front.modes(&ports[0].1);
         let slots: Vec<Slot> = (0..count).map(|_| Slot::default()).collect();
         let publication = Publication::new(setup.status, &names, modes, &slots[1..]);
         let (homes, ends) = Homes::new(setup.homes, count - 1);
         let mut ends = std::iter::once(None).chain(ends.into_iter().map(Some));
         let mut seats = Vec::with_capacity(count);
-        let parts = setup.workers.into_iter().zip(ports).zip(nats);
-        for ((((worker, (pool, ports)), nat), fast), slot) in parts.zip(fast).zip(slots) {
+        let parts = setup.workers.into_iter().zip(ports).zip(plans);
+        for ((((worker, (pool, ports)), plan), fast), slot) in parts.zip(fast).zip(slots) {
             let mtus = [ports[0].mtu(), ports[1].mtu()];
             let limits = Limits {
-                nat: &setup.nat,
+                work: &setup.work,
                 park: setup.park,
                 workers: count,
             };
@@ -129,7 +126,7 @@ impl Opened {
                 status: status(&worker, &ports),
                 pool,
                 ports,
-                nat,
+                plan,
                 home: setup.home.clone(),
                 limits,
                 local: worker.local,
@@ -267,7 +264,7 @@ fn usable(interface: &str) -> Result<Ipv4Addr, Failure> {
 
 /// What bounds a worker: its share of what bounds the instance.
 struct Limits<'a> {
-    nat: &'a config::Nat,
+    work: &'a Work,
     park: config::Park,
     workers: usize,
 }
@@ -280,21 +277,10 @@ impl Limits<'_> {
         };
         let hash_key = [seed, seed.rotate_left(17) ^ 0x5370_a9e5_7a7e_f10e];
         let mut config = RuntimeConfig::new([port(0), port(1)], hash_key);
-        config.mode = match self.nat.commit {
-            Commit::Strict => CommitMode::Strict,
-            Commit::ReplyBarrier => CommitMode::ReplyBarrier,
-            Commit::Async => CommitMode::Async,
-        };
-        config.flows_max = (self.nat.flows as usize).div_ceil(self.workers);
+        config.mode = self.work.mode();
+        config.flows_max = self.work.flows().div_ceil(self.workers);
         config.park_max = (self.park.limit / self.workers).max(1);
         config.park_timeout = self.park.timeout;
         config
     }
-}
-
-fn public_prefixes(nat: &config::Nat) -> Vec<Prefix> {
-    nat.outside_addresses
-        .iter()
-        .flat_map(|range| Prefix::cover(range.first, range.last))
-        .collect()
 }

@@ -5,6 +5,7 @@
 //! * [`fast`]: what passes in front of the workers; `front.rs`: the XDP programs there
 //! * [`hops`]: the kernel's routes and neighbours
 //! * [`report`]: what the workers publish and answer; `errands.rs`: what operators ask the store
+//! * `service.rs`: the functions they can run
 //! * `instance.rs`: opening interfaces; `team.rs`: several workers
 //!
 //! Whatever this changes on an interface goes back when it ends: offloads by guards
@@ -19,6 +20,7 @@ mod hops;
 mod instance;
 pub mod packets;
 mod report;
+mod service;
 mod team;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,6 @@ use std::time::Duration;
 
 use stateplane_base::Time;
 use stateplane_functions::Runtime;
-use stateplane_functions::nat::{Nat44, Problem};
 use stateplane_host::bpf::fastpath::Words;
 use stateplane_host::port::Port;
 use stateplane_host::xsk::XskPort;
@@ -46,6 +47,7 @@ use hops::KernelHops;
 use instance::{Instance, Opened, Seat};
 use packets::PacketLoop;
 use report::{Publication, Reporter, To};
+use service::Service;
 use team::{Pulse, Remains, Team, pin};
 
 /// Packets are more urgent than most of what runs on the machine; a late heartbeat looks
@@ -80,7 +82,7 @@ pub fn run(setup: FunctionSetup) -> Result<(), Failure> {
     result.and(worker.close())
 }
 
-type Packets = PacketLoop<Nat44, XskPort, KernelHops, Words>;
+type Packets = PacketLoop<Service, XskPort, KernelHops, Words>;
 
 /// What the first worker looks after.
 struct Lead {
@@ -108,10 +110,7 @@ impl Worker {
         if let Err(error) = priority::set_nice(NICE) {
             warn!("cannot raise the worker's priority: {error}");
         }
-        let mut function = Nat44::new(seat.nat);
-        if let Some((table, me)) = seat.home {
-            function.set_home(table, me);
-        }
+        let function = Service::new(seat.plan, seat.home);
         let mut runtime = Runtime::new(clock::now(), seat.limits, function);
         if let Some(local) = seat.local {
             runtime.set_local(Rc::new(local));
@@ -154,7 +153,9 @@ impl Worker {
         // From here on nothing passes that the function does not see.
         self.packets.take_all();
         self.packets.runtime.stop(clock::now());
-        self.turn_for(GIVE_BACK, |packets| packets.state.pending() > 0)
+        self.turn_for(GIVE_BACK, |packets| {
+            packets.state.pending() > 0 || !packets.runtime.function().is_settled()
+        })
     }
 
     /// Another worker ended, which it says itself.
@@ -181,14 +182,13 @@ impl Worker {
     /// somebody changes something. A store that does not know us any more (it lost
     /// everything, or another process took our name) is asked again by the function.
     fn complain(&self) -> Result<(), Failure> {
-        if self.packets.runtime.function().status().problem != Some(Problem::ConfigMismatch) {
-            return Ok(());
+        match self.packets.runtime.function().mismatch() {
+            None => Ok(()),
+            Some(section) => Err(Failure::Usage(format!(
+                "the store was started with another [{section}] section: give all nodes the same \
+                 file and restart those that run with the old one"
+            ))),
         }
-        Err(Failure::Usage(
-            "the store was started with another [nat] section: give all nodes the same file \
-             and restart those that run with the old one"
-                .to_owned(),
-        ))
     }
 
     /// One turn, and the wait for the next.
@@ -201,7 +201,7 @@ impl Worker {
             self.packets.runtime.function_mut().set_home(table, me);
         }
         let received = self.packets.turn(now);
-        let registered = self.packets.runtime.function().status().registered;
+        let registered = self.packets.runtime.function().is_registered();
         self.pulse.beat(now, registered);
         if let Some(lead) = &mut self.lead
             && registered

@@ -128,7 +128,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
 
     /// Every packet comes here from now on.
     pub fn take_all(&mut self) {
-        if let Some(fast) = self.fast.take() {
+        if let Some(fast) = &mut self.fast {
             fast.close();
         }
     }
@@ -214,9 +214,15 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
                     flow,
                     decision,
                     ownership,
+                    meter,
                 } => {
                     if let Some(fast) = &mut self.fast {
-                        fast.install(port, flow, decision, ownership);
+                        fast.install(port, flow, decision, ownership, meter);
+                    }
+                }
+                Effect::Meter { meter, allow } => {
+                    if let Some(fast) = &mut self.fast {
+                        fast.allow(meter, allow);
                     }
                 }
                 // Before what is sent to the store below: whoever is to own a partition next hears

@@ -7,23 +7,23 @@ use std::sync::{Arc, Mutex};
 use stateplane_base::Time;
 use stateplane_flow::fast::{COUNTER_BYTES, COUNTER_HITS, Pressure, Punt};
 use stateplane_flow::{Endpoint, PortId, Protocol};
-use stateplane_functions::nat::Nat44;
 use stateplane_functions::{Counters, Session};
 use stateplane_host::bpf::fastpath::{FastCounters, Words};
 use stateplane_host::port::Port;
 use stateplane_host::xsk::XskPort;
-use stateplane_lease::holder::HolderView;
 
 use super::fast::{Done, Fast};
 use super::front::Front;
 use super::hops::KernelHops;
 use super::packets::PacketLoop;
+use super::service::Service;
 use crate::function::{
-    FastPathStatus, FunctionStatus, InterfaceStatus, LeaseView, Question, SessionView, WorkerStatus,
+    FastPathStatus, FunctionStatus, InterfaceStatus, LeaseView, MeterView, Question, SessionView,
+    WorkerStatus,
 };
 use crate::status::{EVERY, Publisher};
 
-type Packets = PacketLoop<Nat44, XskPort, KernelHops, Words>;
+type Packets = PacketLoop<Service, XskPort, KernelHops, Words>;
 
 const SIDES: [&str; 2] = ["inside", "outside"];
 /// The counter that is a largest value.
@@ -37,6 +37,8 @@ pub(super) struct Figures {
     parked: u64,
     store_pending: u64,
     leases: Vec<LeaseView>,
+    /// Of a meter, which has one worker.
+    meter: Option<MeterView>,
     done: Done,
     drops: BTreeMap<String, u64>,
     counters: BTreeMap<String, u64>,
@@ -190,6 +192,7 @@ impl Publication {
                 parked: sum.parked,
                 store_pending: sum.store_pending,
                 leases: sum.leases,
+                meter: sum.meter,
                 fast_path,
                 fast_path_off,
                 drops: sum.drops,
@@ -235,16 +238,17 @@ fn figures(now: Time, packets: &Packets, worker: &WorkerStatus) -> Figures {
         .collect();
     let mut named = named(counters);
     add_host_counters(&mut named, packets);
-    let nat = packets.runtime.function().status();
-    named.insert("local-hits".to_owned(), nat.local.hits);
-    named.insert("local-misses".to_owned(), nat.local.misses);
-    let leases = packets.runtime.function().lease(now).into_iter();
-    let leases = leases.map(|lease| lease_view(&lease, nat.blocks)).collect();
+    let said = packets.runtime.function().said(now);
+    named.extend(
+        said.counters
+            .iter()
+            .map(|(name, n)| ((*name).to_owned(), *n)),
+    );
     let done = packets.fast.as_ref().map(Fast::done).unwrap_or_default();
     let stats = [0, 1].map(|side| packets.ports[side].stats());
     Figures {
         worker: WorkerStatus {
-            registered: nat.registered,
+            registered: said.registered,
             received: stats.map(|stats| stats.received),
             sent: stats.map(|stats| stats.sent),
             flows: packets.runtime.flows() as u64,
@@ -253,22 +257,14 @@ fn figures(now: Time, packets: &Packets, worker: &WorkerStatus) -> Figures {
             waited: done.waited,
             ..worker.clone()
         },
-        store_silent: nat.store_silent,
+        store_silent: said.store_silent,
         parked: counters.park_now,
         store_pending: packets.state.pending() as u64,
-        leases,
+        leases: said.leases,
+        meter: said.meter,
         done,
         drops,
         counters: named,
-    }
-}
-
-fn lease_view(lease: &HolderView, blocks: usize) -> LeaseView {
-    LeaseView {
-        covers: format!("{blocks} port blocks"),
-        state: lease.state.to_owned(),
-        epoch: lease.epoch,
-        left_ms: u64::try_from(lease.left.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::say::say;
 
 mod config;
 mod function;
+mod meter;
 mod regions;
 mod steering;
 mod telemetry;
@@ -25,6 +26,7 @@ const HELP: &str = "\
 Examples:
   stateplane show nodes --config edge.toml
   stateplane show sessions --limit 20 | grep 10.0.3.7
+  stateplane show meter --config edge.toml        packets, bytes and what is left, by subscriber
   stateplane show store --json | jq '.nodes[].replica.tables'
   stateplane show regions                 what is shared and copied, lag, loss, age
   stateplane show steering --config edge.toml
@@ -59,6 +61,14 @@ enum What {
     },
     /// What the instances own, under which epoch and for how long; and what the store has lent
     Leases(Common),
+    /// What each subscriber of a meter sent and received, what is left of its allowance, who owns it
+    Meter {
+        #[command(flatten)]
+        common: Common,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        limit: usize,
+    },
     /// The replicas of the store: views, logs, tables
     Store(Common),
     /// Regions in use: tables read in place, copies between machines
@@ -97,6 +107,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
         | What::FastPath(common)
         | What::Workers(common) => (common, "/v1/status".to_owned()),
         What::Sessions { common, limit } => (common, format!("/v1/sessions?limit={limit}")),
+        What::Meter { common, limit } => (common, format!("/v1/meter?limit={limit}")),
         What::Leases(common) => (common, "/v1/leases".to_owned()),
         What::Store(common) => (common, "/v1/store".to_owned()),
     };
@@ -124,6 +135,7 @@ pub(super) fn run(args: &ShowArgs) -> ExitCode {
             What::Nodes(_) => nodes(&answers),
             What::Sessions { .. } => sessions(&answers),
             What::Leases(_) => leases(&answers),
+            What::Meter { .. } => meter::show(&answers),
             What::Store(_) => store(&answers),
             What::Regions(_) => regions::show(&answers),
             What::FastPath(_) => function::fast_path(&answers),

@@ -208,6 +208,7 @@ impl NetworkFunction for Nat44 {
         Some(Shape {
             source: port == PortId::INSIDE,
             destination: port == PortId::OUTSIDE,
+            ports: true,
         })
     }
 

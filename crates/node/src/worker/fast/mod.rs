@@ -25,11 +25,11 @@ use std::time::Duration;
 
 use stateplane_base::Time;
 use stateplane_flow::fast::{
-    Extent, Key, KeyMask, Memory, PortSettings, Pressure, Seed, Settings, WrongSize, has_route,
-    seen,
+    Extent, Key, KeyMask, Memory, Metered, Meters, PortSettings, Pressure, Seed, Settings,
+    WrongSize, has_route, seen,
 };
 use stateplane_flow::{FlowKey, PortId};
-use stateplane_functions::{Decision, NetworkFunction, Ownership, Sight};
+use stateplane_functions::{Allow, Decision, Meter, NetworkFunction, Ownership, Sight};
 use stateplane_host::port::Mac;
 use stateplane_lease::Partition;
 use stateplane_wire::eth;
@@ -59,9 +59,9 @@ pub fn settings<F: NetworkFunction, M: Memory>(
         told &= shape.is_some();
         let mask = shape.map_or(KeyMask::ALL, |shape| KeyMask {
             source: shape.source,
-            source_port: shape.source,
+            source_port: shape.source && shape.ports,
             destination: shape.destination,
-            destination_port: shape.destination,
+            destination_port: shape.destination && shape.ports,
         });
         let port_settings = PortSettings {
             station: eth::Mac(station.0),
@@ -90,6 +90,8 @@ pub struct Parts<M> {
     pub routes: M,
     /// Leases.
     pub leases: M,
+    /// Meters.
+    pub meters: M,
 }
 
 /// What was done since the start.
@@ -128,6 +130,8 @@ impl Done {
 pub struct Fast<M> {
     shared: Arc<Mutex<Shared<M>>>,
     parts: Parts<M>,
+    /// Each is one worker's alone.
+    meters: Meters<M>,
     seed: Seed,
     worker: usize,
     changes: Vec<Change>,
@@ -149,6 +153,7 @@ impl<M: Memory + Clone> Fast<M> {
         let of = |worker| Self {
             shared: Arc::clone(&shared),
             parts: parts.clone(),
+            meters: Meters::new(parts.meters.clone()),
             seed,
             worker,
             changes: Vec::new(),
@@ -160,20 +165,21 @@ impl<M: Memory + Clone> Fast<M> {
 }
 
 impl<M: Memory> Fast<M> {
-    /// Notes that this decision may be carried out, for [`Self::apply`]; and under which lease, if
-    /// it needs one.
+    /// Notes that this decision may be carried out, for [`Self::apply`]; under which lease, if it
+    /// needs one, and where its packets count.
     pub fn install(
         &mut self,
         port: PortId,
         flow: FlowKey,
         decision: Decision,
         ownership: Option<Ownership>,
+        meter: Option<Meter>,
     ) {
         if self.changes.len() >= NOTED_MAX {
             self.done.full += 1;
             return;
         }
-        let change = Change::Install(port, flow, decision, ownership);
+        let change = Change::Install(port, flow, decision, ownership, meter);
         self.changes.push(change);
     }
 
@@ -182,7 +188,15 @@ impl<M: Memory> Fast<M> {
     /// worker's changes; a lease is published once in seconds.
     pub fn publish(&mut self, partition: Partition, epoch: u32, until: Time) {
         let place = (self.worker, partition);
-        self.shared().owners.publish(place, epoch, until);
+        self.shared().publish(place, epoch, until);
+    }
+
+    /// What may pass at a meter. At once.
+    pub fn allow(&mut self, meter: Meter, allow: Allow) {
+        match allow {
+            Allow::Nothing => drop(self.meters.clear(meter.0)),
+            Allow::Until(bytes) => self.meters.limit(meter.0, bytes),
+        }
     }
 
     /// Notes that this flow's packets must come to a worker.
@@ -237,7 +251,7 @@ impl<M: Memory> Fast<M> {
     }
 
     /// The same, for good: the instance stops.
-    pub fn close(self) {
+    pub fn close(&mut self) {
         self.shared().close();
     }
 
@@ -265,5 +279,9 @@ impl<M: Memory> Sight for Fast<M> {
         let (flows, extent) = (&self.parts.flows, &self.parts.extent);
         let seen = seen(flows, extent, &self.seed, &Key::of(flow, port), now)?;
         (seen.packets > 0).then(|| now - seen.idle)
+    }
+
+    fn metered(&self, meter: Meter) -> Option<Metered> {
+        self.meters.read(meter.0)
     }
 }

@@ -12,10 +12,10 @@ use stateplane_flow::fast::{
     Action, Entry, Guard, Hop, Key, Leases, Memory, Seed, Table, WrongSize,
 };
 use stateplane_flow::{Endpoint, FlowKey, PortId};
-use stateplane_functions::{Decision, Ownership};
+use stateplane_functions::{Decision, Meter, Ownership};
 
 use super::super::egress::NextHops;
-use super::owners::Owners;
+use super::owners::{Owners, Place};
 use super::{COARSE, Done, Link, Parts, Ways};
 
 /// Slots that a table of flows begins with; it grows with them.
@@ -25,9 +25,16 @@ const TENDED: usize = 64;
 
 /// What a worker wants written.
 pub(super) enum Change {
-    Install(PortId, FlowKey, Decision, Option<Ownership>),
+    Install(PortId, FlowKey, Decision, Option<Ownership>, Option<Meter>),
     Remove(PortId, FlowKey),
     Learn(PortId, Ipv4Addr),
+}
+
+/// What an entry hangs on.
+#[derive(Clone, Copy)]
+struct Hangs {
+    guard: Guard,
+    meter: Option<Meter>,
 }
 
 /// The tables as their one writer has them, whichever worker that is.
@@ -63,9 +70,12 @@ impl<M: Memory> Shared<M> {
         for change in changes.drain(..) {
             match change {
                 Change::Install(..) if self.closed => {}
-                Change::Install(port, flow, decision, ownership) => {
+                Change::Install(port, flow, decision, ownership, meter) => {
                     match self.owners.guard(worker, ownership) {
-                        Some(guard) => self.write(now, hops, port, &flow, &decision, guard, done),
+                        Some(guard) => {
+                            let hangs = Hangs { guard, meter };
+                            self.write(now, hops, port, &flow, &decision, hangs, done);
+                        }
                         None => {
                             done.unowned += 1;
                             self.flows.remove(&Key::of(&flow, port));
@@ -89,7 +99,7 @@ impl<M: Memory> Shared<M> {
         port: PortId,
         flow: &FlowKey,
         decision: &Decision,
-        guard: Guard,
+        Hangs { guard, meter }: Hangs,
         done: &mut Done,
     ) {
         let (key, until) = (Key::of(flow, port), decision.valid_until - COARSE);
@@ -98,7 +108,8 @@ impl<M: Memory> Shared<M> {
             self.flows.remove(&key);
             return;
         };
-        let action = Action::of(&decision.action, hop, guard);
+        let mut action = Action::of(&decision.action, hop, guard);
+        action.meter = meter.map(|meter| meter.0);
         // Most are prolonged, which disturbs no packet.
         let same = self.flows.get(&key).is_some_and(|old| old.action == action);
         if same {
@@ -127,6 +138,13 @@ impl<M: Memory> Shared<M> {
         match decision.action.destination.or(kept) {
             Some(end) => self.ways.hop(now, hops, out, end.addr).map(Hop::Index),
             None => Some(Hop::ByDestination(out)),
+        }
+    }
+
+    /// A lease was granted, prolonged or lost.
+    pub(super) fn publish(&mut self, place: Place, epoch: u32, until: Time) {
+        if !self.closed {
+            self.owners.publish(place, epoch, until);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use stateplane_base::Time;
 use stateplane_flow::fast::layout::{
-    HOP_WORDS, LEASE_WORDS, ROUTE4_WORDS, SETTINGS_WORDS, SLOT4_WORDS,
+    HOP_WORDS, LEASE_WORDS, METER_WORDS, ROUTE4_WORDS, SETTINGS_WORDS, SLOT4_WORDS,
 };
 use stateplane_flow::fast::{Punt, Seed, Settings, Tables, Verdict, interpret};
 use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
@@ -68,6 +68,7 @@ impl World {
             hops: words(64 * HOP_WORDS),
             routes: words(64 * ROUTE4_WORDS),
             leases: words(LEASES * LEASE_WORDS),
+            meters: words(4 * METER_WORDS),
         };
         let link = |side: usize| Link {
             mac: first.worker.ports[side].mac(),
@@ -95,7 +96,7 @@ impl World {
             routes4: &self.parts.routes,
             routes6: &[],
             leases: &self.parts.leases,
-            meters: &[],
+            meters: &self.parts.meters,
             tunnels: &[],
             settings: &self.settings,
         };
@@ -332,7 +333,7 @@ fn install(world: &mut World, port: u16, epoch: u64) {
     };
     let worker = &mut world.bench.worker;
     let fast = worker.fast.as_mut().expect("there is one");
-    fast.install(IN, key, decision(now), Some(ownership));
+    fast.install(IN, key, decision(now), Some(ownership), None);
     fast.apply(now, worker.egress.hops_mut());
 }
 
@@ -342,7 +343,7 @@ fn install_beside(world: &mut World, port: u16, ownership: Option<Ownership>, la
     let decision = decision(now);
     world
         .other
-        .install(IN, owned_flow(port), decision, ownership);
+        .install(IN, owned_flow(port), decision, ownership, None);
     world.other.apply(now, world.bench.worker.egress.hops_mut());
 }
 
@@ -452,7 +453,7 @@ fn a_flow_that_two_workers_know_is_one_entry_that_neither_changes() {
     let now = world.bench.now + 50 * SECOND;
     let worker = &mut world.bench.worker;
     let fast = worker.fast.as_mut().expect("there is one");
-    fast.install(IN, owned_flow(1), decision(now), None);
+    fast.install(IN, owned_flow(1), decision(now), None, None);
     fast.apply(now, worker.egress.hops_mut());
     install_beside(&mut world, 1, None, 51 * SECOND);
     assert_eq!(
