@@ -266,6 +266,30 @@ fn a_deposed_leader_rolls_back_what_did_not_survive() {
 }
 
 #[test]
+fn a_deposed_leader_rolls_back_to_nothing_where_nobody_has_executed_anything() {
+    let mut w = World::ready(3);
+    let old = w.leader().unwrap();
+    // Only the old leader hears of the first request of all, and then it is cut off.
+    w.lose = Box::new(move |from, to, body| match body {
+        Body::Ordered(_) | Body::Tail { .. } => to != Node::Replica(old),
+        _ => from == Node::Replica(old) || (to == Node::Replica(old) && from != Node::Sequencer),
+    });
+    w.submit(b"first");
+    w.run(5);
+    assert_eq!(w.replica(old).app().ops.len(), 1, "executed ahead");
+    w.run_until(500, |w| w.leader().is_some_and(|leader| leader != old));
+    w.run(20);
+    // The next leader dies: the group is those two who have executed too much and nothing.
+    w.kill(w.leader().unwrap());
+    w.lose = Box::new(|_, _, _| false);
+    // What the old leader took back was stamped in this session, so it comes again.
+    assert_eq!(w.call(b"second").map(|r| count(&r)), Ok(2));
+    w.run(50);
+    w.agree();
+    assert!(w.mark(Mark::DeposedRollback) > 0 && w.mark(Mark::SnapshotInstalled) > 0);
+}
+
+#[test]
 fn a_leader_that_hears_nobody_steps_down() {
     let mut w = World::ready(3);
     let mute = Node::Replica(w.leader().unwrap());

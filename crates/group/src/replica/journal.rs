@@ -359,7 +359,8 @@ impl<A: Application> Replica<A> {
         if !self.awaits_picture() || self.serving.as_ref().is_some_and(|p| p.at >= base) {
             return;
         }
-        self.take_snapshot(now, 0);
+        // Nothing that was never executed is worth a checkpoint.
+        self.take_snapshot(now, 1);
         if let Some(journal) = self.journal.as_mut().filter(|_| self.serving.is_none()) {
             journal.next = Next::AtOnce;
         }

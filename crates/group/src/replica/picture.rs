@@ -41,10 +41,11 @@ pub(super) struct Picture {
 }
 
 impl<A: Application> Replica<A> {
-    /// Begins a snapshot of the executed state, if that is recent enough.
+    /// Begins a snapshot of the executed state, if that is recent enough. A state in which nothing
+    /// was executed is one, too: it is what a peer needs that executed what nobody else has.
     pub(super) fn take_snapshot(&mut self, now: Time, floor: Slot) {
         self.drop_picture();
-        if self.executed < floor || self.executed == 0 {
+        if self.executed < floor {
             return;
         }
         let mut bytes = self.encode_head();
