@@ -17,8 +17,9 @@ use hashbrown::hash_table;
 use crate::hash::Seed;
 use crate::table::{Key, Value};
 
-/// Rows of one part, on average.
-const PART: usize = 512;
+/// Rows of one part, on average. One that is next to be split has twice as many, give or take:
+/// they fit the 1,024 places that a hash table has then, and those of a new part fit 512.
+const PART: usize = 400;
 
 /// A place in a table: a row, or where one would be.
 pub(crate) enum Slot<'a> {
