@@ -203,6 +203,36 @@ fn a_replica_behind_truncation_gets_a_snapshot() {
 }
 
 #[test]
+fn who_wants_more_than_there_is_takes_no_snapshot_away() {
+    let mut config = stateplane_group::GroupConfig::new(3);
+    let limits = &mut config.limits;
+    (limits.retain, limits.chunk, limits.chunks) = (16, 64, 1);
+    let mut w = World::ready_with(config);
+    let slow = (w.leader().unwrap() + 1) % 3;
+    w.lose = Box::new(move |from, to, _| from == Node::Replica(slow) || to == Node::Replica(slow));
+    for i in 0..200u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.lose = Box::new(|_, _, _| false);
+    // All the while it receives the snapshot, piece by piece, another one asks for a later one.
+    let sources = (0..3).filter(|source| *source != slow);
+    for _ in 0..500 {
+        for source in sources.clone() {
+            let body = Body::SnapshotRequest {
+                floor: 1_000,
+                at: 0,
+                offset: 0,
+                chunks: 1,
+            };
+            w.inject((source + 1) % 3, source, body);
+        }
+        w.run(1);
+    }
+    assert!(w.replica(slow).marks().get(Mark::SnapshotInstalled) > 0);
+    w.agree();
+}
+
+#[test]
 fn a_snapshot_that_comes_too_late_takes_nothing_back() {
     let mut config = stateplane_group::GroupConfig::new(3);
     (config.limits.retain, config.limits.sync_every) = (16, 8);

@@ -209,3 +209,39 @@ fn a_vote_from_before_a_loss_of_memory_admits_nobody() {
         assert_eq!(first, b"in its place");
     }
 }
+
+#[test]
+fn who_was_told_to_want_a_later_snapshot_takes_an_earlier_one_when_there_is_no_other() {
+    let mut config = config(3, 64);
+    config.limits.retain = 0;
+    let mut w = World::ready_with(config);
+    let leader = w.leader().unwrap();
+    let (next, slow) = ((leader + 1) % 3, (leader + 2) % 3);
+    w.lose = Box::new(move |from, to, _| from == Node::Replica(slow) || to == Node::Replica(slow));
+    for i in 0..20u8 {
+        w.call(&[i]).unwrap();
+    }
+    w.run(20);
+    // What comes now is final at the leader, which truncates it; the next one has it, but does not
+    // hear that it is final.
+    w.lose = Box::new(move |from, to, body| {
+        let cut = from == Node::Replica(slow) || to == Node::Replica(slow);
+        cut || to == Node::Replica(next) && matches!(body, Body::Heartbeat { .. })
+    });
+    w.call(b"21").unwrap();
+    // The slow one hears of the leader's truncation, and of nothing else, before that one dies.
+    let asked = w.sent.get("snapshot-request").copied().unwrap_or(0);
+    w.lose = Box::new(move |_, to, body| {
+        let heartbeat = matches!(body, Body::Heartbeat { .. });
+        to == Node::Replica(next) && heartbeat || matches!(body, Body::SnapshotChunk(_))
+    });
+    w.run_until(35, |w| {
+        w.sent.get("snapshot-request").copied().unwrap_or(0) > asked
+    });
+    w.kill(leader);
+    w.lose = Box::new(|_, _, _| false);
+    w.call(b"22").unwrap();
+    w.run(50);
+    w.agree();
+    assert_eq!(w.replica(slow).app().ops.len(), 22);
+}

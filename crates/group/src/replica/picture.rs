@@ -44,10 +44,11 @@ impl<A: Application> Replica<A> {
     /// Begins a snapshot of the executed state, if that is recent enough. A state in which nothing
     /// was executed is one, too: it is what a peer needs that executed what nobody else has.
     pub(super) fn take_snapshot(&mut self, now: Time, floor: Slot) {
-        self.drop_picture();
+        // Who wants more than we have must not take away what another peer is receiving.
         if self.executed < floor {
             return;
         }
+        self.drop_picture();
         let mut bytes = self.encode_head();
         let head = bytes.len() as u64 + self.clients_size();
         let total = head + self.app.begin_snapshot();

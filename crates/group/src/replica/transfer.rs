@@ -149,8 +149,10 @@ impl<A: Application> Replica<A> {
 
     /// Wants a snapshot of slot `floor` or later.
     pub(super) fn start_download(&mut self, now: Time, floor: Slot) {
-        let source = match &self.download {
-            Some(download) if download.floor >= floor => return,
+        let source = match &mut self.download {
+            // Less is enough now: who truncated up to there may have died, and nobody else may
+            // ever have that much without us.
+            Some(download) if download.floor >= floor => return download.floor = floor,
             Some(download) => {
                 self.marks.hit(Mark::SnapshotRestarted);
                 Some(download.source)

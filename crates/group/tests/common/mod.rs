@@ -142,6 +142,8 @@ pub struct World {
     sealed: u64,
     keys: Keys,
     pub lives: u64,
+    /// As replicas name it in their messages.
+    formation: u64,
 }
 
 pub const CLIENT: ClientId = ClientId(77);
@@ -177,6 +179,7 @@ impl World {
             sealed: 0,
             keys: Keys::derive(&Key::new([1; 16]), 1),
             lives: 100,
+            formation: 0,
             config,
         };
         (0..world.config.seats).for_each(|i| world.start_replica(i));
@@ -351,6 +354,7 @@ impl World {
             Some(oum::Kind::Ordered) => self.ordered(bytes),
             None => Message::decode(bytes).expect("what is sent can be read"),
         };
+        self.formation = self.formation.max(msg.formation);
         if std::env::var_os("TRACE").is_some() {
             eprintln!("{now:?} {from:?} -> {to:?}: {:?}", msg.body);
         }
@@ -476,6 +480,14 @@ impl World {
             self.wire
                 .insert((self.now + DELAY, self.serial), (from, target, bytes));
         }
+    }
+
+    /// A replica gets this as if another one had sent it.
+    pub fn inject(&mut self, from: u8, to: u8, body: Body) {
+        let formation = self.formation;
+        let mut bytes = Vec::new();
+        Message { formation, body }.encode(&mut bytes);
+        self.deliver(Node::Replica(from), Node::Replica(to), &bytes);
     }
 
     /// Everything held arrives now.
