@@ -57,8 +57,8 @@ sim: setup
 
 # Hours: many seeds of the optimised build, and every broken rule hunted for.
 sim-long: setup
-	$(CARGO) run --release --bin stateplane -- sim --seeds $(SIM_LONG)
-	$(CARGO) run --release --features mutations --bin stateplane -- sim --mutations
+	$(CARGO) run --profile sim --bin stateplane -- sim --seeds $(SIM_LONG)
+	$(CARGO) run --profile sim --features mutations --bin stateplane -- sim --mutations
 
 # The model checker's wide bounds: minutes to hours, and gigabytes.
 model: setup
