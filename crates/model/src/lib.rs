@@ -9,16 +9,16 @@
 //! NOPaxos (`Linearizability` and `SyncSafety`) and our own.
 //!
 //! * `app`: a state machine small enough to be part of a state
-//! * `state`: nodes and messages in flight; `model`: what may happen next
+//! * `state`: nodes and messages in flight; `group`: what may happen next
 //! * [`bounds`]: how much may happen; [`configs`]: the bounds that are checked
 //! * [`report`]: runs one of them
 //! * [`lease`]: the same for leases: holders and the store's rules, with clocks that pass
 mod app;
 pub mod bounds;
 pub mod configs;
+mod group;
 pub mod history;
 pub mod lease;
-mod model;
 pub mod report;
 mod state;
 

@@ -1,6 +1,6 @@
 //! Runs the checker and says what it found.
 use crate::bounds::Bounds;
-use crate::model::Group;
+use crate::group::Group;
 use stateright::{Checker, HasDiscoveries, Model};
 use std::cell::Cell;
 use std::fmt;
