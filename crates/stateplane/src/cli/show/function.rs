@@ -1,8 +1,40 @@
-//! `show fast-path` and `show workers`: what function instances do.
+//! `show sessions`, `show fast-path` and `show workers`: what function instances do.
 
 use serde_json::Value;
 
 use super::{Answers, good, table, text};
+
+/// Who speaks with whom.
+pub(super) fn sessions(answers: &Answers) -> String {
+    let mut rows = Vec::new();
+    for (name, answer) in good(answers) {
+        for session in answer["sessions"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+        {
+            let field = |key: &str| text(&session[key]);
+            let valid = session["valid_ms"]
+                .as_u64()
+                .map(|ms| format!("{:.1}s", ms as f64 / 1e3));
+            rows.push(vec![
+                name.clone(),
+                field("protocol"),
+                field("inside"),
+                field("outside"),
+                field("remote"),
+                field("state"),
+                valid.unwrap_or_default(),
+            ]);
+        }
+    }
+    table(
+        &[
+            "NODE", "PROTO", "INSIDE", "OUTSIDE", "REMOTE", "STATE", "VALID",
+        ],
+        rows,
+    )
+}
 
 /// What passes in the kernel.
 pub(super) fn fast_path(answers: &Answers) -> String {
