@@ -120,11 +120,11 @@ impl Connection {
             return false;
         }
         if blocked.deadline.is_some_and(|deadline| deadline <= now) {
-            reply::nil_array(self.session.protocol, &mut self.output);
+            reply::nil_array(self.session.protocol, &mut self.link.output);
             return true;
         }
         // Who has gone must not be given anything.
-        self.dead |= self.ended;
+        self.link.dead |= self.link.ended;
         let again = now + blocked.pause;
         blocked.again = Some(
             blocked

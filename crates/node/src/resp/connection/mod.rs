@@ -4,7 +4,7 @@
 //! into the next one. So they are executed in their order even if the network loses or reorders
 //! datagrams, which operations of their own would not be; and a pipeline costs few operations.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Write};
 use std::net::TcpStream;
 
 use stateplane_base::Time;
@@ -22,17 +22,17 @@ use super::reply::{self, Protocol};
 use super::request::{Decoder, Event};
 
 mod blocking;
+mod link;
 mod transaction;
 mod words;
 
 use blocking::Blocked;
+use link::{Got, Link};
 use transaction::Multi;
 use words::{Words, before_authentication, too_large, unknown};
 
 /// Nothing more is executed for a client that has so many bytes to read.
 const OUTPUT: usize = 256 << 10;
-/// A buffer that grew beyond this is not kept.
-const KEEP: usize = 16 << 10;
 /// Commands of one operation: their results must be kept until they are acknowledged.
 const COMMANDS: usize = 512;
 
@@ -100,14 +100,9 @@ enum Next {
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    link: Link,
     pub(super) id: u64,
     peer: String,
-    /// It may have bytes to read, or room for bytes to write.
-    readable: bool,
-    writable: bool,
-    /// The peer sends nothing more: it is read until its end.
-    ended: bool,
     /// Nothing is taken because the peer has too much to read.
     held: bool,
     /// It stands in the queue of those to be served.
@@ -116,47 +111,36 @@ pub(super) struct Connection {
     pub(super) stalled: bool,
     session: Session,
     decoder: Decoder,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    sent: usize,
     batch: Batch,
     purpose: Purpose,
     under_way: bool,
     /// Nothing more is read; it ends when everything is written.
     closing: bool,
-    dead: bool,
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, id: u64, authenticated: bool, sizes: Sizes) -> Self {
         let peer = stream.peer_addr().map(|peer| peer.to_string());
         Self {
-            stream,
+            link: Link::new(stream),
             id,
             peer: peer.unwrap_or_default(),
-            readable: true,
-            writable: true,
-            ended: false,
             held: false,
             queued: false,
             stalled: false,
             session: Session::new(authenticated),
             // On the wire a word has a longer header than in an operation.
             decoder: Decoder::new(sizes.most * 2),
-            input: Vec::new(),
-            output: Vec::new(),
-            sent: 0,
             batch: Batch::default(),
             purpose: Purpose::Plain,
             under_way: false,
             closing: false,
-            dead: false,
         }
     }
 
     /// Whether it is over.
     pub(super) fn is_over(&self) -> bool {
-        self.dead || self.closing && !self.under_way && self.output.len() == self.sent
+        self.link.dead || self.closing && !self.under_way && self.link.unsent() == 0
     }
 
     /// Whether it waits for the store.
@@ -171,19 +155,17 @@ impl Connection {
 
     /// Whether there is an operation to be submitted.
     pub(super) fn has_operation(&self) -> bool {
-        !self.under_way && !self.dead && !self.is_blocked() && self.batch.asks_store()
+        !self.under_way && !self.link.dead && !self.is_blocked() && self.batch.asks_store()
     }
 
     fn is_full(&self) -> bool {
-        self.output.len() - self.sent >= OUTPUT
+        self.link.unsent() >= OUTPUT
     }
 
     /// What the kernel says of its socket.
     pub(super) fn ready(&mut self, ready: Ready) {
-        self.readable |= ready.readable;
-        self.writable |= ready.writable;
-        self.ended |= ready.ended;
-        self.dead |= self.ended && self.is_blocked();
+        self.link.ready(ready);
+        self.link.dead |= self.link.ended && self.is_blocked();
     }
 
     /// Reads and understands until there is something to ask the store, or nothing more to do.
@@ -194,7 +176,7 @@ impl Connection {
         now: Time,
         context: &mut Context<'_>,
     ) {
-        while !self.under_way && !self.dead && !self.closing && !self.batch.asks_store() {
+        while !self.under_way && !self.link.dead && !self.closing && !self.batch.asks_store() {
             self.held = self.is_full();
             if self.held {
                 break;
@@ -204,38 +186,23 @@ impl Connection {
                 continue;
             }
             // What is left is the beginning of a request.
-            if !self.readable {
+            if !self.link.is_readable() {
                 break;
             }
-            self.read(scratch, context);
-        }
-    }
-
-    fn read(&mut self, scratch: &mut [u8], context: &mut Context<'_>) {
-        match self.stream.read(scratch) {
-            Ok(0) => {
-                self.readable = false;
-                self.closing = true;
+            match self.link.read(scratch) {
+                Got::End => self.closing = true,
+                Got::Bytes(len) => context.figures.received += len as u64,
             }
-            Ok(len) => {
-                // A short read has emptied the socket: the next bytes will be told.
-                self.readable = self.ended || len == scratch.len();
-                self.input.extend_from_slice(&scratch[..len]);
-                context.figures.received += len as u64;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => self.dead = true,
         }
     }
 
     /// Takes requests from the input.
     fn understand(&mut self, sizes: Sizes, now: Time, context: &mut Context<'_>) {
-        let input = std::mem::take(&mut self.input);
+        let input = std::mem::take(&mut self.link.input);
         let (mut at, mut ranges) = (0, Vec::new());
         while self.batch.len() < sizes.usual
             && self.batch.replies() < COMMANDS
-            && self.output.len() - self.sent < OUTPUT
+            && self.link.unsent() < OUTPUT
         {
             let (used, event) = match self.decoder.next(&input[at..], &mut ranges) {
                 Ok(Some(next)) => next,
@@ -267,15 +234,9 @@ impl Connection {
             }
             context.figures.commands += u64::from(event == Some(Event::Request));
         }
-        self.input = input;
-        if self.closing {
-            self.input.clear();
-        } else {
-            self.input.drain(..at);
-        }
-        if self.input.is_empty() && self.input.capacity() > KEEP {
-            self.input = Vec::new();
-        }
+        let done = if self.closing { input.len() } else { at };
+        self.link.input = input;
+        self.link.consume(done);
     }
 
     fn refuse_too_large(&mut self, sizes: Sizes) -> Next {
@@ -290,7 +251,7 @@ impl Connection {
     fn say(&mut self, write: impl FnOnce(Protocol, &mut Vec<u8>)) {
         let protocol = self.session.protocol;
         if self.batch.is_empty() {
-            write(protocol, &mut self.output);
+            write(protocol, &mut self.link.output);
         } else {
             let mut bytes = Vec::new();
             write(protocol, &mut bytes);
@@ -462,8 +423,8 @@ impl Connection {
             Ok((executed, said)) => self.replied(batch, purpose, executed, said),
             Err(Failed::Said(text)) => {
                 match purpose {
-                    Purpose::Plain | Purpose::Wait(_) => batch.fail(&text, &mut self.output),
-                    Purpose::Exec | Purpose::Watch(_) => reply::error(&text, &mut self.output),
+                    Purpose::Plain | Purpose::Wait(_) => batch.fail(&text, &mut self.link.output),
+                    Purpose::Exec | Purpose::Watch(_) => reply::error(&text, &mut self.link.output),
                 }
                 Ok(())
             }
@@ -471,7 +432,7 @@ impl Connection {
         };
         if done.is_err() {
             // Nobody knows any more which reply is for which command.
-            reply::error("ERR the store's reply is malformed", &mut self.output);
+            reply::error("ERR the store's reply is malformed", &mut self.link.output);
             self.closing = true;
         }
         pushed
@@ -494,20 +455,20 @@ impl Connection {
                     let version = version.ok_or(Malformed)?;
                     self.session.watched.push(Watched { key, version });
                 }
-                reply::status("OK", &mut self.output);
+                reply::status("OK", &mut self.link.output);
             }
             Purpose::Exec if executed == ABORTED => {
-                reply::nil_array(protocol, &mut self.output);
+                reply::nil_array(protocol, &mut self.link.output);
             }
             Purpose::Exec => {
-                reply::array(batch.replies(), &mut self.output);
-                let rest = batch.write(protocol, executed.into(), said, &mut self.output)?;
+                reply::array(batch.replies(), &mut self.link.output);
+                let rest = batch.write(protocol, executed.into(), said, &mut self.link.output)?;
                 if rest.is_some() {
                     return Err(Malformed);
                 }
             }
             Purpose::Plain | Purpose::Wait(_) => {
-                let rest = batch.write(protocol, executed.into(), said, &mut self.output)?;
+                let rest = batch.write(protocol, executed.into(), said, &mut self.link.output)?;
                 self.batch = rest.unwrap_or_default();
             }
         }
@@ -516,25 +477,7 @@ impl Connection {
 
     /// Writes what the socket takes; how many bytes that were.
     pub(super) fn write(&mut self) -> usize {
-        let before = self.sent;
-        while self.writable && self.sent < self.output.len() && !self.dead {
-            match self.stream.write(&self.output[self.sent..]) {
-                Ok(0) => self.dead = true,
-                Ok(len) => self.sent += len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => self.dead = true,
-            }
-        }
-        let written = self.sent - before;
-        if self.sent == self.output.len() {
-            self.output.clear();
-            self.sent = 0;
-            if self.output.capacity() > KEEP {
-                self.output = Vec::new();
-            }
-        }
-        written
+        self.link.write()
     }
 
     /// Says why it is not served.

@@ -55,9 +55,9 @@ impl Connection {
             batch.ask_nothing();
         }
         if !batch.asks_store() {
-            reply::array(batch.replies(), &mut self.output);
-            let done = batch.write(self.session.protocol, 0, &[], &mut self.output);
-            self.dead |= done.is_err();
+            reply::array(batch.replies(), &mut self.link.output);
+            let done = batch.write(self.session.protocol, 0, &[], &mut self.link.output);
+            self.link.dead |= done.is_err();
             return Next::Taken;
         }
         self.batch = batch;
