@@ -127,6 +127,11 @@ pub trait NetworkFunction {
         Ok(())
     }
 
+    /// A packet of a decided flow is about to pass: a place to touch the memory that
+    /// [`Self::admit`] and [`Self::observe`] will need, while others of its burst are looked for.
+    #[inline]
+    fn anticipate(&self, _token: Token) {}
+
     /// A packet of a decided flow passes. Called for every packet that comes this way:
     /// must be cheap. Of TCP, segments that open, close or reset always do.
     fn observe(&mut self, _now: Time, _flow: &FlowKey, _token: Token, _headers: &Headers) {}

@@ -128,6 +128,15 @@ impl Table {
         found.map(Place)
     }
 
+    /// The function's handle for the flow there, if it passes.
+    #[inline]
+    pub(crate) fn token(&self, Place(at): Place) -> Option<Token> {
+        match self.entries.get(at as usize)?.kept {
+            Kept::Pass(_, token) => Some(token),
+            Kept::Deny(_) => None,
+        }
+    }
+
     /// The valid verdict at a place.
     #[inline]
     pub(crate) fn at(&self, Place(at): Place, now: Time) -> Option<Verdict> {

@@ -1,9 +1,9 @@
-//! Packets: one at a time, or a burst in two passes.
+//! Packets: one at a time, or a burst in three passes.
 //!
 //! What a packet costs is mostly waiting for memory. A driver with several packets in
-//! hand looks at all of them first ([`Runtime::glance`]) and then sees each through
-//! ([`Runtime::proceed`]): the first pass asks for memory that the second one needs, and
-//! its look-ups do not wait for each other.
+//! hand reads all of them first ([`Runtime::glance`]), then finds the flows of all
+//! ([`Runtime::seek`]), and then sees each through ([`Runtime::proceed`]). The second pass
+//! is short, so that the processor waits for the memory of several packets at once.
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowKey, PortId};
@@ -27,6 +27,7 @@ enum Seen {
     Packet {
         headers: Headers,
         flow: FlowKey,
+        hash: u64,
         place: Option<Place>,
     },
 }
@@ -42,11 +43,12 @@ impl<F: NetworkFunction> Runtime<F> {
         buffer: &mut [u8],
         len: usize,
     ) -> Disposition {
-        let glance = self.glance(now, port, buffer, len);
+        let mut glance = self.glance(now, port, buffer, len);
+        self.seek(&mut glance);
         self.proceed(now, port, frame, buffer, &glance)
     }
 
-    /// The first half of [`Self::on_frame`]: reads the packet and finds its flow.
+    /// The first part of [`Self::on_frame`]: reads the packet.
     pub fn glance(&mut self, now: Time, port: PortId, buffer: &mut [u8], len: usize) -> Glance {
         Glance(self.look(now, port, buffer, len))
     }
@@ -72,15 +74,29 @@ impl<F: NetworkFunction> Runtime<F> {
                 return Seen::Done(self.reject(now, port, buffer, &headers, error, reason));
             }
         };
-        let place = self.table.find(self.table.hash(&flow), &flow);
         Seen::Packet {
             headers,
             flow,
-            place,
+            hash: self.table.hash(&flow),
+            place: None,
         }
     }
 
-    /// The second half of [`Self::on_frame`], for the same frame.
+    /// The second part: finds what is known of the packet's flow.
+    #[inline]
+    pub fn seek(&self, glance: &mut Glance) {
+        if let Seen::Packet {
+            flow, hash, place, ..
+        } = &mut glance.0
+        {
+            *place = self.table.find(*hash, flow);
+            if let Some(token) = place.and_then(|place| self.table.token(place)) {
+                self.function.anticipate(token);
+            }
+        }
+    }
+
+    /// The rest of [`Self::on_frame`], for the same frame.
     pub fn proceed(
         &mut self,
         now: Time,
@@ -89,20 +105,21 @@ impl<F: NetworkFunction> Runtime<F> {
         buffer: &mut [u8],
         glance: &Glance,
     ) -> Disposition {
-        let (headers, flow, place) = match &glance.0 {
+        let (headers, flow, hash, place) = match &glance.0 {
             Seen::Done(disposition) => return *disposition,
             Seen::Packet {
                 headers,
                 flow,
+                hash,
                 place,
-            } => (headers, flow, *place),
+            } => (headers, flow, *hash, *place),
         };
         if headers.ttl <= 1 {
             let error = icmp_error::Error::TimeExceeded;
             return self.reject(now, port, buffer, headers, error, Reason::TtlExpired);
         }
         // What came before it in the burst may have made it known.
-        let place = place.or_else(|| self.table.find(self.table.hash(flow), flow));
+        let place = place.or_else(|| self.table.find(hash, flow));
         match place.and_then(|place| Some((place, self.table.at(place, now)?))) {
             Some((place, Verdict::Pass(decision)))
                 if self.function.admit(now, decision.token, headers).is_ok() =>

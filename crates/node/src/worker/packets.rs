@@ -153,6 +153,9 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
             let (buffer, len) = (self.pool.buffer_mut(frame), frame.len());
             self.runtime.glance(now, port, buffer, len)
         }));
+        for glance in &mut glances {
+            self.runtime.seek(glance);
+        }
         for (frame, glance) in batch.drain(..).zip(glances.drain(..)) {
             let id = FrameId(frame.id().0);
             let buffer = self.pool.buffer_mut(&frame);
