@@ -177,9 +177,9 @@ impl World<'_> {
         self.nodes[index].wake = None;
         let waiting = std::mem::take(&mut self.nodes[index].backlog);
         self.gathering = true;
-        let read = waiting.into_iter().try_for_each(|(bytes, flipped)| {
-            let read = self.read(index, &bytes, flipped);
-            self.buffers.push(bytes);
+        let read = waiting.into_iter().try_for_each(|(datagram, flipped)| {
+            let read = self.read(index, &datagram, flipped);
+            self.pool.recycle(datagram);
             read
         });
         self.gathering = false;

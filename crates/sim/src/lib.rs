@@ -9,7 +9,7 @@
 //! * [`tape`], `shrink`: the choices of a run, and which of them a failure needs
 //! * `plan`, `chaos`, `strikes`: what a seed stands for; faults
 //! * `disk`, `disks`: what survives a crash of replicas that have disks
-//! * `node`, `mail`, `clients`, `workload`, `store`: who takes part, and how
+//! * `node`, `datagram`, `mail`, `clients`, `workload`, `store`: who takes part, and how
 //! * `world`: the course of one run
 //! * `recorder`, `watch`, `slots`, `standby`, [`check`], [`spec`]: what is right
 //! * `samples`: some of what is said, as seeds for fuzzers
@@ -26,6 +26,7 @@ mod chaos;
 pub mod check;
 mod clients;
 mod clock;
+mod datagram;
 mod dice;
 mod disk;
 mod disks;

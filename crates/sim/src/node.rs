@@ -1,6 +1,7 @@
 //! One machine of the virtual world: a clock, a socket and perhaps a process.
 use crate::clients::Finished;
 use crate::clock::NodeClock;
+use crate::datagram;
 use crate::dice::Dice;
 use crate::disk::Found;
 use crate::disks::Storage;
@@ -57,7 +58,7 @@ pub(crate) struct Node {
     pub due: Time,
     pub paused: bool,
     /// What the socket holds while the process is paused.
-    pub backlog: Vec<(Vec<u8>, bool)>,
+    pub backlog: Vec<(datagram::Shared, bool)>,
     pub guard: ReplayGuard,
     /// Which requests it saw.
     pub requests: ReplayGuard,

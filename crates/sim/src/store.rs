@@ -7,6 +7,7 @@ use stateplane_base::LogTime;
 use stateplane_state::builtin::{counter, kv, pool, queue};
 use stateplane_state::op::{Operation, ReplyError};
 use stateplane_state::{Application, Limits, Refusal, Registry, Store};
+use std::sync::{Arc, LazyLock};
 
 /// Pools that exist from the start.
 const POOLS: u8 = 8;
@@ -14,10 +15,13 @@ const POOLS: u8 = 8;
 /// On whose behalf items are taken; who that is makes no difference here.
 const HOLDER: u64 = 1;
 
+/// All stores have the same procedures, put together once.
+static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(|| Arc::new(Registry::builtin()));
+
 /// The store every replica starts with. `secret` places its hash tables, and
 /// differs from replica to replica: no answer may depend on it.
 pub(crate) fn empty(secret: [u64; 2]) -> Store {
-    let mut store = Store::with_seed(Registry::builtin(), Limits::default(), secret);
+    let mut store = Store::with_seed(Arc::clone(&REGISTRY), Limits::default(), secret);
     let mut reply = Vec::new();
     for pool in 0..POOLS {
         let create = pool::Create {

@@ -3,6 +3,7 @@
 use crate::agenda::Agenda;
 use crate::chaos::{Chaos, Strike};
 use crate::check::{Executed, Record, audit, wgl};
+use crate::datagram::{Pool, Shared};
 use crate::dice::{Dice, Stream, mix};
 use crate::disks::Storage;
 use crate::layout::Layout;
@@ -59,7 +60,7 @@ pub(crate) enum Event {
     /// A datagram arrives.
     Deliver {
         to: usize,
-        bytes: Vec<u8>,
+        datagram: Shared,
         flipped: bool,
     },
     /// A node's timer may be due.
@@ -131,10 +132,8 @@ pub(crate) struct World<'a> {
     pub(crate) canary: bool,
     /// How many times each client asked something.
     pub(crate) asks: Vec<u32>,
-    /// Where messages are encoded.
-    pub(crate) body: Vec<u8>,
     /// Datagrams that were read, to be used again.
-    pub(crate) buffers: Vec<Vec<u8>>,
+    pub(crate) pool: Pool,
 }
 
 /// The plan a setup stands for.
@@ -217,8 +216,7 @@ impl<'a> World<'a> {
                 made: None,
             },
             asks: vec![0; plan.clients],
-            body: Vec::new(),
-            buffers: Vec::new(),
+            pool: Pool::default(),
             plan,
         };
         world.say(|| format!("{setup:?}"));
@@ -306,7 +304,11 @@ impl World<'_> {
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
         match event {
-            Event::Deliver { to, bytes, flipped } => self.arrive(to, bytes, flipped),
+            Event::Deliver {
+                to,
+                datagram,
+                flipped,
+            } => self.arrive(to, datagram, flipped),
             Event::Wake { node } => self.wake(node),
             Event::Submit { client } => self.ask(client),
             Event::Strike => self.strike(),

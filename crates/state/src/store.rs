@@ -1,5 +1,6 @@
 //! The store: the sequential machine that a group replicates and an embedded user calls.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -20,7 +21,7 @@ use crate::tx::Journal;
 
 /// Tables, timers and procedures, driven by operations and the times stamped on them.
 pub struct Store {
-    registry: Registry,
+    registry: Arc<Registry>,
     /// The registry's.
     fingerprint: u64,
     state: State,
@@ -77,14 +78,15 @@ pub struct StoreSummary {
 
 impl Store {
     /// An empty store.
-    pub fn new(registry: Registry, limits: Limits) -> Self {
+    pub fn new(registry: impl Into<Arc<Registry>>, limits: Limits) -> Self {
         Self::with_seed(registry, limits, [0; 2])
     }
 
     /// An empty store whose hash tables are placed by a secret, so that who chooses keys cannot
     /// choose collisions. Nothing a store answers depends on it, replicas may have different ones.
-    pub fn with_seed(registry: Registry, limits: Limits, seed: [u64; 2]) -> Self {
-        let seed = Seed(seed[0], seed[1]);
+    /// Stores of one process may share their registry.
+    pub fn with_seed(registry: impl Into<Arc<Registry>>, limits: Limits, seed: [u64; 2]) -> Self {
+        let (registry, seed) = (registry.into(), Seed(seed[0], seed[1]));
         let limits = limits.encodable();
         let state = State::new(registry.tables(), limits, seed);
         Self {
