@@ -2,6 +2,7 @@
 //! the protocol, so that they cannot share its mistakes.
 pub mod audit;
 mod fifo;
+mod register;
 pub mod wgl;
 
 use crate::spec::{Action, Outcome};

@@ -4,6 +4,7 @@
 //! number of concurrent clients, so the work is bounded.
 use crate::check::Record;
 use crate::check::fifo::Fifo;
+use crate::check::register::Register;
 use crate::dice::{fold, fold_word, mix};
 use crate::spec::{Action, Model, Object, Outcome, Sequential};
 use hashbrown::HashSet;
@@ -67,6 +68,7 @@ pub fn check_within(budget: usize, records: &[Record], undecided: &mut u64) -> R
         }
         let verdict = match object {
             Object::Queue(_) => search_within(budget, Fifo::new(object, &list), &list),
+            Object::Key(_) => search_within(budget, Register::new(object, &list), &list),
             _ => search_within(budget, Model::new(object), &list),
         };
         match verdict {
