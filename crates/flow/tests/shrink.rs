@@ -1,35 +1,22 @@
 //! A flow table that doubles and halves: against a plain map after each step, as those see it who read
 //! the present number of slots and those who read the former one; and under readers on other threads.
 
+mod common;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use common::{SEED, Words, entry4, key4, words};
 use proptest::prelude::*;
 use stateplane_base::Time;
-use stateplane_flow::PortId;
-use stateplane_flow::fast::{
-    Action, Entry, Extent, Found, Guard, Hop, Key, Kind, Seed, Settings, Table, Vlans, layout,
-    look_up, note, seen,
-};
+use stateplane_flow::fast::{Entry, Extent, Found, Settings, Table, layout, look_up, note, seen};
 
-const SEED: Seed = Seed::new([
-    0x243f_6a88_85a3_08d3,
-    0x1319_8a2e_0370_7344,
-    0xa409_3822_299f_31d0,
-    0x082e_fa98_ec4e_6c89,
-]);
 /// Slots in use at first, and never fewer.
 const LEAST: usize = 8;
 const NOW: Time = Time::from_nanos(1 << 24);
 const LATER: Time = Time::from_nanos(1 << 40);
-
-type Words = Arc<[AtomicU64]>;
-
-fn words(count: usize) -> Words {
-    (0..count).map(|_| AtomicU64::new(0)).collect()
-}
 
 fn table(slots: usize) -> (Table<Words, Ipv4Addr>, Extent<Words>) {
     let settings = Settings::new(words(layout::SETTINGS_WORDS), SEED).unwrap();
@@ -37,41 +24,6 @@ fn table(slots: usize) -> (Table<Words, Ipv4Addr>, Extent<Words>) {
     let memory = words(slots * layout::SLOT4_WORDS);
     let table = Table::growing(memory, SEED, extent.clone(), LEAST).unwrap();
     (table, extent)
-}
-
-fn key(number: u32) -> Key<Ipv4Addr> {
-    Key {
-        kind: Kind::Udp,
-        port: PortId::INSIDE,
-        source: Ipv4Addr::from(0x0a00_0000 + number / 4),
-        source_port: 1024 + (number % 4) as u16,
-        destination: Ipv4Addr::UNSPECIFIED,
-        destination_port: 0,
-        vlans: Vlans::default(),
-    }
-}
-
-/// All parts follow from one number, so that a mixture of two shows.
-fn entry(number: u32) -> Entry<Ipv4Addr> {
-    let low = number as u16;
-    Entry {
-        action: Action {
-            source: Some(number.into()),
-            source_port: Some(low),
-            destination: Some((!number).into()),
-            destination_port: Some(!low),
-            ttl: (number % 16) as u8,
-            hop: Hop::Index(low % 0xff00),
-            tunnel: number as u8,
-            guard: Guard {
-                lease: low,
-                epoch: number,
-            },
-            tcp_events: !number as u8,
-            meter: None,
-        },
-        until: LATER,
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -133,33 +85,40 @@ impl Pair {
             true => 2 * now,
             false => now,
         };
-        look_up(&flows[..slots], &SEED, &key(k))
+        look_up(&flows[..slots], &SEED, &key4(k))
     }
 
     fn run(&mut self, op: &Op) {
         match *op {
             Op::Insert(k, number) => {
-                if self.table.insert(NOW, &key(k), &entry(number)).is_err() {
+                if self
+                    .table
+                    .insert(NOW, &key4(k), &entry4(number, LATER))
+                    .is_err()
+                {
                     // In so small a table a bucket may be full before many slots are taken.
                     assert!(!self.map.contains_key(&k) && self.map.len() >= 4);
                     return;
                 }
-                let known = self.map.entry(k).or_insert((entry(number), 0));
-                known.0 = entry(number);
+                let known = self.map.entry(k).or_insert((entry4(number, LATER), 0));
+                known.0 = entry4(number, LATER);
             }
             Op::Update(k, number) => {
-                let there = self.table.update(&key(k), &entry(number));
+                let there = self.table.update(&key4(k), &entry4(number, LATER));
                 let known = self.map.get_mut(&k);
-                assert_eq!(there, known.map(|known| known.0 = entry(number)).is_some());
+                assert_eq!(
+                    there,
+                    known.map(|known| known.0 = entry4(number, LATER)).is_some()
+                );
             }
             Op::Prolong(k) => {
                 assert_eq!(
-                    self.table.prolong(&key(k), LATER),
+                    self.table.prolong(&key4(k), LATER),
                     self.map.contains_key(&k)
                 );
             }
             Op::Remove(k) => {
-                assert_eq!(self.table.remove(&key(k)), self.map.remove(&k).is_some());
+                assert_eq!(self.table.remove(&key4(k)), self.map.remove(&k).is_some());
             }
             Op::Packet(k, late) => {
                 if let Found::Entry(slot, _) = self.look_up(k, late) {
@@ -186,7 +145,7 @@ impl Pair {
         for k in 0..KEYS {
             let known = self.map.get(&k);
             let wanted = known.map(|known| known.0);
-            assert_eq!(self.table.get(&key(k)), wanted);
+            assert_eq!(self.table.get(&key4(k)), wanted);
             let found = |late| match self.look_up(k, late) {
                 Found::Entry(_, found) => Some(found),
                 Found::Nothing => None,
@@ -195,8 +154,8 @@ impl Pair {
             assert_eq!(found(false), wanted);
             // Who read the former number may find nothing, but nothing else.
             assert!(found(true).is_none_or(|found| Some(found) == wanted));
-            let noted = seen(flows, &self.extent, &SEED, &key(k), NOW);
-            assert_eq!(noted, self.table.seen(&key(k), NOW));
+            let noted = seen(flows, &self.extent, &SEED, &key4(k), NOW);
+            assert_eq!(noted, self.table.seen(&key4(k), NOW));
             assert_eq!(noted.map(|seen| seen.packets), known.map(|known| known.1));
         }
     }
@@ -265,9 +224,9 @@ fn readers_of_a_halving_table_find_nothing_that_is_gone() {
             for k in 0..ALL {
                 let least = least[k as usize].load(Ordering::Acquire);
                 let slots = extent.in_use::<Ipv4Addr>(&memory);
-                if let Found::Entry(slot, found) = look_up(slots, &SEED, &key(k)) {
+                if let Found::Entry(slot, found) = look_up(slots, &SEED, &key4(k)) {
                     let number = found.action.guard.epoch;
-                    assert_eq!((number % ALL, found), (k, entry(number)));
+                    assert_eq!((number % ALL, found), (k, entry4(number, LATER)));
                     let version = u64::from(number / ALL);
                     assert!(version >= least, "{version} of {k}, not {least}");
                     note::<Ipv4Addr>(&memory, slot, NOW, 1);
@@ -290,10 +249,10 @@ fn readers_of_a_halving_table_find_nothing_that_is_gone() {
             if comes && random >> 4 & 3 != 0 {
                 let number = version as u32 * ALL + k;
                 table
-                    .insert(NOW, &key(k), &entry(number))
+                    .insert(NOW, &key4(k), &entry4(number, LATER))
                     .expect("there is room");
             } else {
-                table.remove(&key(k));
+                table.remove(&key4(k));
             }
             least[k as usize].store(version, Ordering::Release);
             table.tend(random as usize >> 12 & 3);

@@ -1,79 +1,26 @@
 //! The flow table against a plain map, and under readers on other threads.
 
+mod common;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::{SEED, Words, entry, entry4, key, key4, words};
 use proptest::prelude::*;
 use stateplane_base::Time;
-use stateplane_flow::PortId;
 use stateplane_flow::fast::{
-    Action, Address, Entry, Extent, Found, Guard, Hop, Key, Kind, Seed, Settings, Table, Vlans,
-    layout, look_up, note, seen as look_at,
+    Address, Entry, Extent, Found, Key, Settings, Table, layout, look_up, note, seen as look_at,
 };
 
-const SEED: Seed = Seed::new([
-    0x243f_6a88_85a3_08d3,
-    0x1319_8a2e_0370_7344,
-    0xa409_3822_299f_31d0,
-    0x082e_fa98_ec4e_6c89,
-]);
-
-type Words = Arc<[AtomicU64]>;
-
 fn memory<A: Address>(slots: usize) -> Words {
-    (0..slots * A::SLOT_WORDS)
-        .map(|_| AtomicU64::new(0))
-        .collect()
+    words(slots * A::SLOT_WORDS)
 }
 
 fn table<A: Address>(slots: usize) -> Table<Words, A> {
     Table::new(memory::<A>(slots), SEED).unwrap()
-}
-
-fn key<A: Address>(number: u32, to_addr: impl Fn(u32) -> A) -> Key<A> {
-    Key {
-        kind: Kind::Udp,
-        port: PortId::INSIDE,
-        source: to_addr(0x0a00_0000 + number / 4),
-        source_port: 1024 + (number % 4) as u16,
-        destination: A::ANY,
-        destination_port: 0,
-        vlans: Vlans::default(),
-    }
-}
-
-fn key4(number: u32) -> Key<Ipv4Addr> {
-    key(number, Ipv4Addr::from)
-}
-
-/// All parts of the entry follow from one number, so that a mixture of two shows.
-fn entry<A: Address>(number: u32, until: Time, to_addr: impl Fn(u32) -> A) -> Entry<A> {
-    let low = number as u16;
-    Entry {
-        action: Action {
-            source: Some(to_addr(number)),
-            source_port: Some(low),
-            destination: Some(to_addr(!number)),
-            destination_port: Some(!low),
-            ttl: (number % 16) as u8,
-            hop: Hop::Index(low % 0xff00),
-            tunnel: number as u8,
-            guard: Guard {
-                lease: low,
-                epoch: number,
-            },
-            tcp_events: !number as u8,
-            meter: None,
-        },
-        until,
-    }
-}
-
-fn entry4(number: u32, until: Time) -> Entry<Ipv4Addr> {
-    entry(number, until, Ipv4Addr::from)
 }
 
 /// Entries end up to 2^16 ns early: round as the table does.
@@ -89,9 +36,7 @@ fn growing<A: Address>(slots: usize) -> (Table<Words, A>, Words) {
 
 /// A table that grows, and what tells its readers.
 fn told<A: Address>(slots: usize) -> (Table<Words, A>, Words, Extent<Words>) {
-    let settings: Words = (0..layout::SETTINGS_WORDS)
-        .map(|_| AtomicU64::new(0))
-        .collect();
+    let settings = words(layout::SETTINGS_WORDS);
     let extent = Settings::new(Arc::clone(&settings), SEED)
         .unwrap()
         .extent::<A>();
@@ -313,7 +258,7 @@ proptest! {
 #[test]
 fn the_sizes_that_do_not_fit_are_refused() {
     for words in [0, 8, 32, 65, 72, 96] {
-        let memory: Words = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let memory = common::words(words);
         assert!(Table::<_, Ipv4Addr>::new(memory, SEED).is_err(), "{words}");
     }
 }

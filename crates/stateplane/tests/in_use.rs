@@ -13,46 +13,15 @@ use serde_json::Value;
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
+use support::edge;
 use support::machine::Machine;
 use support::until;
 
-/// One file for both machines: its directories are those of whoever runs.
-const FILE: &str = r#"
-[cluster]
-name = "use"
-key = "000102030405060708090a0b0c0d0e0f"
-admin-dir = "."
-[regions]
-dir = "regions"
-state-dir = "state"
-exchange = true
-[telemetry]
-interval-ms = 50
-[fast-path]
-enabled = false
-[nat]
-inside-prefixes = ["10.0.0.0/16"]
-outside-addresses = ["198.51.100.1"]
-[node.sw]
-roles = ["switch", "regions"]
-control = { switch = "10.79.0.1:7000", regions = "10.79.0.1:7100" }
-inside = ["cl0"]
-outside = ["sv0"]
-instances = [
-    { node = "gw1", inside = "g1i", outside = "g1o" },
-    { node = "gw2", inside = "g2i", outside = "g2o", weight = 50 },
-]
-[node.gw1]
-roles = ["function", "regions"]
-control = { function = "10.79.0.2:7200", regions = "10.79.0.2:7100" }
-inside = "lan0"
-outside = "wan0"
-[node.gw2]
-roles = ["function"]
-control = "10.79.0.2:7300"
-inside = "lan1"
-outside = "wan1"
-"#;
+/// One file for both machines.
+fn file() -> String {
+    let (near, far) = ("10.79.0.1", "10.79.0.2");
+    edge::head("use") + &edge::switch("sw", near) + &edge::instances(far)
+}
 
 /// The ports of the switch, those of two instances, and a wire between the machines.
 fn machines() -> std::io::Result<[Namespace; 2]> {
@@ -64,22 +33,13 @@ fn machines() -> std::io::Result<[Namespace; 2]> {
         netlink.move_to("w2", far.as_fd())?;
         netlink.add_address("w1", Ipv4Addr::new(10, 79, 0, 1), 24)?;
         netlink.set_up("w1")?;
-        for port in ["cl0", "sv0", "g1i", "g1o", "g2i", "g2o"] {
-            netlink.add_veth(port, &format!("{port}p"))?;
-            netlink.set_up(port)?;
-        }
-        Ok(())
+        edge::switch_ports(&netlink)
     })?;
     spaces[1].run(|| {
         let netlink = Netlink::open()?;
         netlink.add_address("w2", Ipv4Addr::new(10, 79, 0, 2), 24)?;
         netlink.set_up("w2")?;
-        for (number, port) in (1..).zip(["lan0", "wan0", "lan1", "wan1"]) {
-            netlink.add_veth(port, &format!("{port}p"))?;
-            netlink.add_address(port, Ipv4Addr::new(10, number, 0, 1), 24)?;
-            netlink.set_up(port)?;
-        }
-        Ok(())
+        edge::instance_ports(&netlink)
     })?;
     Ok(spaces)
 }
@@ -102,8 +62,8 @@ fn steering_weights_configurations_and_telemetry_are_regions_on_all_machines() {
     let root = tempfile::tempdir().expect("directory");
     let [near, far] = machines().expect("the network");
     let (near, far) = (
-        Machine::new(root.path(), 1, near, FILE),
-        Machine::new(root.path(), 2, far, FILE),
+        Machine::new(root.path(), 1, near, &file()),
+        Machine::new(root.path(), 2, far, &file()),
     );
 
     // Without any region: by the configuration, and it says so.
@@ -254,8 +214,8 @@ fn configurations(near: &Machine, far: &Machine, gateway: &mut Process) {
         (told["silent"] == false && told["since_day_ns"] == since).then_some(())
     });
 
-    let file = far.dir.join("t.toml");
-    fs::write(&file, format!("{FILE}[park]\nlimit = 77\n")).expect("write");
+    let path = far.dir.join("t.toml");
+    fs::write(&path, file() + "[park]\nlimit = 77\n").expect("write");
     far.restart(gateway);
     until("the switch names who runs another file", || {
         let others = near.uses("sw")["other_configurations"].clone();
@@ -268,7 +228,7 @@ fn configurations(near: &Machine, far: &Machine, gateway: &mut Process) {
     let log = fs::read_to_string(near.dir.join("sw.log")).expect("log");
     assert!(log.contains("runs another configuration"), "{log}");
 
-    fs::write(&file, FILE).expect("write");
+    fs::write(&path, file()).expect("write");
     far.restart(gateway);
     until("all run the same again", || {
         (near.json("config")["same"] == true).then_some(())

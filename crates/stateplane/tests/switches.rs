@@ -12,55 +12,17 @@ use serde_json::Value;
 use stateplane_host::link::Netlink;
 use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
+use support::edge;
 use support::machine::Machine;
 use support::{said, until};
 
-/// One file for all machines: its directories are those of whoever runs.
-const FILE: &str = r#"
-[cluster]
-name = "pair"
-key = "000102030405060708090a0b0c0d0e0f"
-admin-dir = "."
-[regions]
-dir = "regions"
-state-dir = "state"
-exchange = true
-[telemetry]
-interval-ms = 50
-[fast-path]
-enabled = false
-[nat]
-inside-prefixes = ["10.0.0.0/16"]
-outside-addresses = ["198.51.100.1"]
-[node.sw1]
-roles = ["switch", "regions"]
-control = { switch = "10.81.0.1:7000", regions = "10.81.0.1:7100" }
-inside = ["cl0"]
-outside = ["sv0"]
-instances = [
-    { node = "gw1", inside = "g1i", outside = "g1o" },
-    { node = "gw2", inside = "g2i", outside = "g2o", weight = 50 },
-]
-[node.sw2]
-roles = ["switch", "regions"]
-control = { switch = "10.81.0.2:7000", regions = "10.81.0.2:7100" }
-inside = ["cl0"]
-outside = ["sv0"]
-instances = [
-    { node = "gw1", inside = "g1i", outside = "g1o" },
-    { node = "gw2", inside = "g2i", outside = "g2o", weight = 50 },
-]
-[node.gw1]
-roles = ["function", "regions"]
-control = { function = "10.81.0.3:7200", regions = "10.81.0.3:7100" }
-inside = "lan0"
-outside = "wan0"
-[node.gw2]
-roles = ["function"]
-control = "10.81.0.3:7300"
-inside = "lan1"
-outside = "wan1"
-"#;
+/// One file for all machines.
+fn file() -> String {
+    let [first, second, third] = ["10.81.0.1", "10.81.0.2", "10.81.0.3"];
+    let switches = edge::switch("sw1", first) + &edge::switch("sw2", second);
+    edge::head("pair") + &switches + &edge::instances(third)
+}
+
 const NODES: [&str; 4] = ["sw1", "sw2", "gw1", "gw2"];
 
 /// Two machines with the ports of a switch and one with those of two instances, on one network:
@@ -82,34 +44,21 @@ fn network() -> std::io::Result<[Namespace; 3]> {
         }
         netlink.add_address("lan", Ipv4Addr::new(10, 81, 0, 1), 24)?;
         netlink.set_up("lan")?;
-        switch_ports(&netlink)
+        edge::switch_ports(&netlink)
     })?;
     spaces[1].run(|| {
         let netlink = Netlink::open()?;
         netlink.add_address("up", Ipv4Addr::new(10, 81, 0, 2), 24)?;
         netlink.set_up("up")?;
-        switch_ports(&netlink)
+        edge::switch_ports(&netlink)
     })?;
     spaces[2].run(|| {
         let netlink = Netlink::open()?;
         netlink.add_address("up", Ipv4Addr::new(10, 81, 0, 3), 24)?;
         netlink.set_up("up")?;
-        for (number, port) in (1..).zip(["lan0", "wan0", "lan1", "wan1"]) {
-            netlink.add_veth(port, &format!("{port}p"))?;
-            netlink.add_address(port, Ipv4Addr::new(10, number, 0, 1), 24)?;
-            netlink.set_up(port)?;
-        }
-        Ok(())
+        edge::instance_ports(&netlink)
     })?;
     Ok(spaces)
-}
-
-fn switch_ports(netlink: &Netlink) -> std::io::Result<()> {
-    for port in ["cl0", "sv0", "g1i", "g1o", "g2i", "g2o"] {
-        netlink.add_veth(port, &format!("{port}p"))?;
-        netlink.set_up(port)?;
-    }
-    Ok(())
 }
 
 /// Waits until both switches steer by these weights, as told on this machine: with the same
@@ -188,7 +137,7 @@ fn switches_agree_on_what_was_said_last_through_kills_and_losses() {
     let root = tempfile::tempdir().expect("directory");
     let [one, two, three] = network().expect("the network");
     let mut machines = [(1, one), (2, two), (3, three)]
-        .map(|(number, space)| Machine::new(root.path(), number, space, FILE));
+        .map(|(number, space)| Machine::new(root.path(), number, space, &file()));
     let mut running = Vec::new();
     start_all(&machines, &mut running);
     for machine in &machines {
@@ -228,7 +177,7 @@ fn switches_agree_on_what_was_said_last_through_kills_and_losses() {
     }
 
     // A weight that changes in the file counts; what was said about the other goes on.
-    let file = FILE.replace("weight = 50", "weight = 80");
+    let file = file().replace("weight = 50", "weight = 80");
     for machine in &machines {
         fs::write(machine.dir.join("t.toml"), &file).expect("write");
     }

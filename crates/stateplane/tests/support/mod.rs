@@ -1,6 +1,7 @@
 //! Nodes as processes, and clients of their front end.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
+pub mod edge;
 pub mod machine;
 
 use std::fs;
