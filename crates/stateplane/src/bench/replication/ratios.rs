@@ -128,6 +128,19 @@ pub(super) const RATIOS: &[Ratio] = &[
         NopaxosSingle,
         UnreplicatedSingle,
     ),
+    // What a protocol that cost its leader nothing would reach.
+    ratio(
+        "unreplicated_vs_vr_batched",
+        Bounded,
+        Unreplicated,
+        VrBatched,
+    ),
+    ratio(
+        "unreplicated_single_vs_vr_single",
+        Bounded,
+        UnreplicatedSingle,
+        VrSingle,
+    ),
     ratio("nopaxos_vs_vr_unbatched_protocol", Bounded, Nopaxos, Vr),
     ratio(
         "nopaxos_vs_unreplicated_capacity",
