@@ -246,15 +246,17 @@ force_inline int is_held(__u32 index, __u32 epoch, __u64 now)
 	return now < until && TAKE(lease->epoch) == epoch;
 }
 
-/* Takes `length` bytes from what the entry's meter may let pass, or says that nothing is left. The
- * entry rewrites no ports then; there the meter's number is. Whatever number of processors serve
- * it, no more passes than the limit; a sum that is too high for a moment only sends a packet to
- * the function. */
-force_inline int charge(const struct action *action, __u64 length, struct fast_meter **which)
+/* Takes `length` bytes from what the entry's meter may let pass, or says that nothing is left. Where
+ * a second port would be lies the meter's number: from here on the entry has one port for
+ * both ends. Whatever number of processors serve it, no more passes than the limit; a sum that is
+ * too high for a moment only sends a packet to the function. */
+force_inline int charge(struct action *action, __u64 length, struct fast_meter **which)
 {
-	__u32 index = action->source_port | (__u32)action->destination_port << 16;
+	__u32 index = action->destination_port |
+		      (__u32)(action->flags >> FAST_FLAG_METER_SHIFT) << 16;
 	struct fast_meter *meter = bpf_map_lookup_elem(&meters, &index);
 
+	action->destination_port = action->source_port;
 	if (!meter)
 		return FAST_PUNT_METER;
 	if (__sync_fetch_and_add(&meter->used, length) + length > TAKE(meter->limit)) {

@@ -183,7 +183,7 @@ force_inline void note(const struct arrival *arrival, const struct action *actio
 /* Rewrites, encapsulates, addresses, counts and sends the packet, or says why not: then it is
  * as it was. */
 force_inline int leave(struct xdp_md *ctx, struct arrival *arrival, struct packet *packet,
-		       const struct action *action, __u32 hop, int is_ipv4)
+		       struct action *action, __u32 hop, int is_ipv4)
 {
 	struct next_hop next;
 	struct outer *outer = NULL;

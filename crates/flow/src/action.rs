@@ -31,8 +31,8 @@ pub struct FlowAction {
     pub source: Option<Endpoint>,
     /// The endpoint that replaces the destination, if any does.
     pub destination: Option<Endpoint>,
-    /// Whether the time to live is decremented.
-    pub dec_ttl: bool,
+    /// By how much the time to live falls: one per function that routes.
+    pub ttl: u8,
     /// The port the packet leaves by.
     pub out: PortId,
 }
@@ -45,7 +45,7 @@ pub struct Unfit;
 impl FlowAction {
     /// Rewrites the packet in `frame`, which `headers` were read from. All checksums
     /// are updated incrementally (RFC 1624): a packet that was damaged on its way
-    /// arrives with a wrong checksum, as it must. A time to live of zero stays zero.
+    /// arrives with a wrong checksum, as it must. A time to live never falls below zero.
     /// On an error the packet may be half rewritten and must not be sent.
     pub fn apply(&self, frame: &mut [u8], headers: &Headers) -> Result<(), Unfit> {
         let rewrites = self.source.is_some() || self.destination.is_some();
@@ -56,10 +56,10 @@ impl FlowAction {
             bytes: frame.get_mut(..headers.end).ok_or(Unfit)?,
         };
         let mut header = Delta::default();
-        if self.dec_ttl {
+        if self.ttl > 0 {
             // Time to live and protocol share a word.
             let word = packet.get(headers.l3 + 8)?;
-            let ttl = (word >> 8).saturating_sub(1);
+            let ttl = (word >> 8).saturating_sub(self.ttl.into());
             packet.set(headers.l3 + 8, (ttl << 8) | (word & 0xff), &mut header)?;
         }
         // What of the addresses the transport's pseudo-header covers.

@@ -51,12 +51,12 @@ fn endpoint((addr, port): End) -> Endpoint {
     }
 }
 
-fn action(source: Option<End>, destination: Option<End>, dec_ttl: bool) -> FlowAction {
+fn action(source: Option<End>, destination: Option<End>, ttl: u8) -> FlowAction {
     let (source, destination) = (source.map(endpoint), destination.map(endpoint));
     FlowAction {
         source,
         destination,
-        dec_ttl,
+        ttl,
         out: PortId::OUTSIDE,
     }
 }
@@ -96,16 +96,16 @@ proptest! {
     #[test]
     fn packets_are_rewritten_as_if_built_so(
         kind in kinds(), from: End, to: End, new_from: Option<End>, new_to: Option<End>,
-        ttl in 1u8.., dec_ttl: bool, payload in prop::collection::vec(any::<u8>(), 0..40),
+        ttl in 1u8.., falls in 0..3u8, payload in prop::collection::vec(any::<u8>(), 0..40),
     ) {
         let frame = build(kind, from, to, ttl, &payload);
-        let rewritten = apply(&action(new_from, new_to, dec_ttl), &frame).unwrap();
+        let rewritten = apply(&action(new_from, new_to, falls), &frame).unwrap();
         let (mut from_now, to_now) = (new_from.unwrap_or(from), new_to.unwrap_or(to));
         if matches!(kind, Kind::Echo) {
             // One identifier, given as the source's port to the builder.
             from_now.1 = new_to.or(new_from).unwrap_or(from).1;
         }
-        let expected = build(kind, from_now, to_now, ttl - u8::from(dec_ttl), &payload);
+        let expected = build(kind, from_now, to_now, ttl.saturating_sub(falls), &payload);
         prop_assert!(same(&rewritten, &expected, &[24, 34 + checksum_at(kind)]));
     }
 
@@ -123,14 +123,14 @@ proptest! {
             (
                 error(router, from.0, 60, &quote(from, to), quoted),
                 error(router, new.0, 59, &quote(changed, to), quoted),
-                action(None, Some(new), true),
+                action(None, Some(new), 1),
             )
         } else {
             let changed = if matches!(kind, Kind::Echo) { (from.0, new.1) } else { from };
             (
                 error(to.0, router, 60, &quote(from, to), quoted),
                 error(new.0, router, 59, &quote(changed, new), quoted),
-                action(Some(new), None, true),
+                action(Some(new), None, 1),
             )
         };
         let rewritten = apply(&action, &frame).unwrap();
@@ -147,7 +147,7 @@ proptest! {
         let mut frame = build(kind, from, to, 9, b"some payload");
         let damaged = frame.len() - 12 + at.index(12);
         frame[damaged] ^= 1 << bit;
-        let rewritten = apply(&action(Some(new), None, true), &frame).unwrap();
+        let rewritten = apply(&action(Some(new), None, 1), &frame).unwrap();
         let mut repaired = rewritten.clone();
         repaired[damaged] ^= 1 << bit;
         let mut right = build(kind, (new.0, new.1), to, 8, b"some payload");
@@ -166,7 +166,7 @@ proptest! {
         for frame in [inner.clone(), error(end.0, end.0, 9, &inner[14..], quoted)] {
             let headers = Headers::parse(&frame).unwrap();
             let mut other = bytes.clone();
-            let done = action(Some(end), Some(end), true).apply(&mut other, &headers);
+            let done = action(Some(end), Some(end), 1).apply(&mut other, &headers);
             prop_assert!(done.is_ok() || other.len() < headers.end);
         }
     }
@@ -176,7 +176,7 @@ proptest! {
 fn udp_without_a_checksum_stays_without() {
     let mut frame = build(Kind::Udp, ([10, 0, 0, 1], 1), ([10, 0, 0, 2], 2), 9, b"x");
     frame[40..42].fill(0);
-    let rewritten = apply(&action(Some(([1, 2, 3, 4], 5)), None, true), &frame).unwrap();
+    let rewritten = apply(&action(Some(([1, 2, 3, 4], 5)), None, 1), &frame).unwrap();
     assert_eq!(rewritten[40..42], [0, 0]);
     assert_eq!(rewritten[26..36], [1, 2, 3, 4, 10, 0, 0, 2, 0, 5]);
 }
@@ -186,7 +186,7 @@ fn a_checksum_that_becomes_zero_is_sent_as_ones() {
     let from = ([10, 0, 0, 1], 1);
     let seen = (0..=u16::MAX).any(|port| {
         let frame = build(Kind::Udp, from, ([10, 0, 0, 2], 2), 9, b"xy");
-        let rewritten = apply(&action(Some((from.0, port)), None, false), &frame).unwrap();
+        let rewritten = apply(&action(Some((from.0, port)), None, 0), &frame).unwrap();
         assert_ne!(rewritten[40..42], [0, 0], "would mean: none");
         rewritten[40..42] == [0xff, 0xff]
     });
@@ -202,8 +202,8 @@ fn what_has_no_ports_is_not_rewritten() {
         .unwrap()
         .0;
     fragment[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
-    assert_eq!(apply(&action(Some(end), None, true), &fragment), Err(Unfit));
-    let routed = apply(&action(None, None, true), &fragment).unwrap();
+    assert_eq!(apply(&action(Some(end), None, 1), &fragment), Err(Unfit));
+    let routed = apply(&action(None, None, 1), &fragment).unwrap();
     assert_eq!(routed[22], 8, "but it can be routed");
 }
 
@@ -220,7 +220,7 @@ fn an_echo_reply_of_zeros_alone_keeps_a_right_checksum() {
         };
         let mut frame = reply(from);
         let headers = Headers::parse(&frame).unwrap();
-        let rewrite = action(None, Some(([2; 4], to)), false);
+        let rewrite = action(None, Some(([2; 4], to)), 0);
         rewrite.apply(&mut frame, &headers).unwrap();
         assert_eq!(frame, reply(to), "{from} to {to}");
     }

@@ -121,7 +121,7 @@ impl NetworkFunction for Owner {
                 let action = FlowAction {
                     source: None,
                     destination: None,
-                    dec_ttl: true,
+                    ttl: 1,
                     out: PortId::OUTSIDE,
                 };
                 let token = Token(0);

@@ -63,7 +63,7 @@ fn decision(valid_until: Time) -> Decision {
     let action = FlowAction {
         source: None,
         destination: None,
-        dec_ttl: true,
+        ttl: 1,
         out: OUT,
     };
     Decision {

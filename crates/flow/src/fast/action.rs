@@ -6,8 +6,8 @@ use stateplane_base::Time;
 
 use super::key::{Address, SLOT_WORDS_MAX, port_word, word_port};
 use super::layout::{
-    FLAG_DESTINATION_ADDR, FLAG_DESTINATION_PORT, FLAG_METER, FLAG_SOURCE_ADDR, FLAG_SOURCE_PORT,
-    FLAG_TTL_SHIFT, HOP_BY_DESTINATION, STATE_SEQUENCE, TTL_MAX,
+    FLAG_DESTINATION_ADDR, FLAG_DESTINATION_PORT, FLAG_METER, FLAG_METER_SHIFT, FLAG_SOURCE_ADDR,
+    FLAG_SOURCE_PORT, FLAG_TTL_SHIFT, HOP_BY_DESTINATION, METERS_MAX, STATE_SEQUENCE, TTL_MAX,
 };
 use crate::{FlowAction, PortId};
 use stateplane_wire::tcp::Flags;
@@ -74,7 +74,8 @@ pub struct Action<A> {
     /// TCP segments with one of these flags are left to the function.
     pub tcp_events: u8,
     /// The meter that packets count at, an index of [`Meters`](super::Meters). Its number takes the
-    /// place of ports: an action with a meter replaces none.
+    /// place of a port: an action with a meter has one number for all ports that it replaces, the
+    /// destination's if they differ ([`has_room_for`](super::has_room_for)).
     pub meter: Option<u32>,
 }
 
@@ -89,7 +90,7 @@ impl Action<Ipv4Addr> {
             source_port: action.source.map(|end| end.port),
             destination: action.destination.map(|end| end.addr),
             destination_port: action.destination.map(|end| end.port),
-            ttl: u8::from(action.dec_ttl),
+            ttl: action.ttl,
             hop,
             tunnel: 0,
             guard,
@@ -129,15 +130,16 @@ impl<A: Address> Action<A> {
                 flags |= flag;
             }
         }
-        let ports = port_word(self.source_port.unwrap_or(0))
-            | port_word(self.destination_port.unwrap_or(0)) << 16;
+        let [source, destination] = [self.source_port, self.destination_port];
         let ports = match self.meter {
             Some(meter) => {
-                flags &= !(FLAG_SOURCE_PORT | FLAG_DESTINATION_PORT);
-                flags |= FLAG_METER;
-                u64::from(meter)
+                // Beyond the last number there is no meter: such packets go to the function.
+                let meter = meter.min(METERS_MAX - 1);
+                flags |= FLAG_METER | ((meter >> 16) as u16) << FLAG_METER_SHIFT;
+                let port = destination.or(source).unwrap_or(0);
+                port_word(port) | u64::from(meter as u16) << 16
             }
-            None => ports,
+            None => port_word(source.unwrap_or(0)) | port_word(destination.unwrap_or(0)) << 16,
         };
         let rewrite = ports | u64::from(flags) << 32 | u64::from(self.hop.number()) << 48;
         let guard = u64::from(self.guard.epoch)
@@ -155,12 +157,15 @@ impl<A: Address> Action<A> {
         let flags = (rewrite >> 32) as u16;
         let (source, destination) = A::unpair(ends);
         let has = |flag| flags & flag != 0;
-        let port = |flag, word| (has(flag) && !has(FLAG_METER)).then_some(word_port(word));
+        let port = |flag, word| has(flag).then_some(word_port(word));
+        let high = u32::from(flags >> FLAG_METER_SHIFT) << 16;
+        let meter = has(FLAG_METER).then_some(high | u32::from((rewrite >> 16) as u16));
+        let second = if meter.is_some() { 0 } else { 16 };
         Action {
             source: has(FLAG_SOURCE_ADDR).then_some(source),
             source_port: port(FLAG_SOURCE_PORT, rewrite),
             destination: has(FLAG_DESTINATION_ADDR).then_some(destination),
-            destination_port: port(FLAG_DESTINATION_PORT, rewrite >> 16),
+            destination_port: port(FLAG_DESTINATION_PORT, rewrite >> second),
             ttl: (flags >> FLAG_TTL_SHIFT) as u8 & TTL_MAX,
             hop: Hop::from_number((rewrite >> 48) as u16),
             tunnel: (guard >> 48) as u8,
@@ -169,7 +174,7 @@ impl<A: Address> Action<A> {
                 epoch: guard as u32,
             },
             tcp_events: (guard >> 56) as u8,
-            meter: has(FLAG_METER).then_some(rewrite as u32),
+            meter,
         }
     }
 }

@@ -1,12 +1,9 @@
 //! A chain of functions as one action.
 
-use core::net::Ipv4Addr;
-
-use super::action::{Action, Guard, Hop};
 use super::key::Kind;
 use super::layout::TTL_MAX;
 use super::settings::KeyMask;
-use crate::FlowAction;
+use crate::{Endpoint, FlowAction};
 
 /// Why a chain's actions stay apart: the slow path applies them one after the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -16,42 +13,47 @@ pub enum Apart {
     Empty,
     /// More hops than an action counts.
     #[error("the chain counts {0} hops, an action at most {TTL_MAX}")]
-    Hops(usize),
+    Hops(u8),
 }
 
-/// The action that does at once what `actions` do one after the other to packets of this kind.
+/// The action that does at once what `actions` do one after the other to packets of this kind, and
+/// sends them where the last one does.
 ///
 /// What a later function writes replaces what an earlier one wrote, and each that routes counts as
 /// a hop. An echo has one identifier, so there the last port that is written counts,
 /// whichever end's it is.
 pub fn compose(
     kind: Kind,
-    actions: &[FlowAction],
-    hop: Hop,
-    guard: Guard,
-) -> Result<Action<Ipv4Addr>, Apart> {
-    if actions.is_empty() {
-        return Err(Apart::Empty);
+    actions: impl IntoIterator<Item = FlowAction>,
+) -> Result<FlowAction, Apart> {
+    let mut actions = actions.into_iter();
+    let mut whole = actions.next().ok_or(Apart::Empty)?;
+    for next in actions {
+        // What the next one writes of an echo's identifier.
+        let echo = next.destination.or(next.source);
+        let echo = echo.filter(|_| kind == Kind::Echo).map(|end| end.port);
+        let after = |first: Option<Endpoint>, next: Option<Endpoint>| {
+            let end = next.or(first)?;
+            let port = echo.unwrap_or(end.port);
+            Some(Endpoint { port, ..end })
+        };
+        whole = FlowAction {
+            source: after(whole.source, next.source),
+            destination: after(whole.destination, next.destination),
+            ttl: whole.ttl.saturating_add(next.ttl),
+            out: next.out,
+        };
     }
-    let hops = actions.iter().filter(|action| action.dec_ttl).count();
-    let mut whole = Action::forward(hop, guard);
-    whole.ttl = u8::try_from(hops)
-        .ok()
-        .filter(|&hops| hops <= TTL_MAX)
-        .ok_or(Apart::Hops(hops))?;
-    for action in actions {
-        whole.source = action.source.map(|end| end.addr).or(whole.source);
-        whole.destination = action.destination.map(|end| end.addr).or(whole.destination);
-        let ports = [action.source, action.destination].map(|end| end.map(|end| end.port));
-        match kind {
-            Kind::Echo => whole.destination_port = ports[1].or(ports[0]).or(whole.destination_port),
-            Kind::Tcp | Kind::Udp => {
-                whole.source_port = ports[0].or(whole.source_port);
-                whole.destination_port = ports[1].or(whole.destination_port);
-            }
-        }
+    match whole.ttl {
+        ttl if ttl > TTL_MAX => Err(Apart::Hops(ttl)),
+        _ => Ok(whole),
     }
-    Ok(whole)
+}
+
+/// Whether an entry whose packets count at a meter has room for what this rewrites: one port's number.
+pub fn has_room_for(action: &FlowAction) -> bool {
+    let ends = action.source.zip(action.destination);
+    ends.is_none_or(|(source, destination)| source.port == destination.port)
 }
 
 impl KeyMask {

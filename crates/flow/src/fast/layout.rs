@@ -25,8 +25,9 @@
 //!   29..32. An echo's identifier is both ports. No kind is 0, so a free slot matches nothing.
 //! * *state*: an odd sequence means that the writer is at work. The entry lives while
 //!   `now < (state & !0xffff)`; a word of 0 was never used. One load tells both.
-//! * *meter*: with [`FLAG_METER`] no port is rewritten, and the two ports of the rewrite word are the
-//!   number of the meter that packets count at.
+//! * *meter*: with [`FLAG_METER`] packets count at a meter. The low half of its number is where the new
+//!   destination port would be, the rest from [`FLAG_METER_SHIFT`] on in the flags; what is rewritten of
+//!   the ports becomes the first one.
 //! * *hop*: an index of `hops`, or from [`HOP_BY_DESTINATION`] on: by the destination that the
 //!   packet has when it leaves, among the routes of the port in the low byte.
 //! * The last two words belong to the program; the writer clears them when it takes a slot.
@@ -77,8 +78,12 @@ pub const FLAG_DESTINATION_PORT: u16 = 8;
 pub const FLAG_TTL_SHIFT: u32 = 4;
 /// Most hops an action counts.
 pub const TTL_MAX: u8 = 15;
-/// Flag: packets count at a meter, and no port is replaced.
+/// Flag: packets count at a meter.
 pub const FLAG_METER: u16 = 256;
+/// In flags: where what is beyond 16 bits of the meter's number begins.
+pub const FLAG_METER_SHIFT: u32 = 9;
+/// Meters that entries can name.
+pub const METERS_MAX: u32 = 8388608;
 /// From this hop on: by destination, out of the port in the low byte.
 pub const HOP_BY_DESTINATION: u16 = 0xff00;
 

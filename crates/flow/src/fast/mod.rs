@@ -27,7 +27,7 @@ mod verdict;
 mod view;
 
 pub use action::{Action, Entry, Guard, Hop, TCP_EVENTS};
-pub use chain::{Apart, compose};
+pub use chain::{Apart, compose, has_room_for};
 pub use hops::{Hops, Leases, NextHop};
 pub use interpret::{Tables, interpret};
 pub use key::{Address, Key, Kind, Seed, Vlans};

@@ -72,7 +72,7 @@ fn translation() -> [FlowAction; 2] {
             port: 6000,
         }),
         destination: None,
-        dec_ttl: true,
+        ttl: 1,
         out: PortId::OUTSIDE,
     };
     let inward = FlowAction {
@@ -81,7 +81,7 @@ fn translation() -> [FlowAction; 2] {
             addr: HOST,
             port: CLIENT_PORT,
         }),
-        dec_ttl: true,
+        ttl: 1,
         out: PortId::INSIDE,
     };
     [outward, inward]

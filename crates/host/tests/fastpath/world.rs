@@ -378,12 +378,15 @@ fn masked<A: Address + From<B>, B>(
 fn action<A: Address>(random: &mut Random, address: impl Fn([u8; 4]) -> A) -> Action<A> {
     let some = |random: &mut Random| (!random.one_in(3)).then(|| random.next() as u16);
     let ports = (some(random), some(random));
-    // One that is not there, too. Where it is, ports make room.
+    // One that is not there, too. Where it is, there is room for one port.
     let number = u32::from(ports.0.unwrap_or(0));
     let meter = (number % 8 == 1).then_some(number / 8 % 4);
-    let (source_port, destination_port) = match meter {
-        None => ports,
-        Some(_) => (None, None),
+    let (source_port, destination_port) = match (meter, number / 32 % 4) {
+        (None, _) => ports,
+        (Some(_), 0) => (None, None),
+        (Some(_), 1) => (ports.0, None),
+        (Some(_), 2) => (None, ports.0),
+        (Some(_), _) => (ports.0, ports.0),
     };
     let any = |random: &mut Random| {
         let mut bytes = [0; 4];

@@ -191,7 +191,7 @@ fn decision(state: &Rc<RefCell<State>>, flow: &FlowKey, slot: u32, until: Time) 
         action: FlowAction {
             source: None,
             destination: None,
-            dec_ttl: true,
+            ttl: 1,
             out,
         },
         valid_until: until,

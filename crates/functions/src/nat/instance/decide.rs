@@ -121,7 +121,7 @@ pub(super) fn mapped(inside: Endpoint, outside: Endpoint, until: Time, token: To
     let action = |source, destination, out| FlowAction {
         source,
         destination,
-        dec_ttl: true,
+        ttl: 1,
         out,
     };
     let decision = |action| Decision {

@@ -316,7 +316,7 @@ fn decision(now: Time) -> Decision {
                 addr: SERVER,
                 port: 53,
             }),
-            dec_ttl: true,
+            ttl: 1,
             out: OUT,
         },
         valid_until: now + Duration::from_secs(100),
