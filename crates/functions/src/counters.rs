@@ -81,6 +81,37 @@ impl Counters {
             .map(|&reason| (reason, self.dropped(reason)))
     }
 
+    /// Adds what another function of a chain counted.
+    pub(crate) fn add(&mut self, other: &Counters) {
+        let [inside, outside] = &mut self.forwarded;
+        let sums = [
+            (inside, other.forwarded[0]),
+            (outside, other.forwarded[1]),
+            (&mut self.hits, other.hits),
+            (&mut self.answered, other.answered),
+            (&mut self.checksums_finished, other.checksums_finished),
+            (&mut self.decisions, other.decisions),
+            (&mut self.decisions_refused, other.decisions_refused),
+            (&mut self.decisions_timed_out, other.decisions_timed_out),
+            (&mut self.announced, other.announced),
+            (&mut self.misannounced, other.misannounced),
+            (&mut self.passed_early, other.passed_early),
+            (&mut self.parked, other.parked),
+            (&mut self.held_by_barrier, other.held_by_barrier),
+            (&mut self.released, other.released),
+            (&mut self.uncached, other.uncached),
+            (&mut self.offered, other.offered),
+            (&mut self.park_now, other.park_now),
+        ];
+        for (sum, more) in sums {
+            *sum += more;
+        }
+        for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
+            *sum += more;
+        }
+        self.park_high_water = self.park_high_water.max(other.park_high_water);
+    }
+
     /// Counts a drop, also one that the driver decided about (no route, full ring).
     pub const fn drop(&mut self, reason: Reason) {
         self.dropped[reason as usize] += 1;

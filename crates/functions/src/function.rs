@@ -5,6 +5,7 @@ use core::future::Future;
 use core::pin::Pin;
 
 use stateplane_base::{Reason, Time};
+use stateplane_flow::fast::KeyMask;
 use stateplane_flow::{FlowAction, FlowKey, PortId};
 use stateplane_lease::Partition;
 use stateplane_wire::arp::Arp;
@@ -70,6 +71,30 @@ pub struct Shape {
     pub destination: bool,
     /// Of the ends that do, the port too.
     pub ports: bool,
+}
+
+impl From<Shape> for KeyMask {
+    fn from(shape: Shape) -> Self {
+        Self {
+            source: shape.source,
+            source_port: shape.source && shape.ports,
+            destination: shape.destination,
+            destination_port: shape.destination && shape.ports,
+        }
+    }
+}
+
+/// What of a packet that comes by `port` makes its flow for these functions, one behind the other.
+/// `None`: that cannot be said.
+pub fn key_mask<'f, F: NetworkFunction + 'f>(
+    functions: impl IntoIterator<Item = &'f F>,
+    port: PortId,
+) -> Option<KeyMask> {
+    let mut masks = functions
+        .into_iter()
+        .map(|function| function.shape(port).map(KeyMask::from));
+    let first = masks.next()??;
+    masks.try_fold(first, |mask, next| Some(mask.and_then(next?)))
 }
 
 /// A network function: what is particular to a NAT, a firewall, a load balancer. The
@@ -158,5 +183,39 @@ pub trait NetworkFunction {
     /// One word about a flow for people, such as its TCP phase.
     fn describe(&self, _token: Token) -> &'static str {
         ""
+    }
+}
+
+/// Passes a call on.
+macro_rules! pass_on {
+    ($($name:ident(&mut self $(, $arg:ident: $of:ty)*) $(-> $gives:ty)?;)*) => {
+        $(fn $name(&mut self $(, $arg: $of)*) $(-> $gives)? { (**self).$name($($arg),*) })*
+    };
+    ($($name:ident(&self $(, $arg:ident: $of:ty)*) $(-> $gives:ty)?;)*) => {
+        $(fn $name(&self $(, $arg: $of)*) $(-> $gives)? { (**self).$name($($arg),*) })*
+    };
+}
+
+/// Functions of several kinds can be one chain.
+impl<F: NetworkFunction + ?Sized> NetworkFunction for Box<F> {
+    pass_on! {
+        start(&mut self, cx: &Context);
+        classify(&mut self, now: Time, port: PortId, headers: &Headers) -> Class;
+        decide(&mut self, cx: Context, flow: FlowKey, first: &Headers) -> Deciding;
+        observe(&mut self, now: Time, flow: &FlowKey, token: Token, headers: &Headers);
+        answer_arp(&mut self, port: PortId, request: &Arp) -> Option<Mac>;
+        on_timer(&mut self, now: Time, cx: &Context, sight: &dyn Sight);
+        stop(&mut self, cx: &Context);
+    }
+    pass_on! {
+        shape(&self, port: PortId) -> Option<Shape>;
+        port_of(&self, flow: &FlowKey) -> Option<PortId>;
+        entrance(&self, flow: &FlowKey, token: Token) -> Option<PortId>;
+        ownership(&self, flow: &FlowKey, token: Token) -> Option<Ownership>;
+        meter(&self, flow: &FlowKey, token: Token) -> Option<Meter>;
+        admit(&self, now: Time, token: Token, headers: &Headers) -> Result<(), Reason>;
+        next_timer(&self) -> Option<Time>;
+        anticipate(&self, token: Token);
+        describe(&self, token: Token) -> &'static str;
     }
 }

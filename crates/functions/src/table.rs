@@ -163,11 +163,14 @@ impl Table {
         self.put(flow, kept, decision.valid_until)
     }
 
-    /// Remembers a refusal for a while, if there is room for refusals.
-    pub(crate) fn deny(&mut self, flow: FlowKey, reason: Reason, until: Time) {
-        if self.denied < self.max / DENY_PART {
+    /// Remembers a refusal for a while, if there is room for refusals. Whether a decision, whose time
+    /// was over, made room for it: no sweep will tell of that one.
+    pub(crate) fn deny(&mut self, flow: FlowKey, reason: Reason, until: Time) -> bool {
+        let (flows, denied) = (self.len(), self.denied);
+        if denied < self.max / DENY_PART {
             self.put(flow, Kept::Deny(reason), until);
         }
+        self.len() == flows && self.denied > denied
     }
 
     /// Believes nothing about this flow any more.

@@ -30,6 +30,13 @@ impl<F: NetworkFunction> Runtime<F> {
         }
     }
 
+    /// Whether the frame is a request for an address that the function has.
+    pub(crate) fn has_asked_address(&mut self, port: PortId, frame: &[u8]) -> bool {
+        let request = Arp::parse(frame).ok();
+        let request = request.filter(|arp| arp.operation == Operation::Request);
+        request.is_some_and(|request| self.function.answer_arp(port, &request).is_some())
+    }
+
     /// Drops the packet and tells its sender, if that is allowed.
     pub(super) fn reject(
         &mut self,

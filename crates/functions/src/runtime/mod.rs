@@ -52,7 +52,7 @@ use crate::context::{Allow, Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
 use crate::function::{Decision, Meter, NetworkFunction, Ownership};
 use crate::local::LocalTables;
-use crate::table::Table;
+use crate::table::{Table, Verdict};
 
 use answers::Allowance;
 pub use fast::Sight;
@@ -319,9 +319,15 @@ impl<F: NetworkFunction> Runtime<F> {
 
     /// The next thing to do, if there is one.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        if let Some(effect) = self.tasks.effects.pop_front() {
-            return Some(effect);
-        }
+        self.next_effect().or_else(|| self.next_submission())
+    }
+
+    /// The same without what is for the store: to ask for that ends what is asked together.
+    pub(crate) fn next_effect(&mut self) -> Option<Effect> {
+        self.tasks.effects.pop_front()
+    }
+
+    pub(crate) fn next_submission(&mut self) -> Option<Effect> {
         let submission = self.cx.shared.borrow_mut().calls.next()?;
         let Submission { ticket, op, reads } = submission;
         Some(Effect::Submit { ticket, op, reads })
@@ -345,6 +351,24 @@ impl<F: NetworkFunction> Runtime<F> {
     /// The function, to change its configuration or its view of the world.
     pub fn function_mut(&mut self) -> &mut F {
         &mut self.function
+    }
+
+    /// The decision that a flow's packets pass by now, if one is committed.
+    pub(crate) fn decision(&self, now: Time, flow: &FlowKey) -> Option<Decision> {
+        match self.table.get(flow, now)? {
+            Verdict::Pass(decision) => Some(decision),
+            Verdict::Deny(_) => None,
+        }
+    }
+
+    /// Packets parked.
+    pub(crate) fn parked(&self) -> usize {
+        self.tasks.parked()
+    }
+
+    /// Most packets that may be parked from now on.
+    pub(crate) fn set_park_max(&mut self, most: usize) {
+        self.config.park_max = most;
     }
 
     /// Cached flows.

@@ -32,6 +32,16 @@ enum Seen {
     },
 }
 
+impl Glance {
+    /// The packet and its flow, if it is one and has one.
+    pub(crate) const fn packet(&self) -> Option<(&Headers, &FlowKey)> {
+        match &self.0 {
+            Seen::Done(_) => None,
+            Seen::Packet { headers, flow, .. } => Some((headers, flow)),
+        }
+    }
+}
+
 impl<F: NetworkFunction> Runtime<F> {
     /// A frame arrived on `port`: the first `len` bytes of `buffer`, whose whole room
     /// may be used for an answer.

@@ -16,6 +16,8 @@ pub struct Parked {
     pub port: PortId,
     /// How many bytes it has.
     pub len: usize,
+    /// The function of a chain where it waited.
+    pub(crate) stage: usize,
     /// Its flow.
     pub(crate) flow: FlowKey,
     /// What was decided about it.

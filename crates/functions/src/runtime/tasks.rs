@@ -352,7 +352,9 @@ impl<F: NetworkFunction> Runtime<F> {
                 let known = self.table.get(&pending.flow, now);
                 if reason == Reason::NoMapping && known.is_none() {
                     let until = now + self.config.negative_ttl;
-                    self.table.deny(pending.flow, reason, until);
+                    if self.table.deny(pending.flow, reason, until) {
+                        self.withdraw(pending.flow);
+                    }
                 }
             }
         }
@@ -396,6 +398,7 @@ impl<F: NetworkFunction> Runtime<F> {
                     parked: Parked {
                         port,
                         len,
+                        stage: 0,
                         flow,
                         decision,
                     },

@@ -1,0 +1,274 @@
+//! What a chain offers to the fast path: entries that do at once what its functions do one after the
+//! other.
+//!
+//! ```text
+//!   a function's offers          entries of the chain
+//!   (stage 0, flow a) ─────┬──── (port, key 1): a, then b
+//!   (stage 1, flow b) ─────┘┌─── (port, key 2): a, then c
+//!   (stage 0, flow a) ──────┤
+//!   (stage 1, flow c) ──────┘
+//! ```
+//!
+//! An entry holds as long as all it was made of is on offer as it was: the first of these that is
+//! withdrawn or becomes another takes it back. Which flows of the functions a key stands for never
+//! changes while it is there: each function's flow follows from the packet and from what the
+//! functions before it decided.
+
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+use stateplane_base::Time;
+use stateplane_flow::fast::{compose, has_room_for};
+use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
+
+use super::{STAGES_MAX, passing};
+use crate::function::{Decision, Meter, Ownership, Token};
+use crate::runtime::{Effect, Sight};
+use crate::table::Keyed;
+
+/// A decision of one function that a fast path may carry out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Offer {
+    pub(super) decision: Decision,
+    pub(super) ownership: Option<Ownership>,
+    pub(super) meter: Option<Meter>,
+}
+
+impl Offer {
+    /// Whether it does the same to packets, however long.
+    fn does_as(&self, other: &Offer) -> bool {
+        self.decision.action == other.decision.action
+            && (self.ownership, self.meter) == (other.ownership, other.meter)
+    }
+}
+
+/// The flow at each stage.
+pub(super) type Flows = [Option<FlowKey>; STAGES_MAX];
+
+/// How the fast path knows an entry: by which port packets come, and what of them makes a flow there.
+type Place = (PortId, FlowKey);
+
+/// An entry.
+#[derive(Clone, Copy, Debug)]
+struct Composite {
+    flows: Flows,
+    until: Time,
+}
+
+/// The first of all flows.
+const FIRST: FlowKey = FlowKey {
+    protocol: Protocol::IcmpEcho,
+    source: Endpoint::ANY,
+    destination: Endpoint::ANY,
+};
+
+/// The functions' offers, and the entries made of them.
+pub(super) struct Offers {
+    stages: Vec<HashMap<FlowKey, Offer, Keyed>>,
+    composites: HashMap<Place, Composite, Keyed>,
+    /// Which entries are made of a stage's flow.
+    members: BTreeSet<(usize, FlowKey, Place)>,
+    most: usize,
+    /// Entries offered or prolonged so far.
+    pub(super) offered: u64,
+}
+
+impl Offers {
+    pub(super) fn new(stages: usize, most: usize, hash_key: [u64; 2]) -> Self {
+        let offers = || HashMap::with_hasher(Keyed(hash_key));
+        Self {
+            stages: (0..stages).map(|_| offers()).collect(),
+            composites: HashMap::with_hasher(Keyed(hash_key)),
+            members: BTreeSet::new(),
+            most,
+            offered: 0,
+        }
+    }
+
+    /// A function offers a decision, or prolongs it.
+    pub(super) fn offer(
+        &mut self,
+        stage: usize,
+        flow: FlowKey,
+        offer: Offer,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        match self.stages[stage].insert(flow, offer) {
+            Some(known) if known.does_as(&offer) => self.prolong(stage, &flow, effects),
+            Some(_) => self.take_back(stage, &flow, effects),
+            None => {}
+        }
+    }
+
+    /// A function wants to see the packets of this flow.
+    pub(super) fn withdraw(
+        &mut self,
+        stage: usize,
+        flow: &FlowKey,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        if self.stages[stage].remove(flow).is_some() {
+            self.take_back(stage, flow, effects);
+        }
+    }
+
+    /// Whether the fast path has an entry for these packets, or there is no room for one.
+    pub(super) fn is_done(&self, port: PortId, key: FlowKey) -> bool {
+        self.composites.contains_key(&(port, key)) || self.composites.len() >= self.most
+    }
+
+    /// A packet passed all stages: offers an entry, if each function has its decision on offer.
+    /// `decided`: by which action the packet passed a stage.
+    pub(super) fn make(
+        &mut self,
+        (port, key): Place,
+        flows: Flows,
+        decided: impl Fn(usize, &FlowKey) -> Option<FlowAction>,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let same = |stage: usize| {
+            let flow = flows[stage].as_ref();
+            flow.is_some_and(|flow| {
+                let offer = self.stages[stage].get(flow);
+                offer.is_some_and(|offer| Some(offer.decision.action) == decided(stage, flow))
+            })
+        };
+        if !(0..self.stages.len()).all(same) {
+            return;
+        }
+        let Some(whole) = self.whole(port, &flows) else {
+            return;
+        };
+        let until = whole.decision.valid_until;
+        let place = (port, key);
+        self.composites.insert(place, Composite { flows, until });
+        for (stage, flow) in members(&flows) {
+            self.members.insert((stage, flow, place));
+        }
+        self.tell(place, whole, effects);
+    }
+
+    /// The fast path has lost all entries.
+    pub(super) fn forget_entries(&mut self) {
+        self.composites.clear();
+        self.members.clear();
+    }
+
+    /// When the fast path saw a packet of a stage's flow last.
+    pub(super) fn last_seen(
+        &self,
+        stage: usize,
+        flow: &FlowKey,
+        now: Time,
+        sight: &dyn Sight,
+    ) -> Option<Time> {
+        self.made_of(stage, flow)
+            .filter_map(|(port, key)| sight.last_seen(now, port, &key))
+            .max()
+    }
+
+    /// Asserts the invariants. `flows`: those that a stage knows.
+    pub(super) fn check(&self, flows: impl Fn(usize) -> usize) {
+        for (stage, offers) in self.stages.iter().enumerate() {
+            assert!(offers.len() <= flows(stage), "what is offered is known");
+        }
+        assert!(self.composites.len() <= self.most, "entries are bounded");
+        let parts = self.stages.len() * self.composites.len();
+        assert_eq!(
+            self.members.len(),
+            parts,
+            "each entry is found by its parts"
+        );
+        for (place, composite) in &self.composites {
+            for (stage, flow) in members(&composite.flows) {
+                assert!(self.stages[stage].contains_key(&flow), "all is on offer");
+                assert!(self.members.contains(&(stage, flow, *place)));
+            }
+        }
+    }
+
+    /// The entries that are made of a stage's flow.
+    fn made_of(&self, stage: usize, flow: &FlowKey) -> impl Iterator<Item = Place> {
+        let from = (stage, *flow, (PortId(0), FIRST));
+        let flow = *flow;
+        self.members
+            .range(from..)
+            .take_while(move |(at, of, _)| (*at, *of) == (stage, flow))
+            .map(|(_, _, place)| *place)
+    }
+
+    fn prolong(&mut self, stage: usize, flow: &FlowKey, effects: &mut VecDeque<Effect>) {
+        let places: Vec<Place> = self.made_of(stage, flow).collect();
+        for place in places {
+            let Some(known) = self.composites.get(&place).copied() else {
+                continue;
+            };
+            let Some(whole) = self.whole(place.0, &known.flows) else {
+                continue;
+            };
+            // Mostly another stage's decision ends sooner.
+            let until = whole.decision.valid_until;
+            if until != known.until {
+                let flows = known.flows;
+                self.composites.insert(place, Composite { flows, until });
+                self.tell(place, whole, effects);
+            }
+        }
+    }
+
+    fn take_back(&mut self, stage: usize, flow: &FlowKey, effects: &mut VecDeque<Effect>) {
+        let places: Vec<Place> = self.made_of(stage, flow).collect();
+        for place in places {
+            if let Some(gone) = self.composites.remove(&place) {
+                for (stage, flow) in members(&gone.flows) {
+                    self.members.remove(&(stage, flow, place));
+                }
+                let (port, flow) = place;
+                effects.push_back(Effect::Withdraw { port, flow });
+            }
+        }
+    }
+
+    /// What packets that come by `port` undergo at all stages together, if one entry can do it: of the
+    /// functions only one has leases and meters that the fast path knows.
+    fn whole(&self, port: PortId, flows: &Flows) -> Option<Offer> {
+        let protocol = members(flows).next()?.1.protocol;
+        let (mut until, mut ownership, mut meter) = (Time::MAX, None, None);
+        let mut actions = [None; STAGES_MAX];
+        for (action, stage) in actions.iter_mut().zip(passing(self.stages.len(), port)) {
+            let offer = self.stages[stage].get(flows[stage].as_ref()?)?;
+            *action = Some(offer.decision.action);
+            until = until.min(offer.decision.valid_until);
+            ownership = ownership.or(offer.ownership);
+            meter = meter.or(offer.meter);
+        }
+        let actions = actions.into_iter().flatten();
+        let action = compose(protocol.into(), actions).ok()?;
+        (meter.is_none() || has_room_for(&action)).then_some(Offer {
+            decision: Decision {
+                action,
+                valid_until: until,
+                token: Token::default(),
+            },
+            ownership,
+            meter,
+        })
+    }
+
+    fn tell(&mut self, (port, flow): Place, whole: Offer, effects: &mut VecDeque<Effect>) {
+        self.offered += 1;
+        effects.push_back(Effect::Offload {
+            port,
+            flow,
+            decision: whole.decision,
+            ownership: whole.ownership,
+            meter: whole.meter,
+        });
+    }
+}
+
+fn members(flows: &Flows) -> impl Iterator<Item = (usize, FlowKey)> {
+    let flows = flows.iter().enumerate();
+    flows.filter_map(|(stage, flow)| Some((stage, (*flow)?)))
+}

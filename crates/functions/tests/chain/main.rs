@@ -1,0 +1,10 @@
+//! A meter and a NAT as one chain: what it does to packets, and what passes in front of it.
+
+#![allow(unreachable_pub, reason = "parts of one program")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod entries;
+mod same;
+mod waiting;
+mod world;
