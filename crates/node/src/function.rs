@@ -57,8 +57,8 @@ pub struct FunctionSetup {
     pub(crate) homes: Option<Receiver<Home>>,
     /// Which interfaces to serve.
     pub interfaces: config::Function,
-    /// What to do.
-    pub work: Work,
+    /// What to do, from inside to outside.
+    pub work: Vec<Work>,
     /// How its lease is kept.
     pub lease: config::Lease,
     /// Bounds of parking.

@@ -201,10 +201,10 @@ impl Starter<'_> {
             .function
             .as_ref()
             .expect("a checked function node has its part");
-        let work = match function.runs {
+        let work = function.runs.iter().map(|runs| match runs {
             Runs::Nat => self.config.nat.clone().map(Work::Nat),
             Runs::Meter => self.config.meter.clone().map(Work::Meter),
-        };
+        });
         let workers = self.node.workers().into_iter().zip(questions);
         let workers = workers.map(|(worker, questions)| self.worker(worker, questions));
         Ok(FunctionSetup {
@@ -213,7 +213,9 @@ impl Starter<'_> {
             home: configured_home(self.config, &self.node.name),
             homes: self.ends.home.take(),
             interfaces: function.clone(),
-            work: work.expect("a checked function has its section"),
+            work: work
+                .collect::<Option<_>>()
+                .expect("a checked function has its section"),
             lease: self.config.lease,
             park: self.config.park,
             fast_path: self.config.fast_path,

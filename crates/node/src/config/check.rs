@@ -10,7 +10,7 @@ use crate::detect::MAX_INSTANCES;
 use stateplane_wire::group::{MAX_REPLICAS, MAX_SEQUENCERS};
 
 use super::{
-    Instance, Nat, Node, Role, Runs, State, Switch, io, meter, regions, sender_id, workers,
+    Instance, Nat, Node, Role, Runs, State, Switch, chain, io, meter, regions, sender_id, workers,
 };
 
 /// The pool's size is a limit of the store's tables.
@@ -30,6 +30,7 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
     for node in draft.nodes.values() {
         io::check(draft.io, node, out);
         workers::check(node, draft, out);
+        chain::check(node, draft, out);
         if let Some(switch) = &node.switch {
             self::switch(node, switch, draft, out);
         }
@@ -236,8 +237,7 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
             help,
         );
     }
-    let runs = node.function.as_ref().map(|function| function.runs);
-    if runs == Some(Runs::Nat) && draft.nat.is_none() && !out.has("nat") {
+    if node.runs(Runs::Nat) && draft.nat.is_none() && !out.has("nat") {
         let help = "add `[nat]` with `inside-prefixes` and `outside-addresses`";
         out.error(
             key,
@@ -245,7 +245,7 @@ fn role(key: &str, role: Role, node: &Node, draft: &Draft, out: &mut Collector) 
             help,
         );
     }
-    if runs == Some(Runs::Meter) && draft.meter.is_none() && !out.has("meter") {
+    if node.runs(Runs::Meter) && draft.meter.is_none() && !out.has("meter") {
         let message = "a meter needs somebody to count: there is no `[meter]`";
         out.error(key, message, "add `[meter]` with `inside-prefixes`");
     }
@@ -468,7 +468,7 @@ fn nat(nat: &Nat, draft: &Draft, out: &mut Collector) {
             out.error(key, "expected at least one element", "");
         }
     }
-    let is_nat = |node: &Node| node.function.as_ref().is_some_and(|f| f.runs == Runs::Nat);
+    let is_nat = |node: &Node| node.runs(Runs::Nat);
     if !draft.nodes.values().any(is_nat) && draft.nodes.len() == draft.declared.len() {
         let help = "give a node the role \"function\", or remove `[nat]`";
         out.warn("nat", "no node is a NAT", help);

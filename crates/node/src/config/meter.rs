@@ -170,11 +170,7 @@ pub(super) fn check(meter: &Meter, draft: &Draft, out: &mut Collector) {
             out.error(&key, message, help);
         }
     }
-    let runs = |node: &&super::Node| {
-        node.function
-            .as_ref()
-            .is_some_and(|f| f.runs == Runs::Meter)
-    };
+    let runs = |node: &&super::Node| node.runs(Runs::Meter);
     let meters: Vec<&str> = draft
         .nodes
         .values()

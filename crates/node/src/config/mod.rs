@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 use stateplane_host::bpf::AttachAs;
 
+mod chain;
 mod check;
 mod exchange;
 mod fast;
@@ -275,8 +276,8 @@ pub enum Runs {
 /// A function instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// What it does.
-    pub runs: Runs,
+    /// What it does, from inside to outside; each once.
+    pub runs: Vec<Runs>,
     /// Towards the subscribers.
     pub inside: String,
     /// Towards the servers.

@@ -12,8 +12,8 @@ use super::problem::Collector;
 use super::section::{Section, closest};
 use super::{
     Cluster, Commit, Config, Detect, FastPath, Function, Instance, Io, Key, Lease, Meter, Nat,
-    Node, Park, Pin, Problem, Problems, Regions, Role, Running, Runs, Stamping, State, Switch,
-    Timeouts, check, exchange, fast, io, lease, meter, regions, resp, sequencer, state, values,
+    Node, Park, Pin, Problem, Problems, Regions, Role, Running, Stamping, State, Switch, Timeouts,
+    chain, check, exchange, fast, io, lease, meter, regions, resp, sequencer, state, values,
     workers,
 };
 use crate::regions::weights::MAX_WEIGHT;
@@ -422,13 +422,9 @@ fn function(section: &Section<'_, '_>, out: &mut Collector) -> Option<Function> 
     let inside = section.required("inside", "\"lan0\"", out, values::interface);
     let outside = section.required("outside", "\"wan0\"", out, values::interface);
     let workers = workers::workers(section, out);
-    let words = [("nat", Runs::Nat), ("meter", Runs::Meter)];
-    let runs = match section.value("function") {
-        Some(_) => section.optional("function", out, values::word(&words))?,
-        None => Runs::default(),
-    };
+    let runs = chain::runs(section, out);
     Some(Function {
-        runs,
+        runs: runs?,
         inside: inside?,
         outside: outside?,
         workers: workers?,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 
+mod chain;
 mod group;
 mod meter;
 mod workers;

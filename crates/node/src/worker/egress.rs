@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
-use stateplane_functions::{NetworkFunction, Runtime};
+use stateplane_functions::Driven;
 use stateplane_host::frame::{Frame, FramePool};
 use stateplane_host::port::Mac;
 
@@ -93,13 +93,13 @@ impl<H: NextHops> Egress<H> {
     }
 
     /// A packet goes to its next hop, or waits for it, or is dropped and counted.
-    pub fn forward<F: NetworkFunction>(
+    pub fn forward(
         &mut self,
         now: Time,
         port: PortId,
         frame: Frame,
         pool: &mut FramePool,
-        runtime: &mut Runtime<F>,
+        runtime: &mut impl Driven,
     ) {
         let waiting = Waiting {
             until: now + WAIT,
@@ -123,12 +123,7 @@ impl<H: NextHops> Egress<H> {
     }
 
     /// Sends packets whose neighbour is known by now, and gives up on old ones.
-    pub fn retry_waiting<F: NetworkFunction>(
-        &mut self,
-        now: Time,
-        pool: &mut FramePool,
-        runtime: &mut Runtime<F>,
-    ) {
+    pub fn retry_waiting(&mut self, now: Time, pool: &mut FramePool, runtime: &mut impl Driven) {
         if now < self.retry_at {
             return;
         }
@@ -148,12 +143,12 @@ impl<H: NextHops> Egress<H> {
     }
 
     /// Gives the packet back if its neighbour is not known yet.
-    fn try_forward<F: NetworkFunction>(
+    fn try_forward(
         &mut self,
         now: Time,
         packet: Waiting,
         pool: &mut FramePool,
-        runtime: &mut Runtime<F>,
+        runtime: &mut impl Driven,
     ) -> Option<Waiting> {
         let side = usize::from(packet.port.0);
         let hop = destination(pool.bytes(&packet.frame))

@@ -10,7 +10,7 @@ use crate::client::Missed;
 /// What the store said, or why it said nothing.
 pub type Outcome = Result<Vec<u8>, Missed>;
 
-/// Tickets of errands; the runtime counts its own from 0.
+/// Tickets of errands; those of functions are far below.
 const FIRST: u64 = 1 << 63;
 
 /// Who waits for which answer. As many as the desk takes at once, since each is answered in time.

@@ -2,8 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use stateplane_flow::fast::{Seed, Settings};
-use stateplane_functions::NetworkFunction;
+use stateplane_flow::fast::{KeyMask, Seed, Settings};
 use stateplane_host::bpf::BpfError;
 use stateplane_host::bpf::fastpath::{
     FastCounters, FastPath, Part, PortProgram, Prefix, Programs, Sizes, Words,
@@ -56,17 +55,17 @@ pub(super) type Pair = [XskPort; 2];
 
 impl Front {
     /// Loads and attaches the programs for all workers' ports; each worker's end of the fast path, if
-    /// there is one. Where the kernel does not take it, all packets come to the workers.
+    /// there is one. `masks`: what of a packet makes its flow, by port. Where the kernel does not take it, all packets come to the workers.
     pub(super) fn open(
         pairs: &[&Pair],
-        function: &impl NetworkFunction,
+        masks: [Option<KeyMask>; 2],
         addresses: &Addresses,
         config: config::FastPath,
         meters: u32,
     ) -> Result<(Self, Hands), Failure> {
         let ports = pairs[0];
         let opened = match config.enabled {
-            true => open_tables(ports, pairs.len(), function, config, meters),
+            true => open_tables(ports, pairs.len(), masks, config, meters),
             false => Err("the configuration says so".to_owned()),
         };
         let (programs, settings, fast, off) = match opened {
@@ -146,7 +145,7 @@ fn stations(ports: &Pair) -> [Mac; 2] {
 fn open_tables(
     ports: &Pair,
     workers: usize,
-    function: &impl NetworkFunction,
+    masks: [Option<KeyMask>; 2],
     config: config::FastPath,
     meters: u32,
 ) -> Result<Opened, String> {
@@ -162,7 +161,7 @@ fn open_tables(
     let seed = Seed::new(std::array::from_fn(|_| random()));
     let stations = stations(ports);
     let memory = path.words(Part::Settings);
-    let settings = settings(memory, seed, function, stations).map_err(|error| error.to_string())?;
+    let settings = settings(memory, seed, masks, stations).map_err(|error| error.to_string())?;
     let parts = Parts {
         flows: path.words(Part::Flows4),
         extent: settings.extent::<Ipv4Addr>(),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use stateplane_functions::{PortConfig, RuntimeConfig};
+use stateplane_functions::{PortConfig, RuntimeConfig, key_mask};
 use stateplane_host::bpf::fastpath::Words;
 use stateplane_host::frame::{FramePool, PoolConfig};
 use stateplane_host::guard::InterfaceGuard;
@@ -17,6 +17,7 @@ use tracing::info;
 use super::fast::Fast;
 use super::front::{self, Front, Pair};
 use super::missing;
+use super::packets::PORTS;
 use super::report::{Publication, Slot};
 use super::service::{Plan, Service};
 use super::team::{Homes, Pulse};
@@ -40,9 +41,9 @@ pub(super) struct Seat {
     pub(super) status: WorkerStatus,
     pub(super) pool: FramePool,
     pub(super) ports: Pair,
-    pub(super) plan: Plan,
+    /// What it runs, from inside to outside.
+    pub(super) stages: Vec<(RuntimeConfig, Plan)>,
     pub(super) home: Option<Home>,
-    pub(super) limits: RuntimeConfig,
     pub(super) local: Option<Local>,
     pub(super) state: StateClient,
     pub(super) reader: Reader,
@@ -98,14 +99,17 @@ impl Opened {
         let plans = plans.map(|worker| Plan::of(&setup, worker, mac));
         let plans = plans.collect::<Result<Vec<_>, Failure>>()?;
         let addresses_of = front::Addresses {
-            pool: setup.work.pool(),
+            pool: setup.work.iter().flat_map(Work::pool).collect(),
             locals: neighbours.local_addresses(),
         };
         let pairs: Vec<&Pair> = ports.iter().map(|(_, pair)| pair).collect();
         // What makes its flows is the same for all workers.
-        let function = Service::new(plans[0].clone(), None);
-        let (config, meters) = (setup.fast_path, setup.work.meters());
-        let (front, fast) = Front::open(&pairs, &function, &addresses_of, config, meters)?;
+        let functions = plans[0].iter();
+        let functions = functions.map(|plan| Service::new(plan.clone(), None));
+        let functions: Vec<Service> = functions.collect();
+        let masks = PORTS.map(|port| key_mask(&functions, port));
+        let meters = setup.work.iter().map(Work::meters).max().unwrap_or(1);
+        let (front, fast) = Front::open(&pairs, masks, &addresses_of, setup.fast_path, meters)?;
         let modes = front.modes(&ports[0].1);
         let slots: Vec<Slot> = (0..count).map(|_| Slot::default()).collect();
         let publication = Publication::new(setup.status, &names, modes, &slots[1..]);
@@ -113,22 +117,24 @@ impl Opened {
         let mut ends = std::iter::once(None).chain(ends.into_iter().map(Some));
         let mut seats = Vec::with_capacity(count);
         let parts = setup.workers.into_iter().zip(ports).zip(plans);
-        for ((((worker, (pool, ports)), plan), fast), slot) in parts.zip(fast).zip(slots) {
+        for ((((worker, (pool, ports)), plans), fast), slot) in parts.zip(fast).zip(slots) {
             let mtus = [ports[0].mtu(), ports[1].mtu()];
-            let limits = Limits {
-                work: &setup.work,
-                park: setup.park,
-                workers: count,
-            };
-            let mut limits = limits.of(worker.seed, addresses, mtus);
-            limits.fast_path = fast.is_some();
+            let stages = setup.work.iter().zip(plans).map(|(work, plan)| {
+                let limits = Limits {
+                    work,
+                    park: setup.park,
+                    workers: count,
+                };
+                let mut limits = limits.of(worker.seed, addresses, mtus);
+                limits.fast_path = fast.is_some();
+                (limits, plan)
+            });
             seats.push(Seat {
                 status: status(&worker, &ports),
                 pool,
                 ports,
-                plan,
+                stages: stages.collect(),
                 home: setup.home.clone(),
-                limits,
                 local: worker.local,
                 state: worker.state,
                 reader: neighbours.reader(),

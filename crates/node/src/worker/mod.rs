@@ -5,7 +5,7 @@
 //! * [`fast`]: what passes in front of the workers; `front.rs`: the XDP programs there
 //! * [`hops`]: the kernel's routes and neighbours
 //! * [`report`]: what the workers publish and answer; `errands.rs`: what operators ask the store
-//! * `service.rs`: the functions they can run
+//! * `service.rs`: the functions they can run, alone or as a chain
 //! * `instance.rs`: opening interfaces; `team.rs`: several workers
 //!
 //! Whatever this changes on an interface goes back when it ends: offloads by guards
@@ -31,7 +31,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use stateplane_base::Time;
-use stateplane_functions::Runtime;
+use stateplane_functions::{Chain, Runtime};
 use stateplane_host::bpf::fastpath::Words;
 use stateplane_host::port::Port;
 use stateplane_host::xsk::XskPort;
@@ -47,7 +47,7 @@ use hops::KernelHops;
 use instance::{Instance, Opened, Seat};
 use packets::PacketLoop;
 use report::{Publication, Reporter, To};
-use service::Service;
+use service::{Functions, Service};
 use team::{Pulse, Remains, Team, pin};
 
 /// Packets are more urgent than most of what runs on the machine; a late heartbeat looks
@@ -62,6 +62,14 @@ const DRAIN: Duration = Duration::from_millis(50);
 
 /// Serves packets until asked to stop.
 pub fn run(setup: FunctionSetup) -> Result<(), Failure> {
+    // One function alone pays nothing for chains.
+    match setup.work.len() {
+        1 => serve::<Runtime<Service>>(setup),
+        _ => serve::<Chain<Service>>(setup),
+    }
+}
+
+fn serve<R: Functions>(setup: FunctionSetup) -> Result<(), Failure> {
     let dead = setup.dead;
     let Opened {
         instance,
@@ -71,18 +79,18 @@ pub fn run(setup: FunctionSetup) -> Result<(), Failure> {
     } = Opened::new(setup)?;
     let own = seats.remove(0);
     let stop = instance.stop.clone();
-    let team = Team::start(seats, homes, dead)?;
+    let team = Team::start::<R>(seats, homes, dead)?;
     let lead = Lead {
         instance,
         team,
         publication: Some(publication),
     };
-    let mut worker = Worker::sit(own, Some(lead), stop)?;
+    let mut worker = Worker::<R>::sit(own, Some(lead), stop)?;
     let result = worker.serve();
     result.and(worker.close())
 }
 
-type Packets = PacketLoop<Service, XskPort, KernelHops, Words>;
+type Packets<R> = PacketLoop<R, XskPort, KernelHops, Words>;
 
 /// What the first worker looks after.
 struct Lead {
@@ -92,8 +100,8 @@ struct Lead {
     publication: Option<Publication>,
 }
 
-struct Worker {
-    packets: Packets,
+struct Worker<R> {
+    packets: Packets<R>,
     reporter: Reporter,
     homes: Option<Receiver<Home>>,
     pulse: Arc<Pulse>,
@@ -102,7 +110,7 @@ struct Worker {
     stop: Stop,
 }
 
-impl Worker {
+impl<R: Functions> Worker<R> {
     /// Takes a seat, on the thread that is to serve it.
     fn sit(seat: Seat, mut lead: Option<Lead>, stop: Stop) -> Result<Self, Failure> {
         pin(seat.status.cpu)?;
@@ -110,8 +118,9 @@ impl Worker {
         if let Err(error) = priority::set_nice(NICE) {
             warn!("cannot raise the worker's priority: {error}");
         }
-        let function = Service::new(seat.plan, seat.home);
-        let mut runtime = Runtime::new(clock::now(), seat.limits, function);
+        let stages = seat.stages.into_iter();
+        let stages = stages.map(|(limits, plan)| (limits, Service::new(plan, seat.home.clone())));
+        let mut runtime = R::start(clock::now(), stages.collect());
         if let Some(local) = seat.local {
             runtime.set_local(Rc::new(local));
         }
@@ -154,7 +163,7 @@ impl Worker {
         self.packets.take_all();
         self.packets.runtime.stop(clock::now());
         self.turn_for(GIVE_BACK, |packets| {
-            packets.state.pending() > 0 || !packets.runtime.function().is_settled()
+            packets.state.pending() > 0 || !packets.runtime.functions().all(Service::is_settled)
         })
     }
 
@@ -168,7 +177,7 @@ impl Worker {
     fn turn_for(
         &mut self,
         span: Duration,
-        goes_on: impl Fn(&Packets) -> bool,
+        goes_on: impl Fn(&Packets<R>) -> bool,
     ) -> Result<(), Failure> {
         let end = clock::now() + span;
         self.turn(clock::now())?;
@@ -182,7 +191,7 @@ impl Worker {
     /// somebody changes something. A store that does not know us any more (it lost
     /// everything, or another process took our name) is asked again by the function.
     fn complain(&self) -> Result<(), Failure> {
-        match self.packets.runtime.function().mismatch() {
+        match self.packets.runtime.functions().find_map(Service::mismatch) {
             None => Ok(()),
             Some(section) => Err(Failure::Usage(format!(
                 "the store was started with another [{section}] section: give all nodes the same \
@@ -198,10 +207,12 @@ impl Worker {
             self.packets.ways_changed(now);
         }
         if let Some((table, me)) = self.home() {
-            self.packets.runtime.function_mut().set_home(table, me);
+            for function in self.packets.runtime.functions_mut() {
+                function.set_home(table.clone(), me);
+            }
         }
         let received = self.packets.turn(now);
-        let registered = self.packets.runtime.function().is_registered();
+        let registered = self.packets.runtime.functions().all(Service::is_registered);
         self.pulse.beat(now, registered);
         if let Some(lead) = &mut self.lead
             && registered

@@ -6,9 +6,7 @@
 use stateplane_base::{Reason, Time};
 use stateplane_flow::PortId;
 use stateplane_flow::fast::Memory;
-use stateplane_functions::{
-    Disposition, Effect, FrameId, Glance, NetworkFunction, Runtime, StateError,
-};
+use stateplane_functions::{Disposition, Driven, Effect, FrameId, Glance, StateError};
 use stateplane_host::frame::{Frame, FrameId as HostFrame, FramePool};
 use stateplane_host::port::Port;
 use tokio::sync::oneshot;
@@ -28,13 +26,13 @@ const EXCHANGES: usize = 8;
 pub const PORTS: [PortId; 2] = [PortId(0), PortId(1)];
 
 /// Everything one worker turns over.
-pub struct PacketLoop<F, P, H, M> {
+pub struct PacketLoop<R, P, H, M> {
     /// The memory of all frames.
     pub pool: FramePool,
     /// Inside, outside.
     pub ports: [P; 2],
-    /// The function at work.
-    pub runtime: Runtime<F>,
+    /// The function at work, or the chain of them.
+    pub runtime: R,
     /// The store.
     pub state: StateClient,
     /// What is on its way out.
@@ -48,12 +46,12 @@ pub struct PacketLoop<F, P, H, M> {
     errands: Errands,
 }
 
-impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M> {
+impl<R: Driven, P: Port, H: NextHops, M: Memory> PacketLoop<R, P, H, M> {
     /// Puts the parts together.
     pub fn new(
         pool: FramePool,
         ports: [P; 2],
-        runtime: Runtime<F>,
+        runtime: R,
         state: StateClient,
         hops: H,
         fast: Option<Fast<M>>,
@@ -154,7 +152,7 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
             self.runtime.glance(now, port, buffer, len)
         }));
         for glance in &mut glances {
-            self.runtime.seek(glance);
+            self.runtime.seek(port, glance);
         }
         for (frame, glance) in batch.drain(..).zip(glances.drain(..)) {
             let id = FrameId(frame.id().0);
@@ -191,8 +189,8 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
         let Some(fast) = &mut self.fast else {
             return;
         };
-        let shape = self.runtime.function().shape(came);
-        if shape.is_some_and(|shape| !shape.destination)
+        let mask = self.runtime.key_mask(came);
+        if mask.is_some_and(|mask| !mask.destination)
             && let Some(to) = destination(self.pool.bytes(frame))
         {
             fast.learn(port, to);
@@ -204,12 +202,12 @@ impl<F: NetworkFunction, P: Port, H: NextHops, M: Memory> PacketLoop<F, P, H, M>
             match effect {
                 Effect::Submit { ticket, op, reads } if reads => self.state.read(now, ticket, op),
                 Effect::Submit { ticket, op, .. } => self.state.submit(now, ticket, op),
-                Effect::Release { frame, parked } => {
-                    let Some(frame) = self.pool.unpark(HostFrame(frame.0)) else {
+                Effect::Release { frame: id, parked } => {
+                    let Some(frame) = self.pool.unpark(HostFrame(id.0)) else {
                         continue;
                     };
                     let buffer = self.pool.buffer_mut(&frame);
-                    let disposition = self.runtime.release(now, &parked, buffer);
+                    let disposition = self.runtime.release(now, id, &parked, buffer);
                     self.dispose(now, parked.port, frame, disposition);
                 }
                 Effect::Offload {

@@ -16,14 +16,14 @@ use super::fast::{Done, Fast};
 use super::front::Front;
 use super::hops::KernelHops;
 use super::packets::PacketLoop;
-use super::service::Service;
+use super::service::Functions;
 use crate::function::{
     FastPathStatus, FunctionStatus, InterfaceStatus, LeaseView, MeterView, Question, SessionView,
     WorkerStatus,
 };
 use crate::status::{EVERY, Publisher};
 
-type Packets = PacketLoop<Service, XskPort, KernelHops, Words>;
+type Packets<R> = PacketLoop<R, XskPort, KernelHops, Words>;
 
 const SIDES: [&str; 2] = ["inside", "outside"];
 /// The counter that is a largest value.
@@ -112,10 +112,10 @@ impl Reporter {
     }
 
     /// Publishes if it is time, and answers what was asked. `front`: the first worker's.
-    pub(super) fn turn(
+    pub(super) fn turn<R: Functions>(
         &mut self,
         now: Time,
-        packets: &mut Packets,
+        packets: &mut Packets<R>,
         front: Option<&Front>,
         draining: bool,
     ) {
@@ -145,10 +145,10 @@ impl Reporter {
 
 impl Publication {
     /// Publishes if it is time.
-    fn turn(
+    fn turn<R: Functions>(
         &mut self,
         now: Time,
-        packets: &Packets,
+        packets: &Packets<R>,
         worker: &WorkerStatus,
         front: &Front,
         draining: bool,
@@ -230,15 +230,15 @@ impl Figures {
     }
 }
 
-fn figures(now: Time, packets: &Packets, worker: &WorkerStatus) -> Figures {
-    let counters = packets.runtime.counters();
+fn figures<R: Functions>(now: Time, packets: &Packets<R>, worker: &WorkerStatus) -> Figures {
+    let counters = packets.runtime.counted();
     let drops = counters.drops().filter(|(_, count)| *count > 0);
     let drops: BTreeMap<String, u64> = drops
         .map(|(reason, count)| (reason.name().to_owned(), count))
         .collect();
-    let mut named = named(counters);
+    let mut named = named(&counters);
     add_host_counters(&mut named, packets);
-    let said = packets.runtime.function().said(now);
+    let said = packets.runtime.said(now);
     named.extend(
         said.counters
             .iter()
@@ -296,7 +296,7 @@ fn named(counters: &Counters) -> BTreeMap<String, u64> {
 }
 
 /// What happened below and beside the function.
-fn add_host_counters(named: &mut BTreeMap<String, u64>, packets: &Packets) {
+fn add_host_counters<R>(named: &mut BTreeMap<String, u64>, packets: &Packets<R>) {
     let census = packets.pool.census();
     named.insert("frames-free".to_owned(), census.free as u64);
     named.insert("frames-parked".to_owned(), census.parked as u64);
@@ -358,7 +358,7 @@ fn fast_path(
     }
 }
 
-fn sessions(now: Time, packets: &Packets, limit: usize) -> Vec<SessionView> {
+fn sessions<R: Functions>(now: Time, packets: &Packets<R>, limit: usize) -> Vec<SessionView> {
     // One line a mapping: the way out names both of its endpoints.
     let outward = packets
         .runtime

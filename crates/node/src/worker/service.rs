@@ -7,7 +7,8 @@ use stateplane_flow::{FlowKey, PortId, steering};
 use stateplane_functions::meter::{Meter44, MeterConfig};
 use stateplane_functions::nat::{Nat44, NatConfig, Problem};
 use stateplane_functions::{
-    Class, CommitMode, Context, Deciding, Meter, NetworkFunction, Ownership, Shape, Sight, Token,
+    Chain, Class, CommitMode, Context, Deciding, Driven, Meter, NetworkFunction, Ownership,
+    Runtime, RuntimeConfig, Shape, Sight, Token,
 };
 use stateplane_host::bpf::fastpath::Prefix;
 use stateplane_host::port::Mac;
@@ -32,6 +33,7 @@ pub(super) enum Service {
 }
 
 /// What is said of either.
+#[derive(Default)]
 pub(super) struct Said {
     /// The store knows us.
     pub(super) registered: bool,
@@ -50,20 +52,62 @@ pub(super) enum Plan {
 }
 
 impl Plan {
-    /// A worker's part of what was configured.
+    /// A worker's part of what was configured, from inside to outside.
     pub(super) fn of(
         setup: &FunctionSetup,
         worker: &WorkerSetup,
         outside: Mac,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Vec<Self>, Failure> {
         let (name, life) = (InstanceId::of(&worker.name), setup.incarnation);
         let (lease, seed) = (&setup.lease, worker.seed);
-        Ok(match &setup.work {
-            Work::Nat(nat) => {
-                Self::Nat(nat::instance_config(nat, lease, name, life, outside, seed)?)
-            }
-            Work::Meter(of) => Self::Meter(meter::instance_config(of, lease, name, life, seed)),
-        })
+        let plan = |work: &Work| {
+            Ok(match work {
+                Work::Nat(nat) => {
+                    Self::Nat(nat::instance_config(nat, lease, name, life, outside, seed)?)
+                }
+                Work::Meter(of) => Self::Meter(meter::instance_config(of, lease, name, life, seed)),
+            })
+        };
+        setup.work.iter().map(plan).collect()
+    }
+}
+
+/// What a worker drives: one of them, or a chain.
+pub(super) trait Functions: Driven<Function = Service> + Sized + 'static {
+    /// Starts them, from inside to outside.
+    fn start(now: Time, stages: Vec<(RuntimeConfig, Service)>) -> Self;
+
+    /// What all of them say.
+    fn said(&self, now: Time) -> Said {
+        let said = self.functions().map(|function| function.said(now));
+        said.reduce(Said::and).unwrap_or_default()
+    }
+}
+
+impl Functions for Runtime<Service> {
+    fn start(now: Time, mut stages: Vec<(RuntimeConfig, Service)>) -> Self {
+        let (limits, only) = stages.pop().expect("a checked instance has a function");
+        Self::new(now, limits, only)
+    }
+}
+
+impl Functions for Chain<Service> {
+    fn start(now: Time, stages: Vec<(RuntimeConfig, Service)>) -> Self {
+        Self::new(now, stages)
+    }
+}
+
+impl Said {
+    /// What this one and the next one say together.
+    fn and(mut self, next: Self) -> Self {
+        self.leases.extend(next.leases);
+        self.counters.extend(next.counters);
+        Self {
+            registered: self.registered && next.registered,
+            store_silent: self.store_silent || next.store_silent,
+            meter: self.meter.or(next.meter),
+            ..self
+        }
     }
 }
 
@@ -248,6 +292,11 @@ impl NetworkFunction for Service {
     #[inline]
     fn admit(&self, now: Time, token: Token, headers: &Headers) -> Result<(), Reason> {
         each!(self, one => one.admit(now, token, headers))
+    }
+
+    #[inline]
+    fn anticipate(&self, token: Token) {
+        each!(self, one => one.anticipate(token));
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use stateplane_host::priority;
 
 use super::front::Pair;
 use super::instance::Seat;
+use super::service::Functions;
 use super::{GLANCE, Worker};
 use crate::failure::Failure;
 use crate::regions::keeper::Home;
@@ -60,7 +61,11 @@ pub(super) struct Team {
 
 impl Team {
     /// Starts a thread for each seat.
-    pub(super) fn start(seats: Vec<Seat>, homes: Homes, dead: Duration) -> Result<Self, Failure> {
+    pub(super) fn start<R: Functions>(
+        seats: Vec<Seat>,
+        homes: Homes,
+        dead: Duration,
+    ) -> Result<Self, Failure> {
         let mut team = Self {
             threads: Vec::with_capacity(seats.len()),
             pulses: seats.iter().map(|seat| Arc::clone(&seat.pulse)).collect(),
@@ -73,7 +78,7 @@ impl Team {
             let stop = team.stop.clone();
             let thread = thread::Builder::new()
                 .name(seat.status.name.clone())
-                .spawn(move || Worker::sit(seat, None, stop)?.run_beside())
+                .spawn(move || Worker::<R>::sit(seat, None, stop)?.run_beside())
                 .map_err(|error| Failure::running(format!("cannot start a thread: {error}")))?;
             team.threads.push(thread);
         }

@@ -58,7 +58,7 @@ impl NextHops for Hops {
 
 /// A worker with the far ends of its two cables.
 pub(super) struct Bench {
-    pub(super) worker: PacketLoop<Nat44, MemoryPort, Hops, Words>,
+    pub(super) worker: PacketLoop<Runtime<Nat44>, MemoryPort, Hops, Words>,
     pub(super) inside: MemoryPort,
     pub(super) outside: MemoryPort,
     pub(super) now: Time,

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 pub mod edge;
+pub mod instances;
 pub mod machine;
 
 use std::fs;

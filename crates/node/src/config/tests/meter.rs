@@ -18,8 +18,8 @@ fn the_example_is_right() {
     let bytes: Vec<u64> = meter.allowances.iter().map(|one| one.bytes).collect();
     assert_eq!(bytes, [10 << 30, 500_000_000_000]);
     assert_eq!(meter.allowances[1].period, Duration::from_secs(30 * 86_400));
-    let runs = |name: &str| config.nodes[name].function.as_ref().map(|of| of.runs);
-    assert_eq!((runs("gw1"), runs("r1")), (Some(Runs::Meter), None));
+    let runs = |name: &str| config.nodes[name].runs(Runs::Meter);
+    assert!(runs("gw1") && !runs("r1"));
 }
 
 /// Broken in one place: what is said, and about which line.

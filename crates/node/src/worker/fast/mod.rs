@@ -29,7 +29,7 @@ use stateplane_flow::fast::{
     WrongSize, has_route, seen,
 };
 use stateplane_flow::{FlowKey, PortId};
-use stateplane_functions::{Allow, Decision, Meter, NetworkFunction, Ownership, Sight};
+use stateplane_functions::{Allow, Decision, Meter, Ownership, Sight};
 use stateplane_host::port::Mac;
 use stateplane_lease::Partition;
 use stateplane_wire::eth;
@@ -44,28 +44,21 @@ const COARSE: Duration = Duration::from_millis(10);
 /// Changes that a worker notes while others write; beyond it, new flows stay with the slow path.
 const NOTED_MAX: usize = 1 << 14;
 
-/// What the program is told about a function's ports, before anything else. If the function does
-/// not say what makes its flows, the program leaves all that is the function's to its sockets.
-pub fn settings<F: NetworkFunction, M: Memory>(
+/// What the program is told about a function's ports, before anything else. `masks`: what of a packet
+/// makes its flow there. If that is not said, the program leaves all that is the function's to
+/// its sockets.
+pub fn settings<M: Memory>(
     memory: M,
     seed: Seed,
-    function: &F,
+    masks: [Option<KeyMask>; 2],
     stations: [Mac; 2],
 ) -> Result<Settings<M>, WrongSize> {
     let mut settings = Settings::new(memory, seed)?;
-    let mut told = true;
-    for (port, station) in PORTS.into_iter().zip(stations) {
-        let shape = function.shape(port);
-        told &= shape.is_some();
-        let mask = shape.map_or(KeyMask::ALL, |shape| KeyMask {
-            source: shape.source,
-            source_port: shape.source && shape.ports,
-            destination: shape.destination,
-            destination_port: shape.destination && shape.ports,
-        });
+    let told = masks.iter().all(Option::is_some);
+    for ((port, station), mask) in PORTS.into_iter().zip(stations).zip(masks) {
         let port_settings = PortSettings {
             station: eth::Mac(station.0),
-            mask,
+            mask: mask.unwrap_or(KeyMask::ALL),
             ipv4: true,
             ipv6: false,
             tagged: false,

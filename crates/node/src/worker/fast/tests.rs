@@ -14,7 +14,7 @@ use stateplane_flow::fast::layout::{
 };
 use stateplane_flow::fast::{Punt, Seed, Settings, Tables, Verdict, interpret};
 use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
-use stateplane_functions::{Decision, Ownership, Token};
+use stateplane_functions::{Decision, Driven, Ownership, Token};
 use stateplane_host::port::{Mac, Port};
 use stateplane_lease::Partition;
 
@@ -59,8 +59,8 @@ impl World {
     fn new(flows: usize) -> Self {
         let memory = words(SETTINGS_WORDS);
         let first = Bench::with(64, None);
-        let function = first.worker.runtime.function();
-        let owner = settings(memory.clone(), SEED, function, [STATION; 2]);
+        let masks = PORTS.map(|port| first.worker.runtime.key_mask(port));
+        let owner = settings(memory.clone(), SEED, masks, [STATION; 2]);
         let owner = owner.expect("memory of the right size");
         let parts = Parts {
             extent: owner.extent::<Ipv4Addr>(),
