@@ -40,7 +40,7 @@ use crate::local::LocalTables;
 use crate::runtime::{
     Disposition, Effect, FrameId, Glance, Parked, Runtime, RuntimeConfig, Session, Sight,
 };
-use offers::{Offer, Offers};
+use offers::{Glimpse, Offer, Offers};
 
 /// Most functions of a chain.
 pub const STAGES_MAX: usize = 4;
@@ -57,6 +57,8 @@ pub struct Chain<F> {
     /// so there can be one.
     keeper: Option<usize>,
     effects: VecDeque<Effect>,
+    /// The time of the last event.
+    now: Time,
     /// Most packets that wait at all stages together.
     park_max: usize,
     park_high_water: usize,
@@ -96,6 +98,7 @@ impl<F: NetworkFunction> Chain<F> {
             offers: offers.then(|| Offers::new(count, flows.unwrap_or(0), first.hash_key)),
             keeper: None,
             effects: VecDeque::new(),
+            now,
             park_max: first.park_max,
             park_high_water: 0,
         }
@@ -119,15 +122,15 @@ impl<F: NetworkFunction> Chain<F> {
     }
 
     /// Takes over what the stages ask for, but for what goes to the store.
-    fn absorb(&mut self) {
+    fn absorb(&mut self, glimpse: Glimpse<'_>) {
         for stage in 0..self.stages.len() {
             while let Some(effect) = self.stages[stage].next_effect() {
-                self.take(stage, effect);
+                self.take(stage, effect, glimpse);
             }
         }
     }
 
-    fn take(&mut self, stage: usize, effect: Effect) {
+    fn take(&mut self, stage: usize, effect: Effect, glimpse: Glimpse<'_>) {
         let effect = match effect {
             Effect::Offload {
                 flow,
@@ -144,15 +147,15 @@ impl<F: NetworkFunction> Chain<F> {
                         meter,
                     };
                     match alone || self.keeper == Some(stage) {
-                        true => offers.offer(stage, flow, offer, &mut self.effects),
-                        false => offers.withdraw(stage, &flow, &mut self.effects),
+                        true => offers.offer(stage, flow, offer, glimpse, &mut self.effects),
+                        false => offers.withdraw(stage, &flow, glimpse, &mut self.effects),
                     }
                 }
                 return;
             }
             Effect::Withdraw { flow, port: _ } => {
                 if let Some(offers) = &mut self.offers {
-                    offers.withdraw(stage, &flow, &mut self.effects);
+                    offers.withdraw(stage, &flow, glimpse, &mut self.effects);
                 }
                 return;
             }
@@ -203,6 +206,7 @@ impl<F: NetworkFunction> Driven for Chain<F> {
         buffer: &mut [u8],
         glance: &Glance,
     ) -> Disposition {
+        self.now = now;
         let what = self.pass(now, port, frame, buffer, glance);
         self.note(what)
     }
@@ -214,12 +218,14 @@ impl<F: NetworkFunction> Driven for Chain<F> {
         parked: &Parked,
         buffer: &mut [u8],
     ) -> Disposition {
+        self.now = now;
         let what = self.stages[parked.stage].release(now, parked, buffer);
         let what = self.go_on(now, parked.stage, parked.port, frame, buffer, what);
         self.note(what)
     }
 
     fn on_reply(&mut self, now: Time, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
+        self.now = now;
         let count = self.stages.len() as u64;
         let stage = (ticket.0 % count) as usize;
         self.stages[stage].on_reply(now, Ticket(ticket.0 / count), result);
@@ -230,6 +236,7 @@ impl<F: NetworkFunction> Driven for Chain<F> {
     }
 
     fn on_timer(&mut self, now: Time, sight: &dyn Sight) {
+        self.now = now;
         for (stage, runtime) in self.stages.iter_mut().enumerate() {
             if runtime.next_timer().is_some_and(|due| due <= now) {
                 let view = View {
@@ -241,11 +248,15 @@ impl<F: NetworkFunction> Driven for Chain<F> {
                 runtime.on_timer(now, &view);
             }
         }
+        // What is taken back now leaves behind what it saw.
+        let sight = Some(sight);
+        self.absorb(Glimpse { now, sight });
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
-            self.absorb();
+            let (now, sight) = (self.now, None);
+            self.absorb(Glimpse { now, sight });
         }
         let effect = self.effects.pop_front();
         effect.or_else(|| self.next_submission())
@@ -253,14 +264,13 @@ impl<F: NetworkFunction> Driven for Chain<F> {
 
     fn offer_again(&mut self) {
         if let Some(offers) = &mut self.offers {
-            offers.forget_entries();
-            let is_entry = |effect: &Effect| matches!(effect, Effect::Offload { .. });
-            self.effects.retain(|effect| !is_entry(effect));
+            offers.begin_round();
         }
         self.stages.iter_mut().for_each(Runtime::offer_again);
     }
 
     fn stop(&mut self, now: Time) {
+        self.now = now;
         self.stages.iter_mut().for_each(|stage| stage.stop(now));
     }
 

@@ -35,6 +35,31 @@ pub(super) struct Offer {
     pub(super) meter: Option<Meter>,
 }
 
+/// What is known of an offer besides.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    offer: Offer,
+    /// When entries that are gone saw its packets last.
+    seen: Option<Time>,
+}
+
+/// What the fast path saw, at this moment. Nothing: it cannot be asked now.
+#[derive(Clone, Copy)]
+pub(super) struct Glimpse<'a> {
+    pub(super) now: Time,
+    pub(super) sight: Option<&'a dyn Sight>,
+}
+
+impl Glimpse<'_> {
+    /// When the last packet of an entry passed, or later: nobody is taken for idle who is not.
+    fn last_seen(&self, (port, key): Place) -> Option<Time> {
+        match self.sight {
+            Some(sight) => sight.last_seen(self.now, port, &key),
+            None => Some(self.now),
+        }
+    }
+}
+
 impl Offer {
     /// Whether it does the same to packets, however long.
     fn does_as(&self, other: &Offer) -> bool {
@@ -54,6 +79,8 @@ type Place = (PortId, FlowKey);
 struct Composite {
     flows: Flows,
     until: Time,
+    /// The round in which it was offered.
+    round: u32,
 }
 
 /// The first of all flows.
@@ -65,11 +92,13 @@ const FIRST: FlowKey = FlowKey {
 
 /// The functions' offers, and the entries made of them.
 pub(super) struct Offers {
-    stages: Vec<HashMap<FlowKey, Offer, Keyed>>,
+    stages: Vec<HashMap<FlowKey, Standing, Keyed>>,
     composites: HashMap<Place, Composite, Keyed>,
     /// Which entries are made of a stage's flow.
     members: BTreeSet<(usize, FlowKey, Place)>,
     most: usize,
+    /// Counts how often the fast path gave all entries up.
+    round: u32,
     /// Entries offered or prolonged so far.
     pub(super) offered: u64,
 }
@@ -82,6 +111,7 @@ impl Offers {
             composites: HashMap::with_hasher(Keyed(hash_key)),
             members: BTreeSet::new(),
             most,
+            round: 0,
             offered: 0,
         }
     }
@@ -92,12 +122,19 @@ impl Offers {
         stage: usize,
         flow: FlowKey,
         offer: Offer,
+        glimpse: Glimpse<'_>,
         effects: &mut VecDeque<Effect>,
     ) {
-        match self.stages[stage].insert(flow, offer) {
-            Some(known) if known.does_as(&offer) => self.prolong(stage, &flow, effects),
-            Some(_) => self.take_back(stage, &flow, effects),
-            None => {}
+        let known = self.stages[stage].get_mut(&flow);
+        let Some(known) = known else {
+            let standing = Standing { offer, seen: None };
+            self.stages[stage].insert(flow, standing);
+            return;
+        };
+        let before = core::mem::replace(&mut known.offer, offer);
+        match before.does_as(&offer) {
+            true => self.prolong(stage, &flow, effects),
+            false => self.take_back(stage, &flow, glimpse, effects),
         }
     }
 
@@ -106,16 +143,20 @@ impl Offers {
         &mut self,
         stage: usize,
         flow: &FlowKey,
+        glimpse: Glimpse<'_>,
         effects: &mut VecDeque<Effect>,
     ) {
         if self.stages[stage].remove(flow).is_some() {
-            self.take_back(stage, flow, effects);
+            self.take_back(stage, flow, glimpse, effects);
         }
     }
 
-    /// Whether the fast path has an entry for these packets, or there is no room for one.
+    /// Whether the fast path was offered an entry for these packets, or there is no room for one.
     pub(super) fn is_done(&self, port: PortId, key: FlowKey) -> bool {
-        self.composites.contains_key(&(port, key)) || self.composites.len() >= self.most
+        match self.composites.get(&(port, key)) {
+            Some(known) => known.round == self.round,
+            None => self.composites.len() >= self.most,
+        }
     }
 
     /// A packet passed all stages: offers an entry, if each function has its decision on offer.
@@ -130,8 +171,9 @@ impl Offers {
         let same = |stage: usize| {
             let flow = flows[stage].as_ref();
             flow.is_some_and(|flow| {
-                let offer = self.stages[stage].get(flow);
-                offer.is_some_and(|offer| Some(offer.decision.action) == decided(stage, flow))
+                let known = self.stages[stage].get(flow);
+                let action = known.map(|known| known.offer.decision.action);
+                action.is_some() && action == decided(stage, flow)
             })
         };
         if !(0..self.stages.len()).all(same) {
@@ -140,19 +182,22 @@ impl Offers {
         let Some(whole) = self.whole(port, &flows) else {
             return;
         };
-        let until = whole.decision.valid_until;
         let place = (port, key);
-        self.composites.insert(place, Composite { flows, until });
+        if let Some(former) = self.composites.get(&place).copied()
+            && former.flows != flows
+        {
+            self.unlink(place, &former.flows);
+        }
         for (stage, flow) in members(&flows) {
             self.members.insert((stage, flow, place));
         }
-        self.tell(place, whole, effects);
+        self.tell(place, flows, whole, effects);
     }
 
-    /// The fast path has lost all entries.
-    pub(super) fn forget_entries(&mut self) {
-        self.composites.clear();
-        self.members.clear();
+    /// The fast path gave all entries up, but knows still what they saw: each is offered again when
+    /// its next packet passes here.
+    pub(super) fn begin_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
     }
 
     /// When the fast path saw a packet of a stage's flow last.
@@ -163,9 +208,10 @@ impl Offers {
         now: Time,
         sight: &dyn Sight,
     ) -> Option<Time> {
-        self.made_of(stage, flow)
-            .filter_map(|(port, key)| sight.last_seen(now, port, &key))
-            .max()
+        let gone = self.stages[stage].get(flow).and_then(|known| known.seen);
+        let entries = self.made_of(stage, flow);
+        let seen = entries.filter_map(|(port, key)| sight.last_seen(now, port, &key));
+        seen.chain(gone).max()
     }
 
     /// Asserts the invariants. `flows`: those that a stage knows.
@@ -208,25 +254,40 @@ impl Offers {
                 continue;
             };
             // Mostly another stage's decision ends sooner.
-            let until = whole.decision.valid_until;
-            if until != known.until {
-                let flows = known.flows;
-                self.composites.insert(place, Composite { flows, until });
-                self.tell(place, whole, effects);
+            if whole.decision.valid_until != known.until {
+                self.tell(place, known.flows, whole, effects);
             }
         }
     }
 
-    fn take_back(&mut self, stage: usize, flow: &FlowKey, effects: &mut VecDeque<Effect>) {
+    fn take_back(
+        &mut self,
+        stage: usize,
+        flow: &FlowKey,
+        glimpse: Glimpse<'_>,
+        effects: &mut VecDeque<Effect>,
+    ) {
         let places: Vec<Place> = self.made_of(stage, flow).collect();
         for place in places {
-            if let Some(gone) = self.composites.remove(&place) {
-                for (stage, flow) in members(&gone.flows) {
-                    self.members.remove(&(stage, flow, place));
+            let Some(gone) = self.composites.remove(&place) else {
+                continue;
+            };
+            self.unlink(place, &gone.flows);
+            // The others still want to know.
+            let seen = glimpse.last_seen(place);
+            for (stage, flow) in members(&gone.flows) {
+                if let Some(known) = self.stages[stage].get_mut(&flow) {
+                    known.seen = known.seen.max(seen);
                 }
-                let (port, flow) = place;
-                effects.push_back(Effect::Withdraw { port, flow });
             }
+            let (port, flow) = place;
+            effects.push_back(Effect::Withdraw { port, flow });
+        }
+    }
+
+    fn unlink(&mut self, place: Place, flows: &Flows) {
+        for (stage, flow) in members(flows) {
+            self.members.remove(&(stage, flow, place));
         }
     }
 
@@ -237,7 +298,7 @@ impl Offers {
         let (mut until, mut ownership, mut meter) = (Time::MAX, None, None);
         let mut actions = [None; STAGES_MAX];
         for (action, stage) in actions.iter_mut().zip(passing(self.stages.len(), port)) {
-            let offer = self.stages[stage].get(flows[stage].as_ref()?)?;
+            let offer = self.stages[stage].get(flows[stage].as_ref()?)?.offer;
             *action = Some(offer.decision.action);
             until = until.min(offer.decision.valid_until);
             ownership = ownership.or(offer.ownership);
@@ -256,8 +317,16 @@ impl Offers {
         })
     }
 
-    fn tell(&mut self, (port, flow): Place, whole: Offer, effects: &mut VecDeque<Effect>) {
+    fn tell(&mut self, place: Place, flows: Flows, whole: Offer, effects: &mut VecDeque<Effect>) {
+        let (until, round) = (whole.decision.valid_until, self.round);
+        let composite = Composite {
+            flows,
+            until,
+            round,
+        };
+        self.composites.insert(place, composite);
         self.offered += 1;
+        let (port, flow) = place;
         effects.push_back(Effect::Offload {
             port,
             flow,

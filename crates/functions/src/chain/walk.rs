@@ -6,7 +6,7 @@ use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
 use stateplane_wire::eth;
 use stateplane_wire::packet::{Fragment, Headers};
 
-use super::offers::Flows;
+use super::offers::{Flows, Glimpse};
 use super::{Chain, STAGES_MAX};
 use crate::function::NetworkFunction;
 use crate::runtime::{Disposition, FrameId, Glance};
@@ -139,7 +139,8 @@ impl<F: NetworkFunction> Chain<F> {
     /// A packet passed all stages, each by a decision that it had: so may the next ones in front of us.
     fn passed(&mut self, now: Time, port: PortId, key: FlowKey, flows: Flows) {
         // What the stages think of it now.
-        self.absorb();
+        let sight = None;
+        self.absorb(Glimpse { now, sight });
         let Some(offers) = &mut self.offers else {
             return;
         };

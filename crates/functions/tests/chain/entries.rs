@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use stateplane_base::Reason;
+use stateplane_flow::{Endpoint, Protocol};
 use stateplane_functions::Driven;
 use stateplane_functions::meter::ops::List;
+use stateplane_functions::nat::ops::Lookup;
 use stateplane_lease::InstanceId;
 use stateplane_lease::ops::Migrate;
 
-use crate::common::{IN, OUT, Out, SERVER, tcp, udp};
+use crate::common::{IN, OUT, Out, SERVER, ends, tcp, udp};
 use crate::world::{ALLOWED, Chained, FREE, LIMITED, mapped, meter, meter_state, nat};
 
 fn chain() -> Chained {
@@ -79,6 +81,33 @@ fn either_function_takes_it_back() {
     assert_eq!(line.entries(), 0);
     assert_eq!(line.send(IN, &out(FREE, b"whose?")), [], "it waits");
     assert_eq!(line.hits(), hits);
+}
+
+/// What passed in front is use of the mapping, also if it is the meter that ends the entry.
+#[test]
+fn what_an_entry_saw_outlives_it() {
+    let mut line = chain();
+    let (_, (address, port)) = ends(&flow(&mut line, FREE));
+    let addr = address.into();
+    let lookup = Lookup {
+        protocol: Protocol::Udp,
+        outside: Endpoint { addr, port },
+    };
+    for _ in 0..3 {
+        line.advance(Duration::from_secs(25));
+        line.pass(IN, &out(FREE, b"used"));
+    }
+    assert!(line.hits() >= 3);
+    let partition = meter_state().partition(FREE.into());
+    let heir = InstanceId(9);
+    line.ask(&Migrate { partition, heir }).expect("it takes it");
+    line.advance(Duration::from_millis(250));
+    assert_eq!(line.entries(), 0);
+    // Mappings of UDP last 5 min from their last packet on, or from when the NAT hears of it.
+    line.advance(Duration::from_secs(300 - 5));
+    assert!(line.ask(&lookup).mapping.is_some(), "it is still there");
+    line.advance(Duration::from_secs(65));
+    assert_eq!(line.ask(&lookup).mapping, None, "and ends in time");
 }
 
 #[test]

@@ -85,10 +85,13 @@ pub fn nat() -> Function {
     Box::new(Nat44::new(config))
 }
 
+/// What packets undergo, under which lease, and where they count.
+pub type Entry = (Decision, Option<Ownership>, Option<Meter>);
+
 /// A fast path: does what it was told.
 #[derive(Default)]
 pub struct Front {
-    pub entries: HashMap<(PortId, FlowKey), (Decision, Option<Ownership>, Option<Meter>)>,
+    pub entries: HashMap<(PortId, FlowKey), Entry>,
     leases: HashMap<Partition, (u32, Time)>,
     meters: HashMap<Meter, (u64, Metered)>,
     seen: HashMap<(PortId, FlowKey), Time>,
