@@ -136,10 +136,19 @@ impl Context {
 
     /// Sends an operation to the store, when first polled, and gives its reply.
     pub async fn call<O: Operation>(&self, op: &O) -> Result<O::Reply, StateError> {
+        self.call_as(op, O::READS).await
+    }
+
+    /// The same, but one that only reads is executed in its place among the others, too.
+    pub async fn call_in_order<O: Operation>(&self, op: &O) -> Result<O::Reply, StateError> {
+        self.call_as(op, false).await
+    }
+
+    async fn call_as<O: Operation>(&self, op: &O, reads: bool) -> Result<O::Reply, StateError> {
         let reply = Call {
             cx: self,
             op: Some(op.encode()),
-            reads: O::READS,
+            reads,
             ticket: None,
         }
         .await?;
@@ -174,6 +183,11 @@ impl Context {
                 .push_back(Command::Announce(task, tentative));
         }
         shared.lets_out_early
+    }
+
+    /// Whether announcements let packets out before the commit.
+    pub fn lets_out_early(&self) -> bool {
+        self.shared.borrow().lets_out_early
     }
 
     /// Caches a decision about a flow, or prolongs it.

@@ -20,6 +20,10 @@ pub struct Counters {
     pub decisions_refused: u64,
     /// Decisions given up because the state did not come.
     pub decisions_timed_out: u64,
+    /// Operations sent to the store that decisions may share.
+    pub shared_operations: u64,
+    /// What decisions asked for in them.
+    pub shared_items: u64,
     /// Decisions announced before their commit, in a mode that uses that.
     pub announced: u64,
     /// Announced decisions that came out differently.
@@ -53,6 +57,8 @@ impl Default for Counters {
             decisions: 0,
             decisions_refused: 0,
             decisions_timed_out: 0,
+            shared_operations: 0,
+            shared_items: 0,
             announced: 0,
             misannounced: 0,
             passed_early: 0,

@@ -301,6 +301,32 @@ fn async_lets_both_ways_pass() {
     assert_eq!(world.nodes[0].runtime.counters().misannounced, 1);
 }
 
+/// The answer comes to another instance, or another worker, before the commit: the look-up without
+/// a slot finds nothing, but the mapping was on its way to the store before the answer was.
+#[test]
+fn an_early_packets_answer_finds_its_mapping_elsewhere() {
+    let mut world = World::new(2, CommitMode::ReplyBarrier);
+    world.pass(0, IN, &udp((CLIENT, 1), (SERVER, 1), b""));
+    world.store_up = false;
+    let out = world.pass(0, IN, &tcp((CLIENT, 2), (SERVER, 1), "S", b""));
+    let answer = tcp((SERVER, 1), ends(&out).0, "SA", b"");
+    assert_eq!(world.send(1, OUT, &answer), []);
+    let bind = std::mem::take(&mut world.nodes[0].submitted);
+    assert_eq!((bind.len(), world.nodes[1].submitted.len()), (1, 1));
+    // The read is answered from a state without the mapping.
+    world.store_up = true;
+    let (ticket, op) = world.nodes[1].submitted.pop_front().unwrap();
+    let reply = world.execute(&op);
+    let now = world.now;
+    world.nodes[1].runtime.on_reply(now, ticket, Ok(reply));
+    world.nodes[0].submitted = bind;
+    world.settle();
+    let [Out::Sent(IN, back)] = &world.nodes[1].out[..] else {
+        panic!("{:?}", world.nodes[1].out)
+    };
+    assert_eq!(ends(back).1, (CLIENT, 2));
+}
+
 #[test]
 fn an_announcement_that_comes_out_differently_is_counted() {
     let mut world = World::new(2, CommitMode::ReplyBarrier);

@@ -274,6 +274,7 @@ impl Channel {
             sent: socket.sent,
             send_failed: socket.refused,
             lost_on_purpose: self.loss.lost,
+            calls: socket.calls,
             ..self.ear.counters
         }
     }

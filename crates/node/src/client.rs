@@ -12,6 +12,7 @@ use stateplane_base::Time;
 use stateplane_functions::{StateError, Ticket};
 use stateplane_state::{Application, Limits, Store};
 
+use crate::channel::Counters;
 use crate::logclock::LogClock;
 
 mod group;
@@ -134,6 +135,14 @@ impl StateClient {
         match self {
             Self::Embedded(_) => (0, 0),
             Self::Group(client) => client.view(),
+        }
+    }
+
+    /// Datagrams, of a store elsewhere.
+    pub fn counters(&self) -> Option<Counters> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Group(client) => Some(client.counters()),
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Counters {
     pub outlived: u64,
     /// Lost on purpose (`[io] lose-one-in`).
     pub lost_on_purpose: u64,
+    /// System calls that sent or received any.
+    pub calls: u64,
 }
 
 /// What a channel heard, authentic and for the first time.

@@ -1,19 +1,29 @@
 //! Operations on their way to the store, and who awaits them.
 //!
 //! Items of one operation ([`Item`]) are collected until the driver asks what to send, after all
-//! packets of its burst were seen: tasks that ask in one burst share operations, and nobody waits
-//! for others to come.
+//! packets of its burst were seen: tasks that ask in one burst share operations. As long as fewer
+//! than [`UNDER_WAY`] such operations are without an answer, nobody waits for others to come. With
+//! as many, an operation leaves when it is full, or with the next answer (what Nagle did for small
+//! segments, RFC 896), or when it is [`LONGEST`] old: an operation costs every node of a group much
+//! the same whatever it holds, so the busier they are, the more share one.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{self, Poll};
+use core::time::Duration;
 
-use stateplane_base::Ring;
+use stateplane_base::{Ring, Time};
 use stateplane_state::op::{self, Item};
 
 use super::{Context, StateError, TaskId, Ticket};
+
+/// Operations of items without an answer with which others, not full, wait: one is executed while
+/// the next one fills.
+const UNDER_WAY: usize = 2;
+/// The longest that an operation is kept open: answers may be lost.
+const LONGEST: Duration = Duration::from_millis(2);
 
 /// An operation on its way to the store.
 pub(crate) struct Submission {
@@ -21,6 +31,8 @@ pub(crate) struct Submission {
     pub(crate) op: Vec<u8>,
     /// It only reads.
     pub(crate) reads: bool,
+    /// How many items it has, if it is of such.
+    pub(crate) items: usize,
 }
 
 /// What the store said.
@@ -51,8 +63,11 @@ struct Open {
     op: Vec<u8>,
     /// Bytes before the items.
     head: usize,
-    /// How many still fit.
+    /// How many items it has, and how many more fit.
+    items: usize,
     room: usize,
+    /// When it leaves at the latest.
+    until: Time,
 }
 
 /// All operations under way.
@@ -61,6 +76,8 @@ pub(crate) struct Calls {
     next: u64,
     submissions: VecDeque<Submission>,
     open: Vec<Open>,
+    /// Operations of items that have left and have no answer.
+    under_way: usize,
     awaited: Ring<Awaited>,
     /// Where an operation's head is written, to be compared.
     head: Vec<u8>,
@@ -76,12 +93,24 @@ impl Calls {
 
     fn submit(&mut self, task: TaskId, op: Vec<u8>, reads: bool) -> Ticket {
         let ticket = self.ticket(Awaited::By(task));
-        self.submissions.push_back(Submission { ticket, op, reads });
+        let items = 0;
+        self.submissions.push_back(Submission {
+            ticket,
+            op,
+            reads,
+            items,
+        });
         ticket
     }
 
     /// Adds an item to an operation that has room; which, and at which place.
-    fn join<I: Item>(&mut self, task: TaskId, common: &I::Common, item: &I) -> (Ticket, usize) {
+    fn join<I: Item>(
+        &mut self,
+        now: Time,
+        task: TaskId,
+        common: &I::Common,
+        item: &I,
+    ) -> (Ticket, usize) {
         self.head.clear();
         self.head.extend_from_slice(&I::PROCEDURE.0.to_be_bytes());
         I::common(common, &mut self.head);
@@ -98,12 +127,14 @@ impl Calls {
                 ticket,
                 op,
                 head,
+                items: 0,
                 room: I::MOST,
+                until: now + LONGEST,
             });
             self.open.len() - 1
         });
         let open = &mut self.open[at];
-        open.room -= 1;
+        (open.items, open.room) = (open.items + 1, open.room - 1);
         item.write(&mut open.op);
         let Some(Awaited::Together(together)) = self.awaited.get_mut(&open.ticket.0) else {
             unreachable!("what is open is awaited");
@@ -113,24 +144,40 @@ impl Calls {
         (open.ticket, together.tasks.len() - 1)
     }
 
-    /// The next operation to be sent. Those that could take more items are closed.
-    pub(crate) fn next(&mut self) -> Option<Submission> {
-        let closed = self
-            .open
-            .drain(..)
-            .map(|Open { ticket, op, .. }| Submission {
-                ticket,
-                op,
-                reads: false,
-            });
-        self.submissions.extend(closed);
+    /// The next operation to be sent. Of those that could take more items, those that need not wait
+    /// are closed; all of them unless they `may_wait`: their packets may have left.
+    pub(crate) fn next(&mut self, now: Time, may_wait: bool) -> Option<Submission> {
+        let Self {
+            open,
+            under_way,
+            submissions,
+            ..
+        } = self;
+        let leaves = |open: &mut Open| {
+            let at_once = !may_wait || *under_way < UNDER_WAY;
+            let leaves = at_once || open.room == 0 || open.until <= now;
+            *under_way += usize::from(leaves);
+            leaves
+        };
+        submissions.extend(open.extract_if(.., leaves).map(|open| Submission {
+            ticket: open.ticket,
+            op: open.op,
+            reads: false,
+            items: open.items,
+        }));
         self.submissions.pop_front()
+    }
+
+    /// When an operation that waits for others to share it leaves at the latest.
+    pub(crate) fn next_due(&self) -> Option<Time> {
+        self.open.iter().map(|open| open.until).min()
     }
 
     /// A reply arrived: if somebody still awaits it, keeps it and makes those tasks ready.
     pub(crate) fn reply(&mut self, ticket: Ticket, reply: Reply, ready: &mut VecDeque<TaskId>) {
         match self.awaited.get_mut(&ticket.0) {
             Some(Awaited::Together(together)) if together.reply.is_none() => {
+                self.under_way -= 1;
                 together.reply = Some(reply);
                 ready.extend(together.tasks.iter().flatten());
                 if together.awaiting == 0 {
@@ -249,7 +296,8 @@ impl<I: Item> Future for Joined<'_, I> {
         let shared = &mut *self.cx.shared.borrow_mut();
         if !self.begun {
             self.begun = true;
-            let joined = |task| shared.calls.join(task, self.common, self.item);
+            let now = shared.now;
+            let joined = |task| shared.calls.join(now, task, self.common, self.item);
             self.place = shared.current.map(joined);
             return Poll::Pending;
         }
@@ -271,5 +319,89 @@ impl<I: Item> Drop for Joined<'_, I> {
         if let Some((ticket, at)) = self.place {
             self.cx.shared.borrow_mut().calls.leave(ticket, at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stateplane_state::{ProcedureId, Refusal};
+
+    /// Three of them fill an operation.
+    struct Byte(u8);
+
+    impl Item for Byte {
+        const PROCEDURE: ProcedureId = ProcedureId(7);
+        const MOST: usize = 3;
+        type Common = ();
+        type Answer = u8;
+
+        fn common((): &(), _: &mut Vec<u8>) {}
+
+        fn write(&self, out: &mut Vec<u8>) {
+            out.push(self.0);
+        }
+
+        fn answer(body: &[u8], at: usize) -> Option<Result<u8, Refusal>> {
+            Some(Ok(*body.get(at)?))
+        }
+    }
+
+    fn join(calls: &mut Calls, at: u64, items: core::ops::Range<u8>) {
+        for item in items {
+            calls.join(Time::from_millis(at), TaskId(item.into()), &(), &Byte(item));
+        }
+    }
+
+    /// What leaves at that time: of each operation its ticket and its items.
+    fn leave(calls: &mut Calls, at: u64) -> Vec<(u64, Vec<u8>)> {
+        let next = || calls.next(Time::from_millis(at), true);
+        let all = core::iter::from_fn(next);
+        all.map(|one| {
+            assert_eq!(one.items, one.op.len() - 4);
+            (one.ticket.0, one.op[4..].to_vec())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_is_asked_while_others_are_under_way_shares_operations() {
+        let mut calls = Calls::default();
+        join(&mut calls, 1, 0..1);
+        assert_eq!(
+            leave(&mut calls, 1),
+            [(0, [0].into())],
+            "nobody is waited for"
+        );
+        join(&mut calls, 1, 1..2);
+        assert_eq!(leave(&mut calls, 1), [(1, [1].into())]);
+        join(&mut calls, 1, 2..4);
+        assert_eq!(leave(&mut calls, 1), [], "two are under way");
+        join(&mut calls, 2, 4..9);
+        let full = [(2, [2, 3, 4].into()), (3, [5, 6, 7].into())];
+        assert_eq!(leave(&mut calls, 2), full, "what is full does not wait");
+        let mut ready = VecDeque::new();
+        for ticket in 0..3 {
+            calls.reply(Ticket(ticket), Ok(Vec::new()), &mut ready);
+            assert_eq!(leave(&mut calls, 2).len(), usize::from(ticket == 2));
+        }
+        assert!(ready.iter().eq(&[0, 1, 2, 3, 4].map(TaskId)));
+    }
+
+    #[test]
+    fn answers_that_do_not_come_hold_others_up_for_a_moment_only() {
+        let mut calls = Calls::default();
+        for item in 0..2 {
+            join(&mut calls, 1, item..item + 1);
+            assert_eq!(leave(&mut calls, 1).len(), 1);
+        }
+        join(&mut calls, 5, 2..3);
+        assert_eq!(leave(&mut calls, 6), []);
+        assert_eq!(calls.next_due(), Some(Time::from_millis(5) + LONGEST));
+        assert_eq!(leave(&mut calls, 7), [(2, [2].into())]);
+        assert_eq!(calls.next_due(), None);
+        join(&mut calls, 7, 3..4);
+        let at_once = calls.next(Time::from_millis(7), false);
+        assert_eq!(at_once.map(|one| one.ticket), Some(Ticket(3)));
     }
 }

@@ -297,6 +297,7 @@ impl<F: NetworkFunction> Runtime<F> {
             self.tasks.next_deadline(),
             self.table.next_sweep(),
             self.function.next_timer(),
+            self.cx.shared.borrow().calls.next_due(),
         ];
         due.into_iter().flatten().min()
     }
@@ -328,8 +329,17 @@ impl<F: NetworkFunction> Runtime<F> {
     }
 
     pub(crate) fn next_submission(&mut self) -> Option<Effect> {
-        let submission = self.cx.shared.borrow_mut().calls.next()?;
-        let Submission { ticket, op, reads } = submission;
+        let shared = &mut *self.cx.shared.borrow_mut();
+        let Submission {
+            ticket,
+            op,
+            reads,
+            items,
+        } = shared.calls.next(shared.now, !shared.lets_out_early)?;
+        if items > 0 {
+            self.counters.shared_operations += 1;
+            self.counters.shared_items += items as u64;
+        }
         Some(Effect::Submit { ticket, op, reads })
     }
 

@@ -237,10 +237,7 @@ impl World {
                     continue;
                 }
                 while let Some((ticket, op)) = node.submitted.pop_front() {
-                    let mut reply = Vec::new();
-                    // The log's clock is another one.
-                    let at = LogTime::from_nanos(self.now.as_nanos() + 77_000_000_000);
-                    self.store.execute(at, &op, &mut reply);
+                    let reply = execute(&mut self.store, self.now, &op);
                     node.runtime.on_reply(self.now, ticket, Ok(reply));
                     moved = true;
                 }
@@ -252,6 +249,11 @@ impl World {
         for node in &self.nodes {
             node.runtime.check();
         }
+    }
+
+    /// Executes one operation.
+    pub fn execute(&mut self, op: &[u8]) -> Vec<u8> {
+        execute(&mut self.store, self.now, op)
     }
 
     /// Time passes, second by second at most.
@@ -286,6 +288,14 @@ impl World {
         }
         self.settle();
     }
+}
+
+fn execute(store: &mut Store, now: Time, op: &[u8]) -> Vec<u8> {
+    let mut reply = Vec::new();
+    // The log's clock is another one.
+    let at = LogTime::from_nanos(now.as_nanos() + 77_000_000_000);
+    store.execute(at, op, &mut reply);
+    reply
 }
 
 impl Node {

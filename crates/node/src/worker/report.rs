@@ -280,6 +280,8 @@ fn named(counters: &Counters) -> BTreeMap<String, u64> {
         ("decisions", counters.decisions),
         ("decisions-refused", counters.decisions_refused),
         ("decisions-timed-out", counters.decisions_timed_out),
+        ("shared-operations", counters.shared_operations),
+        ("shared-items", counters.shared_items),
         ("announced", counters.announced),
         ("misannounced", counters.misannounced),
         ("passed-early", counters.passed_early),
@@ -304,6 +306,11 @@ fn add_host_counters<R>(named: &mut BTreeMap<String, u64>, packets: &Packets<R>)
         "neighbour-waiting".to_owned(),
         packets.egress.waiting() as u64,
     );
+    if let Some(datagrams) = packets.state.counters() {
+        named.insert("store-sent".to_owned(), datagrams.sent);
+        named.insert("store-received".to_owned(), datagrams.received);
+        named.insert("store-calls".to_owned(), datagrams.calls);
+    }
     for (side, port) in SIDES.iter().zip(&packets.ports) {
         let stats = port.stats();
         named.insert(format!("{side}-no-frame"), stats.dropped_no_frame);

@@ -13,6 +13,20 @@ use stateplane_host::spawn::Process;
 
 use super::quota::Quota;
 
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bench) struct Used {
+    /// Processor time, to the nanosecond.
+    pub(in crate::bench) run_time: Duration,
+    /// The same, as coarse as the kernel tells it apart.
+    pub(in crate::bench) user: Duration,
+    pub(in crate::bench) kernel: Duration,
+    /// Times that one of its threads left a processor.
+    pub(in crate::bench) switches: u64,
+    /// Pages that it touched and that were not there.
+    pub(in crate::bench) faults: u64,
+}
+
 /// A child and what it is called in a report.
 pub(in crate::bench) struct Child {
     pub(in crate::bench) name: String,
@@ -62,13 +76,35 @@ impl Child {
 
     /// Processor time it has used, in the kernel and outside.
     pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        ticks(&stat)
-            .map(|ticks| {
-                let each = rustix::param::clock_ticks_per_second();
-                Duration::from_secs_f64(ticks as f64 / each as f64)
-            })
-            .with_context(|| format!("cannot read what {} has used", self.name))
+        let Stat { user, kernel, .. } = self.stat()?;
+        Ok(user + kernel)
+    }
+
+    /// All that it has used.
+    pub(in crate::bench) fn used(&self) -> Result<Used> {
+        let run_time = self.run_time()?;
+        let Stat {
+            faults,
+            user,
+            kernel,
+        } = self.stat()?;
+        let mut switches = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.process.id()))?.flatten() {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            switches += switched(&status);
+        }
+        Ok(Used {
+            run_time,
+            user,
+            kernel,
+            switches,
+            faults,
+        })
+    }
+
+    fn stat(&self) -> Result<Stat> {
+        let line = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        Stat::read(&line).with_context(|| format!("cannot read what {} has used", self.name))
     }
 
     /// Processor time its threads have used, to the nanosecond. Those that ended are left out.
@@ -104,20 +140,63 @@ pub(in crate::bench) fn scheduled(line: &str) -> Option<Duration> {
     Some(Duration::from_nanos(nanos))
 }
 
-/// utime and stime of a line of `/proc/PID/stat`; the name before them may hold anything.
-fn ticks(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ').skip(11);
-    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some(user + system)
+/// Times that the thread with this `/proc/PID/status` left a processor.
+fn switched(status: &str) -> u64 {
+    let counts = status.lines().filter_map(|line| {
+        let (name, count) = line.split_once(':')?;
+        let count: u64 = count.trim().parse().ok()?;
+        name.ends_with("ctxt_switches").then_some(count)
+    });
+    counts.sum()
+}
+
+/// What a line of `/proc/PID/stat` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stat {
+    faults: u64,
+    user: Duration,
+    kernel: Duration,
+}
+
+impl Stat {
+    /// The name at the beginning may hold anything.
+    fn read(line: &str) -> Option<Self> {
+        let (_, fields) = line.rsplit_once(") ")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let each = rustix::param::clock_ticks_per_second();
+        let time = |at: usize| Some(Duration::from_secs_f64(number(at)? as f64 / each as f64));
+        Some(Self {
+            // Without a disk, and with one.
+            faults: number(7)? + number(9)?,
+            user: time(11)?,
+            kernel: time(12)?,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn processor_time_is_found_behind_any_name() {
-        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 31 11 0 0 20 0 1 0 5 0 0";
-        assert_eq!(super::ticks(stat), Some(42));
-        assert_eq!(super::ticks("7 (a"), None);
+    fn what_is_used_is_found_behind_any_name() {
+        let line = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 2 0 31 11 0 0 20 0 1 0 5 0 0";
+        let stat = Stat::read(line).expect("it is whole");
+        let ticks = |time: Duration| {
+            (time.as_secs_f64() * rustix::param::clock_ticks_per_second() as f64).round()
+        };
+        assert_eq!(
+            (stat.faults, ticks(stat.user), ticks(stat.kernel)),
+            (102, 31.0, 11.0)
+        );
+        assert_eq!(Stat::read("7 (a"), None);
+    }
+
+    #[test]
+    fn switches_of_both_kinds_count() {
+        let status = "Name:\tctxt_switches\nThreads:\t1\nvoluntary_ctxt_switches:\t7\n\
+                      nonvoluntary_ctxt_switches:\t5\n";
+        assert_eq!(switched(status), 12);
     }
 }

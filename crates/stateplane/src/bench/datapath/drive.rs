@@ -199,8 +199,19 @@ impl<'a> Drive<'a> {
 pub(super) struct Passed {
     pub(super) right: u64,
     wrong: u64,
-    pub(super) lost: u64,
-    pub(super) time: Duration,
+    lost: u64,
+    time: Duration,
+}
+
+impl Passed {
+    /// Of first packets.
+    pub(super) fn figures(&self) -> Figures {
+        Figures::from([
+            ("flows_per_s", self.right as f64 / self.time.as_secs_f64()),
+            ("flows_passed", self.right as f64),
+            ("lost", self.lost as f64),
+        ])
+    }
 }
 
 impl Line {

@@ -6,7 +6,7 @@
 //! ```
 //! * `device`, `rules`, `l2fwd`, `node`: what stands in the middle
 //! * `placement`, `drive`: which processor does what; frames through the device
-//! * `latency`, `flows`, `traffic`: single packets; new flows; TCP and HTTP
+//! * `flows`, `profile`: new flows, and what each process does for one; `traffic`: TCP and HTTP
 //! * `ratios`, `report`, `plot`: what is wanted; medians, table, picture
 
 mod conntrack;
@@ -17,6 +17,7 @@ mod l2fwd;
 mod node;
 mod placement;
 mod plot;
+mod profile;
 mod ratios;
 mod report;
 mod rules;
@@ -273,11 +274,14 @@ impl Bench {
     }
 
     fn whole(&mut self, device: Device, part: Part) -> Result<()> {
-        let measure = match part {
-            Part::NewFlows => flows::measure,
-            _ => traffic::measure,
-        };
-        for (case, figures) in measure(part, device, &self.scale, self.place)? {
+        if part == Part::NewFlows {
+            for (case, figures, profile) in flows::measure(device, &self.scale, self.place)? {
+                self.results.add(case, figures);
+                self.results.add_profile(case, profile);
+            }
+            return Ok(());
+        }
+        for (case, figures) in traffic::measure(part, device, &self.scale, self.place)? {
             self.results.add(case, figures);
         }
         Ok(())

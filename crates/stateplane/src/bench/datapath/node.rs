@@ -1,5 +1,6 @@
 //! Stateplane as a device: real processes, the store in the worker's or in three others.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
@@ -10,13 +11,13 @@ use stateplane_host::link::Netlink;
 
 use crate::bench::Place;
 use crate::bench::device::{SLOW, node_config};
-use crate::bench::process::Child;
+use crate::bench::process::{Child, Used};
 use crate::bench::testbed::Testbed;
 use crate::lab::nodes::http_get;
 
-const GATEWAY: &str = "gw";
-const SEQUENCER: &str = "seq";
-const REPLICAS: [&str; 3] = ["r1", "r2", "r3"];
+pub(super) const GATEWAY: &str = "gw";
+pub(super) const SEQUENCER: &str = "seq";
+pub(super) const REPLICAS: [&str; 3] = ["r1", "r2", "r3"];
 /// How long the nodes may take to be ready.
 const READY: Duration = Duration::from_secs(20);
 /// Slots of the fast path's table at least: the usual number.
@@ -26,15 +27,6 @@ const FEWEST: u32 = 1 << 18;
 pub(super) struct Node {
     gateway: Child,
     others: Vec<Child>,
-}
-
-/// Processor time of the parts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RunTimes {
-    pub(super) gateway: Duration,
-    pub(super) sequencer: Duration,
-    /// The mean.
-    pub(super) replica: Duration,
 }
 
 impl Node {
@@ -129,22 +121,10 @@ impl Node {
         self.children().map(Child::run_time).sum()
     }
 
-    /// Processor time of a replicated node's parts.
-    pub(super) fn run_times(&self) -> Result<RunTimes> {
-        let (mut sequencer, mut replicas) = (Duration::ZERO, Duration::ZERO);
-        for child in &self.others {
-            let time = child.run_time()?;
-            if child.name == SEQUENCER {
-                sequencer += time;
-            } else {
-                replicas += time;
-            }
-        }
-        Ok(RunTimes {
-            gateway: self.gateway.run_time()?,
-            sequencer,
-            replica: replicas / REPLICAS.len() as u32,
-        })
+    /// What each of its processes has used, by name.
+    pub(super) fn used(&self) -> Result<BTreeMap<String, Used>> {
+        let used = |child: &Child| Ok((child.name.clone(), child.used()?));
+        self.children().map(used).collect()
     }
 
     /// Ends all of it; an error if one had ended by itself.

@@ -1,6 +1,6 @@
 //! Medians of what was measured, and how people see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use comfy_table::Table;
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::device::Device;
 use super::placement::Placement;
+use super::profile::Profile;
 use super::ratios;
 use super::{Part, SMALL};
 use crate::bench::goals::{self, Goal, rounded};
@@ -32,6 +33,7 @@ pub(super) struct Case {
 #[derive(Debug, Default)]
 pub(super) struct Results {
     samples: BTreeMap<Case, Vec<Figures>>,
+    profiles: BTreeMap<Case, Vec<Profile>>,
     /// A device or a tool, and why.
     pub(super) skipped: BTreeMap<&'static str, String>,
     /// How long all of it took.
@@ -43,6 +45,10 @@ pub(super) struct Results {
 impl Results {
     pub(super) fn add(&mut self, case: Case, figures: Figures) {
         self.samples.entry(case).or_default().push(figures);
+    }
+
+    pub(super) fn add_profile(&mut self, case: Case, profile: Profile) {
+        self.profiles.entry(case).or_default().push(profile);
     }
 }
 
@@ -59,6 +65,9 @@ pub(super) struct Row {
     spread_percent: f64,
     #[serde(flatten)]
     pub(super) figures: Figures,
+    /// Of new flows: what each process did for one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    profile: Profile,
 }
 
 /// The measurement.
@@ -90,8 +99,10 @@ const HOW: [&str; 6] = [
     "latency: single packets of one flow, from the generator's program to the sink's; added: more than the \
      wire's median. Each packet finds the device idle",
     "new-flows: every packet the first of its flow; the kernel's connection tracking remembers it locally, \
-     Stateplane lets it go when it is committed by three replicas (processes on the generator's processor). \
-     inline: a second of the processor time of all of them together; cross: a second, at most 192 under way",
+     Stateplane lets it go when a majority of three replicas (processes on the generator's processor) has \
+     it in its log, and the run fails unless all three have executed it afterwards. inline: a second of the \
+     processor time of all of them together; cross: a second, at most 192 under way. The profile is each \
+     process' processor time and what it counts, divided by the flows that passed",
     "tcp: goodput of one iperf3 stream; http: wrk, 32 connections, pages of 1 KiB from nginx",
 ];
 
@@ -106,22 +117,26 @@ const fn first(part: Part) -> &'static str {
     }
 }
 
-fn row(case: &Case, samples: &[Figures]) -> Row {
-    let of = |name: &str| -> Vec<f64> {
-        samples
-            .iter()
-            .filter_map(|s| s.get(name))
-            .copied()
-            .collect()
-    };
-    let names = samples.iter().flat_map(|sample| sample.keys());
-    let figures: Figures = names
-        .map(|name| (*name, rounded(median(of(name)))))
-        .collect();
-    let all = of(first(case.part));
+/// The medians of all that was found under each name.
+fn medians<'a>(samples: impl Iterator<Item = &'a Figures>) -> Figures {
+    let mut all: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for (name, value) in samples.flatten() {
+        all.entry(name).or_default().push(*value);
+    }
+    let medians = all.into_iter();
+    medians
+        .map(|(name, all)| (name, rounded(median(all))))
+        .collect()
+}
+
+fn row(case: &Case, samples: &[Figures], profiles: &[Profile]) -> Row {
+    let all = samples.iter().filter_map(|s| s.get(first(case.part)));
+    let all: Vec<f64> = all.copied().collect();
     let (low, high) = all.iter().fold((f64::MAX, 0.0_f64), |(low, high), v| {
         (low.min(*v), high.max(*v))
     });
+    let parts: BTreeSet<&'static str> = profiles.iter().flat_map(|p| p.keys().copied()).collect();
+    let of = |part| medians(profiles.iter().filter_map(|profile| profile.get(part)));
     Row {
         part: case.part,
         device: case.device.name(),
@@ -129,7 +144,8 @@ fn row(case: &Case, samples: &[Figures]) -> Row {
         frame_bytes: (case.bytes > 0).then_some(case.bytes),
         flows: case.flows,
         spread_percent: rounded((high - low) / 2.0 / median(all) * 100.0),
-        figures,
+        figures: medians(samples.iter()),
+        profile: parts.into_iter().map(|part| (part, of(part))).collect(),
     }
 }
 
@@ -156,7 +172,11 @@ impl Report {
     /// `flows` are few, some and many.
     pub(super) fn new(results: &Results, place: Place, flows: &[u32], quick: bool) -> Result<Self> {
         let samples = results.samples.iter();
-        let mut rows: Vec<Row> = samples.map(|(case, samples)| row(case, samples)).collect();
+        let of = |(case, samples): (&Case, &Vec<Figures>)| {
+            let profiles = results.profiles.get(case);
+            row(case, samples, profiles.map_or(&[], Vec::as_slice))
+        };
+        let mut rows: Vec<Row> = samples.map(of).collect();
         add_added_latency(&mut rows);
         let (ratios, goals) = ratios::of(&rows, flows, quick);
         Ok(Self {
@@ -190,6 +210,7 @@ impl Report {
         ] {
             self.print_part(part, title);
         }
+        self.print_profile();
         goals::print(&self.ratios, &self.goals);
         for (what, why) in &self.skipped {
             say!("{what}: not measured: {why}");
@@ -267,6 +288,37 @@ impl Report {
             });
             let head = [row.placement.name().to_owned(), row.device.to_owned()];
             table.add_row(head.into_iter().chain(figures));
+        }
+        say!("{table}\n");
+    }
+
+    /// What each process did for a new flow.
+    fn print_profile(&self) {
+        if self.rows.iter().all(|row| row.profile.is_empty()) {
+            return;
+        }
+        say!("New flows: what each process does for one");
+        let columns = [
+            ("µs", "us_per_flow"),
+            ("in the kernel", "kernel_share"),
+            ("datagrams sent", "sent_per_flow"),
+            ("received", "received_per_flow"),
+            ("calls for them", "calls_per_flow"),
+            ("switches", "switches_per_flow"),
+            ("page faults", "faults_per_flow"),
+        ];
+        let mut table = Table::new();
+        let heads = columns.map(|(head, _)| head);
+        table.set_header(["placement", "device", "process"].into_iter().chain(heads));
+        for row in &self.rows {
+            for (process, figures) in &row.profile {
+                let head = [row.placement.name(), row.device, process].map(str::to_owned);
+                let of = |(_, name): &(_, &str)| match figures.get(name) {
+                    Some(value) => format!("{value:.3}"),
+                    None => String::new(),
+                };
+                table.add_row(head.into_iter().chain(columns.iter().map(of)));
+            }
         }
         say!("{table}\n");
     }
