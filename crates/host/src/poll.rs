@@ -9,6 +9,8 @@ use rustix::io::Errno;
 
 /// Most descriptors one [`wait`] watches.
 pub const MAX_FDS: usize = 64;
+/// What the loops of a node wait for.
+const FEW: usize = 4;
 
 /// Which of the descriptors given to [`wait`] are ready.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -42,7 +44,20 @@ pub fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Rea
         "{} descriptors, at most {MAX_FDS}",
         fds.len()
     );
-    let mut slots: [PollFd<'_>; MAX_FDS] = core::array::from_fn(|index| {
+    // To describe many costs more than the call that waits for few.
+    match fds.len() <= FEW {
+        true => wait_on::<FEW>(fds, spare, timeout),
+        false => wait_on::<MAX_FDS>(fds, spare, timeout),
+    }
+}
+
+/// The same for some descriptors, at most `N`.
+fn wait_on<const N: usize>(
+    fds: &[BorrowedFd<'_>],
+    spare: BorrowedFd<'_>,
+    timeout: Option<Duration>,
+) -> io::Result<Ready> {
+    let mut slots: [PollFd<'_>; N] = core::array::from_fn(|index| {
         PollFd::from_borrowed_fd(*fds.get(index).unwrap_or(&spare), PollFlags::IN)
     });
     let slots = &mut slots[..fds.len()];

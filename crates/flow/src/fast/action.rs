@@ -180,6 +180,7 @@ impl<A: Address> Action<A> {
 }
 
 /// When an entry ends, as its state word says it: never later than asked.
+#[inline]
 pub(super) const fn state_word(until: Time, sequence: u64) -> u64 {
     (until.as_nanos() & !STATE_SEQUENCE) | (sequence & STATE_SEQUENCE)
 }

@@ -40,11 +40,13 @@ impl Address for Ipv4Addr {
     const SLOT_WORDS: usize = SLOT4_WORDS;
     const PAIR_WORDS: usize = KEY4_WORDS;
 
+    #[inline]
     fn pair(source: Self, destination: Self) -> [u64; 4] {
         let half = |addr: Self| u64::from(u32::from_le_bytes(addr.octets()));
         [half(source) | half(destination) << 32, 0, 0, 0]
     }
 
+    #[inline]
     fn unpair(words: [u64; 4]) -> (Self, Self) {
         let half = |word: u64| Ipv4Addr::from((word as u32).to_le_bytes());
         (half(words[0]), half(words[0] >> 32))
@@ -190,11 +192,13 @@ impl<A: Address> Key<A> {
 }
 
 /// A port in network order, as the low bytes of a word.
+#[inline]
 pub(super) const fn port_word(port: u16) -> u64 {
     port.swap_bytes() as u64
 }
 
 /// The inverse of [`port_word`].
+#[inline]
 pub(super) const fn word_port(word: u64) -> u16 {
     (word as u16).swap_bytes()
 }

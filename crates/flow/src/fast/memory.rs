@@ -63,20 +63,24 @@ pub(super) trait State {
 }
 
 impl State for AtomicU64 {
+    #[inline]
     fn load(&self, order: Ordering) -> u64 {
         self.load(order)
     }
 
+    #[inline]
     fn store(&self, word: u64, order: Ordering) {
         self.store(word, order);
     }
 
+    #[inline]
     fn fence(order: Ordering) {
         fence(order);
     }
 }
 
 /// The writer's side: `busy` is odd, `done` is even and differs from what was there before.
+#[inline]
 pub(super) fn change<S: State>(state: &S, busy: u64, done: u64, write: impl FnOnce()) {
     state.store(busy, Ordering::Relaxed);
     // SYNC: with the fence in `read`: who sees a word written below sees `busy`, or later.
@@ -88,6 +92,7 @@ pub(super) fn change<S: State>(state: &S, busy: u64, done: u64, write: impl FnOn
 
 /// A reader's side: what `read` gave, if nothing changed meanwhile, and the state. `same` says
 /// which of the state's bits must not have changed.
+#[inline]
 pub(super) fn read<S: State, T>(
     state: &S,
     same: u64,
@@ -103,11 +108,13 @@ pub(super) fn read<S: State, T>(
 }
 
 /// A word of whose order nothing depends: the state's does it.
+#[inline]
 pub(super) fn load(words: &[AtomicU64], at: usize) -> u64 {
     words[at].load(Ordering::Relaxed)
 }
 
 /// The other half of [`load`].
+#[inline]
 pub(super) fn store(words: &[AtomicU64], at: usize, word: u64) {
     words[at].store(word, Ordering::Relaxed);
 }

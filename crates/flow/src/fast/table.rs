@@ -10,6 +10,7 @@
 
 mod grow;
 mod read;
+mod set;
 mod shrink;
 
 use core::marker::PhantomData;
@@ -116,9 +117,14 @@ impl<M: Memory, A: Address> Table<M, A> {
 
     /// Adds an entry, or replaces the action of the one there is; its counts go on then.
     pub fn insert(&mut self, now: Time, key: &Key<A>, entry: &Entry<A>) -> Result<(), Full<A>> {
-        if self.update(key, entry) {
-            return Ok(());
+        match self.update(key, entry) {
+            true => Ok(()),
+            false => self.add(now, key, entry),
         }
+    }
+
+    /// Adds an entry that is not there.
+    fn add(&mut self, now: Time, key: &Key<A>, entry: &Entry<A>) -> Result<(), Full<A>> {
         let Some(slot) = self.room(now, key) else {
             self.full += 1;
             return Err(self.crowded(now, key));
@@ -136,20 +142,6 @@ impl<M: Memory, A: Address> Table<M, A> {
         if let Some(slot) = found {
             self.rewrite(slot, entry);
             self.rejoin(key);
-        }
-        found.is_some()
-    }
-
-    /// Lets an entry end at another time; says whether it is there. No reader is disturbed.
-    pub fn prolong(&mut self, key: &Key<A>, until: Time) -> bool {
-        let found = self.find(key);
-        if let Some(slot) = found {
-            let twin = self.twin(slot).or_else(|| self.hidden(key));
-            for slot in [Some(slot), twin].into_iter().flatten() {
-                let words = self.slot(slot);
-                let state = load(words, Slot::<A>::STATE);
-                store(words, Slot::<A>::STATE, state_word(until, state));
-            }
         }
         found.is_some()
     }
@@ -419,6 +411,7 @@ impl<A: Address> Slot<A> {
     const SEEN: usize = A::SLOT_WORDS - 1;
 }
 
+#[inline]
 fn matches(words: &[AtomicU64], addresses: &[u64], tag: u64) -> bool {
     load(words, addresses.len()) == tag
         && addresses
@@ -461,6 +454,7 @@ fn write_action<A: Address>(words: &[AtomicU64], action: &Action<A>) {
 }
 
 /// The slots that a hash likes best, in two buckets (now and then it is one).
+#[inline]
 fn choices(seed: &Seed, hash: u64, slots: usize) -> [usize; 2] {
     let mask = slots - 1;
     [
@@ -470,15 +464,18 @@ fn choices(seed: &Seed, hash: u64, slots: usize) -> [usize; 2] {
 }
 
 /// The slots of the bucket around `choice`, that one first.
+#[inline]
 fn bucket(choice: usize) -> impl Iterator<Item = usize> {
     (0..BUCKET_SLOTS).map(move |n| choice ^ n)
 }
 
 /// Whether an entry with this state cannot be used any more.
+#[inline]
 fn over(state: u64, now: Time) -> bool {
     now.as_nanos() >= state & !STATE_SEQUENCE
 }
 
+#[inline]
 fn tick(now: Time) -> u64 {
     now.as_nanos() >> SEEN_SHIFT & 0xffff_ffff
 }

@@ -27,13 +27,14 @@
 //!
 //! * packets, one by one and in bursts: `packets.rs`
 //! * ARP and ICMP errors: `answers.rs`
-//! * decisions under way: `tasks.rs`, their places `slab.rs`, their times `deadlines.rs`; parked packets:
-//!   `park.rs`
+//! * decisions under way: `tasks.rs`, their places `slab.rs`, their flows `in_flight.rs`, their times
+//!   `deadlines.rs`; parked packets: `park.rs`
 //! * what a fast path is told: `fast.rs`
 
 mod answers;
 mod deadlines;
 mod fast;
+mod in_flight;
 mod packets;
 mod park;
 mod slab;

@@ -139,7 +139,7 @@ impl<F: NetworkFunction> Runtime<F> {
                 self.pass(now, port, flow, &decision, buffer, headers)
             }
             Some((_, Verdict::Deny(reason))) => self.drop(reason),
-            Some(_) | None => self.undecided(now, port, frame, *flow, buffer, headers),
+            Some(_) | None => self.undecided(now, port, frame, (*flow, hash), buffer, headers),
         }
     }
 

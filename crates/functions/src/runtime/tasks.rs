@@ -6,18 +6,18 @@ use core::pin::Pin;
 use core::task::{Poll, Waker};
 
 use alloc::boxed::Box;
-use hashbrown::HashMap;
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowKey, PortId};
 use stateplane_wire::packet::Headers;
 
 use super::deadlines::Deadlines;
+use super::in_flight::{Hashed, InFlight};
 use super::park::{Parked, Queue, Waiting, Way};
 use super::slab::Slab;
 use super::{CommitMode, Disposition, Effect, FrameId, Runtime, RuntimeConfig};
 use crate::context::{Command, TaskId, Tentative};
 use crate::function::{Deciding, Decision, NetworkFunction};
-use crate::table::{Keyed, Verdict};
+use crate::table::Verdict;
 
 /// A task's future.
 enum Work {
@@ -35,6 +35,7 @@ struct Task {
 /// A decision under way.
 struct Pending {
     flow: FlowKey,
+    hash: u64,
     queue: Queue,
     tentative: Option<Box<Tentative>>,
     /// When it is given up.
@@ -48,8 +49,7 @@ pub(super) struct Tasks {
     all: Slab<Task>,
     /// How many of them are decisions.
     decisions: usize,
-    /// The flows of decisions, and the announced reverse flows.
-    in_flight: HashMap<FlowKey, (TaskId, Way), Keyed>,
+    in_flight: InFlight,
     deadlines: Deadlines,
     parked: usize,
     pub(super) effects: VecDeque<Effect>,
@@ -60,7 +60,7 @@ impl Tasks {
         Self {
             all: Slab::default(),
             decisions: 0,
-            in_flight: HashMap::with_hasher(Keyed(hash_key)),
+            in_flight: InFlight::new(hash_key),
             deadlines: Deadlines::default(),
             parked: 0,
             effects: VecDeque::new(),
@@ -97,10 +97,10 @@ impl Tasks {
             "each decision has a deadline"
         );
         for (task, pending) in pending() {
-            let known = self.in_flight.get(&pending.flow);
+            let known = self.in_flight.get(self.in_flight.hashed(pending.flow));
             assert_eq!(
                 known,
-                Some(&(task, Way::Forward)),
+                Some((task, Way::Forward)),
                 "a flow knows its decision"
             );
             assert!(
@@ -130,14 +130,10 @@ impl Tasks {
         let pending = self.all.remove(task)?.pending?;
         self.decisions -= 1;
         self.deadlines.remove(pending.deadline, task);
-        self.in_flight.remove(&pending.flow);
-        if let Some(flow) = pending.tentative.as_ref().map(|t| t.reverse.0)
-            && self
-                .in_flight
-                .get(&flow)
-                .is_some_and(|&(owner, _)| owner == task)
-        {
-            self.in_flight.remove(&flow);
+        self.in_flight.remove((pending.flow, pending.hash), task);
+        if let Some(tentative) = &pending.tentative {
+            let reverse = self.in_flight.hashed(tentative.reverse.0);
+            self.in_flight.remove(reverse, task);
         }
         Some(pending)
     }
@@ -150,11 +146,12 @@ impl<F: NetworkFunction> Runtime<F> {
         now: Time,
         port: PortId,
         frame: FrameId,
-        flow: FlowKey,
+        hashed: Hashed,
         buffer: &mut [u8],
         headers: &Headers,
     ) -> Disposition {
-        let under_way = self.tasks.in_flight.get(&flow).copied();
+        let flow = hashed.0;
+        let under_way = self.tasks.in_flight.get(hashed);
         if let Some((task, way)) = under_way
             && let Some(decision) = self.early(task, way)
         {
@@ -174,7 +171,7 @@ impl<F: NetworkFunction> Runtime<F> {
         };
         let task = match under_way {
             Some((task, _)) => task,
-            None => match self.begin(now, flow) {
+            None => match self.begin(now, hashed) {
                 Ok(task) => task,
                 Err(reason) => return self.drop(reason),
             },
@@ -210,7 +207,7 @@ impl<F: NetworkFunction> Runtime<F> {
     }
 
     /// Makes room for one more decision.
-    fn begin(&mut self, now: Time, flow: FlowKey) -> Result<TaskId, Reason> {
+    fn begin(&mut self, now: Time, (flow, hash): Hashed) -> Result<TaskId, Reason> {
         let under_way = self.tasks.decisions;
         if under_way >= self.config.decisions_max {
             return Err(Reason::ParkFull);
@@ -223,6 +220,7 @@ impl<F: NetworkFunction> Runtime<F> {
         let ends = now + self.config.decision_timeout;
         let pending = Pending {
             flow,
+            hash,
             queue: Queue::default(),
             tentative: None,
             ends,
@@ -233,7 +231,9 @@ impl<F: NetworkFunction> Runtime<F> {
             pending: Some(pending),
         });
         self.tasks.decisions += 1;
-        self.tasks.in_flight.insert(flow, (task, Way::Forward));
+        self.tasks
+            .in_flight
+            .insert((flow, hash), task, Way::Forward);
         self.tasks.deadlines.insert(deadline, task);
         self.counters.decisions += 1;
         Ok(task)
@@ -322,10 +322,8 @@ impl<F: NetworkFunction> Runtime<F> {
         pending.tentative = Some(Box::new(tentative));
         let flow = pending.flow;
         let early = pending.queue.take_way(Way::Forward);
-        self.tasks
-            .in_flight
-            .entry(tentative.reverse.0)
-            .or_insert((task, Way::Reverse));
+        let reverse = self.tasks.in_flight.hashed(tentative.reverse.0);
+        self.tasks.in_flight.insert(reverse, task, Way::Reverse);
         self.counters.announced += 1;
         self.counters.passed_early += early.len() as u64;
         for packet in early {
@@ -342,7 +340,9 @@ impl<F: NetworkFunction> Runtime<F> {
         match result {
             Ok(decision) => {
                 // Mostly the function has installed it already, with that of the answers.
-                if self.table.get(&pending.flow, now) != Some(Verdict::Pass(decision)) {
+                let place = self.table.find(pending.hash, &pending.flow);
+                let known = place.and_then(|place| self.table.at(place, now));
+                if known != Some(Verdict::Pass(decision)) {
                     self.install(pending.flow, decision);
                 }
             }

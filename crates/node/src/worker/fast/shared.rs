@@ -67,6 +67,11 @@ impl<M: Memory> Shared<M> {
         changes: &mut Vec<Change>,
         done: &mut Done,
     ) {
+        for change in changes.iter() {
+            if let Change::Install(port, flow, ..) | Change::Remove(port, flow) = change {
+                self.flows.expect(&Key::of(flow, *port));
+            }
+        }
         for change in changes.drain(..) {
             match change {
                 Change::Install(..) if self.closed => {}
@@ -111,14 +116,7 @@ impl<M: Memory> Shared<M> {
         let mut action = Action::of(&decision.action, hop, guard);
         action.meter = meter.map(|meter| meter.0);
         // Most are prolonged, which disturbs no packet.
-        let same = self.flows.get(&key).is_some_and(|old| old.action == action);
-        if same {
-            self.flows.prolong(&key, until);
-        } else if self
-            .flows
-            .insert(now, &key, &Entry { action, until })
-            .is_err()
-        {
+        if self.flows.set(now, &key, &Entry { action, until }).is_err() {
             done.full += 1;
             return;
         }
