@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use common::{SEED, Words, entry, entry4, key, key4, words};
@@ -451,10 +451,13 @@ fn readers_of_a_growing_table_find_nothing_that_is_gone() {
         let memory = Arc::clone(table.memory());
         // The oldest version of each key that may be found.
         let least: Vec<AtomicU64> = (0..ALL).map(|_| AtomicU64::new(1)).collect();
-        let over = AtomicBool::new(false);
+        let (over, begun) = (AtomicBool::new(false), Barrier::new(3));
         let look = || {
-            let mut hits = 0u64;
-            while !over.load(Ordering::Relaxed) {
+            let (mut hits, mut goes_on) = (0u64, true);
+            begun.wait();
+            // Once more when nothing changes any more: it may be that they had no processor.
+            while goes_on {
+                goes_on = !over.load(Ordering::Relaxed);
                 for k in 0..ALL {
                     let least = least[k as usize].load(Ordering::Acquire);
                     let slots = in_use::<Ipv6Addr>(&memory, &settings);
@@ -474,6 +477,7 @@ fn readers_of_a_growing_table_find_nothing_that_is_gone() {
         hits += std::thread::scope(|scope| {
             let readers = [scope.spawn(look), scope.spawn(look)];
             let (mut random, mut version) = (round, 1u64);
+            begun.wait();
             for turn in 0..4000u32 {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 // More and more keys, so that the slots double all the time.
