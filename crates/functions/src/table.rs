@@ -149,6 +149,12 @@ impl Table {
         self.at(self.find(self.hash(flow), flow)?, now)
     }
 
+    /// Whether a flow has an entry with a decision, valid or not.
+    pub(crate) fn knows(&self, flow: &FlowKey) -> bool {
+        let place = self.find(self.hash(flow), flow);
+        place.is_some_and(|Place(at)| matches!(self.entries[at as usize].kept, Kept::Pass(..)))
+    }
+
     /// Whether the entry there has yet to be offered to the fast path, in this round of
     /// offers; from now on it has been.
     #[inline]

@@ -45,6 +45,10 @@ impl NetworkFunction for Scripted {
             }
         })
     }
+
+    fn port_of(&self, _: &FlowKey) -> Option<PortId> {
+        Some(IN)
+    }
 }
 
 fn flow(port: u16) -> FlowKey {
@@ -167,6 +171,24 @@ fn a_refusal_is_remembered_briefly() {
     assert_eq!(bench.frame(ms(50), 7), Disposition::Drop(Reason::NoMapping));
     assert_eq!(bench.frame(ms(103), 7), Disposition::Parked);
     assert_eq!(bench.runtime.counters().dropped(Reason::NoMapping), 3);
+}
+
+#[test]
+fn what_is_refused_after_its_time_is_withdrawn() {
+    let mut bench = Bench::new(|config| config.fast_path = true);
+    bench.frame(ms(1), 7);
+    bench.effects();
+    bench.reply(ms(2), 0, true);
+    assert_eq!(bench.effects(), ["O0", "R1"]);
+    // Its time is over, and no sweep has passed.
+    bench.frame(ms(1500), 7);
+    bench.effects();
+    bench.reply(ms(1501), 1, false);
+    assert_eq!(bench.effects(), ["W0", "D2:no-mapping"]);
+    bench.frame(ms(1700), 7);
+    bench.effects();
+    bench.reply(ms(1701), 2, false);
+    assert_eq!(bench.effects(), ["D3:no-mapping"], "once");
 }
 
 #[test]

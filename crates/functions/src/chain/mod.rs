@@ -336,7 +336,7 @@ impl<F: NetworkFunction> Driven for Chain<F> {
         if let Some(offers) = &self.offers
             && self.effects.is_empty()
         {
-            offers.check(|stage| self.stages[stage].flows());
+            offers.check(|stage, flow| self.stages[stage].knows(flow));
         }
     }
 }

@@ -214,10 +214,12 @@ impl Offers {
         seen.chain(gone).max()
     }
 
-    /// Asserts the invariants. `flows`: those that a stage knows.
-    pub(super) fn check(&self, flows: impl Fn(usize) -> usize) {
+    /// Asserts the invariants. `knows`: whether a stage has this flow in its table, so that offers are
+    /// bounded as flows are.
+    pub(super) fn check(&self, knows: impl Fn(usize, &FlowKey) -> bool) {
         for (stage, offers) in self.stages.iter().enumerate() {
-            assert!(offers.len() <= flows(stage), "what is offered is known");
+            let all = offers.keys().all(|flow| knows(stage, flow));
+            assert!(all, "what is on offer is known");
         }
         assert!(self.composites.len() <= self.most, "entries are bounded");
         let parts = self.stages.len() * self.composites.len();

@@ -372,6 +372,11 @@ impl<F: NetworkFunction> Runtime<F> {
         }
     }
 
+    /// Whether there is a decision about a flow, be its time over or not.
+    pub(crate) fn knows(&self, flow: &FlowKey) -> bool {
+        self.table.knows(flow)
+    }
+
     /// Packets parked.
     pub(crate) fn parked(&self) -> usize {
         self.tasks.parked()

@@ -51,7 +51,8 @@ pub fn meter_state() -> MeterStateConfig {
     MeterStateConfig {
         allowances: vec![(subnet(1, 24), allowance)],
         partitions: 4,
-        ..MeterStateConfig::new(vec![subnet(0, 16)])
+        // The addresses that the NAT gives are counted where the meter is outside of it.
+        ..MeterStateConfig::new(vec![subnet(0, 16), Subnet::new(POOL, 24).unwrap()])
     }
 }
 
