@@ -89,6 +89,8 @@ pub enum Work {
 /// What a function publishes.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct FunctionStatus {
+    /// What it runs, from inside to outside.
+    pub runs: Vec<String>,
     /// Its interfaces serve packets.
     pub attached: bool,
     /// The store knows this instance and it owns ports.

@@ -173,6 +173,7 @@ fn a_flow_is_counted_and_translated_in_the_kernel_and_goes_on_at_another_instanc
 
     // The node speaks for both functions.
     let said = function(&lab, "gw1");
+    assert_eq!(said["runs"], serde_json::json!(["meter", "nat"]));
     assert_eq!(said["meter"]["active"], 1, "{said:#}");
     let covers = said["leases"].as_array().expect("leases").iter();
     let covers: Vec<&str> = covers

@@ -112,7 +112,9 @@ impl Opened {
         let (front, fast) = Front::open(&pairs, masks, &addresses_of, setup.fast_path, meters)?;
         let modes = front.modes(&ports[0].1);
         let slots: Vec<Slot> = (0..count).map(|_| Slot::default()).collect();
-        let publication = Publication::new(setup.status, &names, modes, &slots[1..]);
+        let runs = setup.work.iter().map(|work| work.name().to_owned());
+        let publication =
+            Publication::new(setup.status, runs.collect(), &names, modes, &slots[1..]);
         let (homes, ends) = Homes::new(setup.homes, count - 1);
         let mut ends = std::iter::once(None).chain(ends.into_iter().map(Some));
         let mut seats = Vec::with_capacity(count);

@@ -66,6 +66,8 @@ pub(super) enum To {
 /// The first worker's: what the instance publishes.
 pub(super) struct Publication {
     pub(super) status: Publisher<FunctionStatus>,
+    /// What the instance runs.
+    pub(super) runs: Vec<String>,
     pub(super) interfaces: [(String, InterfaceStatus); 2],
     /// Those of the other workers, as they were last seen.
     pub(super) others: Vec<(Slot, Figures)>,
@@ -76,6 +78,7 @@ pub(super) struct Publication {
 impl Publication {
     pub(super) fn new(
         status: Publisher<FunctionStatus>,
+        runs: Vec<String>,
         names: &[String; 2],
         modes: [String; 2],
         others: &[Slot],
@@ -93,6 +96,7 @@ impl Publication {
         let others = others.iter();
         Self {
             status,
+            runs,
             interfaces: [interface(0, "inside"), interface(1, "outside")],
             others: others
                 .map(|slot| (Arc::clone(slot), Figures::default()))
@@ -180,8 +184,10 @@ impl Publication {
         let fast_path = is_on.then(|| fast_path(sum.done, fill, front));
         let fast_path_off = front.off().map(str::to_owned);
         let interfaces = self.interfaces.iter().cloned().collect();
+        let runs = self.runs.clone();
         self.status.update(|status| {
             *status = FunctionStatus {
+                runs,
                 attached: true,
                 registered: workers.iter().all(|worker| worker.registered),
                 store_silent: sum.store_silent,

@@ -205,6 +205,14 @@ fn view(lease: &HolderView, covers: String) -> LeaseView {
 }
 
 impl Work {
+    /// What it is called.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Nat(_) => "nat",
+            Self::Meter(_) => "meter",
+        }
+    }
+
     /// Addresses that are the function's even where they are the machine's, too.
     pub(super) fn pool(&self) -> Vec<Prefix> {
         let Self::Nat(nat) = self else {

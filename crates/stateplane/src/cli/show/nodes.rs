@@ -64,9 +64,12 @@ fn detail(status: &Value) -> String {
     }
     let function = &status["function"];
     if function.is_object() {
+        let runs = function["runs"].as_array().into_iter().flatten();
         parts.push(format!(
-            "{} flows, {} parked",
-            function["flows"], function["parked"]
+            "{}: {} flows, {} parked",
+            runs.map(text).collect::<Vec<_>>().join(", "),
+            function["flows"],
+            function["parked"]
         ));
         let fast = &function["fast_path"];
         if let Some(share) = fast["share"].as_f64() {
