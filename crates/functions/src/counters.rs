@@ -96,6 +96,8 @@ impl Counters {
             (&mut self.hits, other.hits),
             (&mut self.answered, other.answered),
             (&mut self.checksums_finished, other.checksums_finished),
+            (&mut self.shared_operations, other.shared_operations),
+            (&mut self.shared_items, other.shared_items),
             (&mut self.decisions, other.decisions),
             (&mut self.decisions_refused, other.decisions_refused),
             (&mut self.decisions_timed_out, other.decisions_timed_out),
