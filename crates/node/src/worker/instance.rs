@@ -120,22 +120,19 @@ impl Opened {
         let mut seats = Vec::with_capacity(count);
         let parts = setup.workers.into_iter().zip(ports).zip(plans);
         for ((((worker, (pool, ports)), plans), fast), slot) in parts.zip(fast).zip(slots) {
-            let mtus = [ports[0].mtu(), ports[1].mtu()];
-            let stages = setup.work.iter().zip(plans).map(|(work, plan)| {
-                let limits = Limits {
-                    work,
-                    park: setup.park,
-                    workers: count,
-                };
-                let mut limits = limits.of(worker.seed, addresses, mtus);
-                limits.fast_path = fast.is_some();
-                (limits, plan)
-            });
+            let limits = Limits {
+                park: setup.park,
+                workers: count,
+                addresses,
+                mtus: [ports[0].mtu(), ports[1].mtu()],
+                fast_path: fast.is_some(),
+            };
+            let limits = setup.work.iter().map(|work| limits.of(work, worker.seed));
             seats.push(Seat {
                 status: status(&worker, &ports),
                 pool,
                 ports,
-                stages: stages.collect(),
+                stages: limits.zip(plans).collect(),
                 home: setup.home.clone(),
                 local: worker.local,
                 state: worker.state,
@@ -271,22 +268,26 @@ fn usable(interface: &str) -> Result<Ipv4Addr, Failure> {
 }
 
 /// What bounds a worker: its share of what bounds the instance.
-struct Limits<'a> {
-    work: &'a Work,
+struct Limits {
     park: config::Park,
     workers: usize,
+    addresses: [Ipv4Addr; 2],
+    mtus: [u32; 2],
+    fast_path: bool,
 }
 
-impl Limits<'_> {
-    fn of(&self, seed: u64, addresses: [Ipv4Addr; 2], mtus: [u32; 2]) -> RuntimeConfig {
+impl Limits {
+    /// What bounds one of its functions.
+    fn of(&self, work: &Work, seed: u64) -> RuntimeConfig {
         let port = |side: usize| PortConfig {
-            address: addresses[side],
-            mtu: u16::try_from(mtus[side]).unwrap_or(u16::MAX),
+            address: self.addresses[side],
+            mtu: u16::try_from(self.mtus[side]).unwrap_or(u16::MAX),
         };
         let hash_key = [seed, seed.rotate_left(17) ^ 0x5370_a9e5_7a7e_f10e];
         let mut config = RuntimeConfig::new([port(0), port(1)], hash_key);
-        config.mode = self.work.mode();
-        config.flows_max = self.work.flows().div_ceil(self.workers);
+        config.mode = work.mode();
+        config.flows_max = work.flows().div_ceil(self.workers);
+        config.fast_path = self.fast_path;
         config.park_max = (self.park.limit / self.workers).max(1);
         config.park_timeout = self.park.timeout;
         config
