@@ -75,7 +75,12 @@ impl<F: NetworkFunction> Chain<F> {
         let mut functions: Vec<_> = functions.into_iter().collect();
         let count = functions.len();
         assert!((1..=STAGES_MAX).contains(&count), "a chain has functions");
+        let masks = [PortId::INSIDE, PortId::OUTSIDE]
+            .map(|port| key_mask(functions.iter().map(|(_, function)| function), port));
+        let fast_path = functions[0].0.fast_path && masks.iter().all(Option::is_some);
         for (stage, (config, _)) in functions.iter_mut().enumerate() {
+            // Who offers what is never taken would wait for it to be used.
+            config.fast_path = fast_path;
             let [inside, outside] = &mut config.ports;
             if stage > 0 {
                 inside.mtu = u16::MAX;
@@ -86,16 +91,13 @@ impl<F: NetworkFunction> Chain<F> {
         }
         let first = functions[0].0;
         let flows = functions.iter().map(|(config, _)| config.flows_max).max();
-        let masks = [PortId::INSIDE, PortId::OUTSIDE]
-            .map(|port| key_mask(functions.iter().map(|(_, function)| function), port));
-        let offers = first.fast_path && masks.iter().all(Option::is_some);
         let stages = functions.into_iter();
         Self {
             stages: stages
                 .map(|(config, function)| Runtime::new(now, config, function))
                 .collect(),
             masks,
-            offers: offers.then(|| Offers::new(count, flows.unwrap_or(0), first.hash_key)),
+            offers: fast_path.then(|| Offers::new(count, flows.unwrap_or(0), first.hash_key)),
             keeper: None,
             effects: VecDeque::new(),
             now,

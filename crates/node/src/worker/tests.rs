@@ -10,9 +10,10 @@ use std::time::Duration;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use stateplane_base::{Incarnation, Reason, Time};
 use stateplane_flow::PortId;
-use stateplane_functions::nat::Nat44;
+use stateplane_functions::meter::{Meter44, MeterConfig};
 use stateplane_functions::nat::ops::InstanceId;
-use stateplane_functions::{PortConfig, Runtime, RuntimeConfig};
+use stateplane_functions::nat::{Nat44, NatConfig};
+use stateplane_functions::{Chain, Driven, PortConfig, Runtime, RuntimeConfig};
 use stateplane_host::frame::{FramePool, PoolConfig};
 use stateplane_host::memory::MemoryPort;
 use stateplane_host::port::{Mac, Port};
@@ -20,9 +21,10 @@ use stateplane_host::port::{Mac, Port};
 use super::egress::{Hop, NextHops};
 use super::fast::Fast;
 use super::packets::PacketLoop;
+use super::service::Service;
 use crate::client::{Embedded, StateClient};
 use crate::config::Config;
-use crate::{nat, store};
+use crate::{meter, nat, store};
 
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
@@ -41,6 +43,8 @@ outside = "b"
 [nat]
 inside-prefixes = ["10.0.0.0/16"]
 outside-addresses = ["198.51.100.1-198.51.100.4"]
+[meter]
+inside-prefixes = ["10.0.0.0/16"]
 "#;
 
 #[derive(Default)]
@@ -57,8 +61,8 @@ impl NextHops for Hops {
 }
 
 /// A worker with the far ends of its two cables.
-pub(super) struct Bench {
-    pub(super) worker: PacketLoop<Runtime<Nat44>, MemoryPort, Hops, Words>,
+pub(super) struct Bench<R = Runtime<Nat44>> {
+    pub(super) worker: PacketLoop<R, MemoryPort, Hops, Words>,
     pub(super) inside: MemoryPort,
     pub(super) outside: MemoryPort,
     pub(super) now: Time,
@@ -70,6 +74,31 @@ impl Bench {
     }
 
     pub(super) fn with(cable: usize, fast: Option<Fast<Words>>) -> Self {
+        Self::of(cable, fast, |now, limits, nat, _| {
+            Runtime::new(now, limits, Nat44::new(nat))
+        })
+    }
+}
+
+impl Bench<Chain<Service>> {
+    /// The same, of a meter and that NAT behind it.
+    pub(super) fn chained(fast: Option<Fast<Words>>) -> Self {
+        Self::of(64, fast, |now, limits, nat, meter| {
+            let functions = [
+                Service::Meter(Meter44::new(meter)),
+                Service::Nat(Nat44::new(nat)),
+            ];
+            Chain::new(now, functions.map(|function| (limits, function)))
+        })
+    }
+}
+
+impl<R: Driven> Bench<R> {
+    fn of(
+        cable: usize,
+        fast: Option<Fast<Words>>,
+        start: impl FnOnce(Time, RuntimeConfig, NatConfig, MeterConfig) -> R,
+    ) -> Self {
         let parsed = Config::parse("test.toml", CONFIG, Path::new("."));
         let (config, _) = parsed.expect("the configuration is right");
         let nat_part = config.nat.as_ref().expect("it has a nat");
@@ -84,6 +113,8 @@ impl Bench {
         let function =
             nat::instance_config(nat_part, &config.lease, name, life, near_outside.mac(), 7)
                 .expect("a usable pool");
+        let counted = config.meter.as_ref().expect("it has a meter");
+        let counting = meter::instance_config(counted, &config.lease, name, life, 7);
         let port = |last| PortConfig {
             address: Ipv4Addr::new(192, 0, 2, last),
             mtu: 1500,
@@ -93,7 +124,7 @@ impl Bench {
             fast_path: fast.is_some(),
             ..RuntimeConfig::new([port(1), port(2)], [1, 2])
         };
-        let runtime = Runtime::new(now, runtime_config, Nat44::new(function));
+        let runtime = start(now, runtime_config, function, counting);
         let store = store::new(&config).expect("a blank store");
         let state = StateClient::Embedded(Embedded::new(store));
         let hops = Hops(BTreeMap::from([

@@ -14,7 +14,8 @@ use stateplane_flow::fast::layout::{
 };
 use stateplane_flow::fast::{Punt, Seed, Settings, Tables, Verdict, interpret};
 use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
-use stateplane_functions::{Decision, Driven, Ownership, Token};
+use stateplane_functions::nat::Nat44;
+use stateplane_functions::{Decision, Driven, Ownership, Runtime, Token};
 use stateplane_host::port::{Mac, Port};
 use stateplane_lease::Partition;
 
@@ -22,6 +23,8 @@ use super::super::egress::Hop;
 use super::super::packets::PORTS;
 use super::super::tests::{Bench, HOST, HOST_MAC, SERVER, SERVER_MAC, Words, ready, udp};
 use super::{Fast, Link, Parts, settings};
+
+mod chain;
 
 const SEED: Seed = Seed::new([1, 2, 3, 4]);
 /// Where the test frames are addressed to.
@@ -35,8 +38,8 @@ fn words(number: usize) -> Words {
     (0..number).map(|_| AtomicU64::new(0)).collect()
 }
 
-struct World {
-    bench: Bench,
+struct World<R = Runtime<Nat44>> {
+    bench: Bench<R>,
     /// Another worker's of the same instance.
     other: Fast<Words>,
     parts: Parts<Words>,
@@ -57,8 +60,14 @@ enum Out {
 
 impl World {
     fn new(flows: usize) -> Self {
+        Self::of(flows, |fast| Bench::with(64, fast))
+    }
+}
+
+impl<R: Driven> World<R> {
+    fn of(flows: usize, bench: impl Fn(Option<Fast<Words>>) -> Bench<R>) -> Self {
         let memory = words(SETTINGS_WORDS);
-        let first = Bench::with(64, None);
+        let first = bench(None);
         let masks = PORTS.map(|port| first.worker.runtime.key_mask(port));
         let owner = settings(memory.clone(), SEED, masks, [STATION; 2]);
         let owner = owner.expect("memory of the right size");
@@ -80,7 +89,7 @@ impl World {
         let other = fast.pop();
         let fast = fast.pop();
         Self {
-            bench: Bench::with(64, fast),
+            bench: bench(fast),
             other: other.expect("one for each worker"),
             parts,
             settings: memory,
