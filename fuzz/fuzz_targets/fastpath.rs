@@ -244,12 +244,11 @@ fn check_sent(frame: &[u8], sent: &[u8], action: &Action<Ipv4Addr>) {
         end(action.source, action.source_port),
         end(action.destination, action.destination_port),
     );
-    if let ((Some(source), Some(destination)), 0..=1) = (ends, action.ttl) {
-        let dec_ttl = action.ttl == 1;
+    if let (Some(source), Some(destination)) = ends {
         let slow = FlowAction {
             source,
             destination,
-            dec_ttl,
+            ttl: action.ttl,
             out: OUT,
         };
         let mut slowly = frame.to_vec();
