@@ -37,7 +37,14 @@ impl<const N: usize> Blob<N> {
 
 impl<const N: usize> From<&[u8]> for Blob<N> {
     fn from(bytes: &[u8]) -> Self {
-        Self::join(bytes, &[])
+        match u8::try_from(bytes.len()) {
+            Ok(len) if bytes.len() <= N => {
+                let mut inline = [0; N];
+                inline[..bytes.len()].copy_from_slice(bytes);
+                Self(Place::Inline { len, bytes: inline })
+            }
+            _ => Self(Place::Heap(bytes.into())),
+        }
     }
 }
 
@@ -45,7 +52,7 @@ impl<const N: usize> From<Vec<u8>> for Blob<N> {
     /// Takes over the memory of a long one.
     fn from(bytes: Vec<u8>) -> Self {
         if bytes.len() <= N {
-            Self::join(&bytes, &[])
+            Self::from(&bytes[..])
         } else {
             Self(Place::Heap(bytes.into_boxed_slice()))
         }

@@ -93,11 +93,20 @@ pub(crate) fn fold(hash: u64, bytes: &[u8]) -> u64 {
         hash = fold_word(hash, u64::from_le_bytes(*word));
     }
     if !rest.is_empty() {
-        let mut word = [0; 8];
-        word[..rest.len()].copy_from_slice(rest);
-        hash = fold_word(hash, u64::from_le_bytes(word));
+        hash = fold_word(hash, last_word(bytes, rest));
     }
     hash
+}
+
+/// The last bytes, `rest`, as a word.
+fn last_word(bytes: &[u8], rest: &[u8]) -> u64 {
+    if let Some(last) = bytes.last_chunk() {
+        // Those before them are shifted out: nothing is copied.
+        return u64::from_le_bytes(*last) >> (64 - 8 * rest.len());
+    }
+    let mut word = [0; 8];
+    word[..rest.len()].copy_from_slice(rest);
+    u64::from_le_bytes(word)
 }
 
 /// Folds one word into a running hash.
@@ -118,6 +127,21 @@ mod tests {
         assert_eq!(draw(7, Stream::Plan), draw(7, Stream::Plan));
         assert_ne!(draw(7, Stream::Plan), draw(7, Stream::Network));
         assert_ne!(draw(7, Stream::Plan), draw(8, Stream::Plan));
+    }
+
+    #[test]
+    fn a_fold_takes_in_every_byte_in_its_place() {
+        for len in 1..40_u8 {
+            let bytes: Vec<u8> = (1..=len).collect();
+            let mut padded = bytes.clone();
+            padded.resize(bytes.len().next_multiple_of(8), 0);
+            let rest = bytes.as_chunks::<8>().1;
+            if !rest.is_empty() {
+                let last = padded.as_chunks::<8>().0.last();
+                let last = last.map(|word| u64::from_le_bytes(*word));
+                assert_eq!(Some(last_word(&bytes, rest)), last);
+            }
+        }
     }
 
     #[test]

@@ -64,6 +64,14 @@ impl Node {
         disk.is_some_and(|life| self.core_life().is_none_or(|now| now == life))
     }
 
+    /// Memory for what is to wait again.
+    fn holds_again(&mut self, empty: Vec<(Peer, Message)>) {
+        let held = self.storage.as_mut().map(|storage| &mut storage.held);
+        if let Some(held) = held.filter(|held| held.is_empty()) {
+            *held = empty;
+        }
+    }
+
     fn core_life(&self) -> Option<u64> {
         Some(self.stance()?.incarnation)
     }
@@ -156,9 +164,11 @@ impl World<'_> {
             return Ok(());
         }
         storage.disk.confirm();
-        for (to, message) in std::mem::take(&mut storage.held) {
+        let mut held = std::mem::take(&mut storage.held);
+        for (to, message) in held.drain(..) {
             self.emit(index, to, &message)?;
         }
+        self.nodes[index].holds_again(held);
         self.turn(index)
     }
 
@@ -175,15 +185,19 @@ impl World<'_> {
     /// A process that was busy reads all that waited in its socket, then acts.
     pub(crate) fn turn(&mut self, index: usize) -> Result<(), String> {
         self.nodes[index].wake = None;
-        let waiting = std::mem::take(&mut self.nodes[index].backlog);
+        let mut waiting = std::mem::take(&mut self.nodes[index].backlog);
         self.gathering = true;
-        let read = waiting.into_iter().try_for_each(|(datagram, flipped)| {
+        let read = waiting.drain(..).try_for_each(|(datagram, flipped)| {
             let read = self.read(index, &datagram, flipped);
             self.pool.recycle(datagram);
             read
         });
         self.gathering = false;
         read?;
+        let backlog = &mut self.nodes[index].backlog;
+        if backlog.is_empty() {
+            *backlog = waiting; // its memory serves again
+        }
         self.settle_accounts(index)?;
         self.wake(index)
     }

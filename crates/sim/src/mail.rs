@@ -239,13 +239,16 @@ impl World<'_> {
             }
             Err(error) => return Err(format!("codec: an intact datagram was refused: {error}")),
         };
-        let message = Message::decode(body)
-            .map_err(|error| format!("codec: cannot decode what was encoded: {error}"))?;
+        let message = match Message::decode(body) {
+            Ok(message) => message,
+            Err(error) => return Err(format!("codec: cannot decode what was encoded: {error}")),
+        };
         datagram.remember(|| Opened::Message(header, message.clone()));
         self.take(to, &header, message)
     }
 
     /// A message out of its envelope, which a driver may have seen before.
+    #[inline]
     fn take(&mut self, to: usize, header: &Header, message: Message) -> Result<(), String> {
         if self.plan.replay_window && !self.nodes[to].guard.accept(header) {
             self.mark("repeated-datagram-refused");
@@ -273,6 +276,7 @@ impl World<'_> {
         }
     }
 
+    #[inline]
     fn take_ordered(
         &mut self,
         to: usize,
@@ -312,6 +316,7 @@ impl World<'_> {
         self.hand_over(to, peer, Message { formation, body })
     }
 
+    #[inline]
     fn hand_over(&mut self, to: usize, peer: Peer, message: Message) -> Result<(), String> {
         self.say(|| format!("{peer:?} -> {} {message:?}", self.layout.name(to)));
         self.step(to, peer, message)

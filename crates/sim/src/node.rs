@@ -171,6 +171,7 @@ impl Node {
 /// The process of a machine.
 impl Node {
     /// Lets the process handle a message, and asserts its invariants.
+    #[inline]
     pub(crate) fn hear(&mut self, now: u64, from: Peer, message: Message) {
         let local = self.clock.local(now);
         match self.role.as_mut() {
@@ -222,6 +223,7 @@ impl Node {
     }
 
     /// Gives a message back that was sent.
+    #[inline]
     pub(crate) fn take_back(&mut self, message: Message) {
         if let Some(Role::Client(core)) = self.role.as_mut() {
             core.take_back(message);

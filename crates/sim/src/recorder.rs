@@ -18,6 +18,9 @@ pub(crate) struct Story {
     chain: Vec<u64>,
 }
 
+/// Most stories have about so many operations.
+const USUAL: usize = 128;
+
 impl Story {
     /// Fingerprint of the first `count` operations.
     pub(crate) fn fingerprint(&self, count: usize) -> u64 {
@@ -45,13 +48,17 @@ impl Story {
             let len = usize::try_from(word(&mut rest)?).map_err(|_| SnapshotError::Damaged)?;
             let (reply, tail) = rest.split_at_checked(len).ok_or(SnapshotError::Damaged)?;
             rest = tail;
-            let reply = reply.to_vec();
+            let reply = reply.into();
             story.push(Executed { tag, at, reply });
         }
         Ok(story)
     }
 
     fn push(&mut self, executed: Executed) {
+        if self.executed.capacity() == 0 {
+            self.executed.reserve(USUAL);
+            self.chain.reserve(USUAL);
+        }
         let mut hash = self.fingerprint(self.executed.len());
         hash = fold(hash, &executed.tag.to_le_bytes());
         hash = fold(hash, &executed.at.to_le_bytes());
@@ -115,7 +122,7 @@ impl<A: Application> Application for Recorder<A> {
         self.story.borrow_mut().push(Executed {
             tag: u64::from_le_bytes(*tag),
             at: at.as_nanos(),
-            reply: reply.clone(),
+            reply: reply.as_slice().into(),
         });
     }
 

@@ -3,14 +3,23 @@ use crate::dice::mix;
 use crate::recorder::tagged;
 use crate::spec::{Action, Outcome, POOL_ITEMS};
 use core::time::Duration;
-use stateplane_base::LogTime;
+use stateplane_base::{Blob, LogTime};
 use stateplane_state::builtin::{counter, kv, pool, queue};
 use stateplane_state::op::{Operation, ReplyError};
 use stateplane_state::{Application, Limits, Refusal, Registry, Store};
 use std::sync::{Arc, LazyLock};
 
-/// Pools that exist from the start.
-const POOLS: u8 = 8;
+/// What makes the pools that exist from the start.
+static POOLS: LazyLock<[Vec<u8>; 8]> = LazyLock::new(|| {
+    [0, 1, 2, 3, 4, 5, 6, 7].map(|pool| {
+        let create = pool::Create {
+            key: &[b'p', pool],
+            first: 0,
+            count: POOL_ITEMS,
+        };
+        create.encode()
+    })
+});
 
 /// On whose behalf items are taken; who that is makes no difference here.
 const HOLDER: u64 = 1;
@@ -22,15 +31,10 @@ static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(|| Arc::new(Registry::b
 /// differs from replica to replica: no answer may depend on it.
 pub(crate) fn empty(secret: [u64; 2]) -> Store {
     let mut store = Store::with_seed(Arc::clone(&REGISTRY), Limits::default(), secret);
-    let mut reply = Vec::new();
-    for pool in 0..POOLS {
-        let create = pool::Create {
-            key: &[b'p', pool],
-            first: 0,
-            count: POOL_ITEMS,
-        };
-        store.execute(LogTime::ZERO, &create.encode(), &mut reply);
-        assert_eq!(pool::Create::decode_reply(&reply), Ok(()), "pool {pool}");
+    let mut reply = Vec::with_capacity(16);
+    for create in &*POOLS {
+        store.execute(LogTime::ZERO, create, &mut reply);
+        assert_eq!(pool::Create::decode_reply(&reply), Ok(()));
     }
     store
 }
@@ -43,7 +47,7 @@ pub(crate) fn encode(tag: u64, action: Action) -> Vec<u8> {
 /// The operation that carries out `action` on an object of `space`: a store has any number
 /// of spaces, whose objects have nothing to do with each other.
 pub fn operation(space: &[u8], action: Action) -> Vec<u8> {
-    let name = |kind: u8, number: u8| [&[kind, number][..], space].concat();
+    let name = |kind: u8, number: u8| Blob::<22>::join(&[kind, number], space);
     match action {
         Action::Get(k) => kv::Get {
             key: &name(b'k', k),

@@ -25,9 +25,7 @@ impl Fingerprint {
         for word in words {
             hash = fold(hash ^ u64::from_le_bytes(*word));
         }
-        let mut last = [0; 8];
-        last[..tail.len()].copy_from_slice(tail);
-        Self(fold(hash ^ u64::from_le_bytes(last)))
+        Self(fold(hash ^ last_word(bytes, tail)))
     }
 
     /// Takes in one number.
@@ -38,6 +36,20 @@ impl Fingerprint {
     /// The value.
     pub(crate) const fn finish(self) -> u64 {
         fold(self.0 ^ (self.0 >> 32))
+    }
+}
+
+/// The last bytes, `tail`, fewer than eight, as a word.
+fn last_word(bytes: &[u8], tail: &[u8]) -> u64 {
+    match bytes.last_chunk() {
+        // Those before them are shifted out: nothing is copied.
+        Some(_) if tail.is_empty() => 0,
+        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * tail.len()),
+        None => {
+            let mut word = [0; 8];
+            word[..tail.len()].copy_from_slice(tail);
+            u64::from_le_bytes(word)
+        }
     }
 }
 

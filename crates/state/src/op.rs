@@ -50,6 +50,9 @@ const fn fnv1a(mut hash: u32, bytes: &[u8]) -> u32 {
     hash
 }
 
+/// Most operations are no longer.
+const USUAL: usize = 64;
+
 /// A typed operation, as its client writes it and as it reads the reply.
 pub trait Operation {
     /// The procedure it calls.
@@ -67,7 +70,8 @@ pub trait Operation {
 
     /// The whole operation.
     fn encode(&self) -> Vec<u8> {
-        let mut op = encode(Self::PROCEDURE, &[]);
+        let mut op = Vec::with_capacity(USUAL);
+        op.extend_from_slice(&Self::PROCEDURE.0.to_be_bytes());
         self.arguments(&mut op);
         op
     }

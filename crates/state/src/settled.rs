@@ -148,6 +148,9 @@ impl Settled {
             self.begun += 1;
             image.begin();
         }
+        if self.rests(store, executed) {
+            return false;
+        }
         self.note(store.changes(), executed);
         self.take_rows(store, executed.slot, rows, image);
         let mut reached = None;
@@ -164,6 +167,12 @@ impl Settled {
         self.shown = Some(at);
         image.show(at);
         true
+    }
+
+    /// Whether all that was executed is shown.
+    fn rests(&self, store: &mut Store, executed: Position) -> bool {
+        let shown = self.shown == Some(executed) && self.marks.is_empty() && !self.is_taking();
+        shown && store.changes().is_none_or(|new| new.is_empty())
     }
 
     fn note(&mut self, changes: Option<&mut Vec<Change>>, executed: Position) {

@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 
 use siphasher::sip::SipHasher24;
 
-use crate::codec::{Reader, Writer, length32};
+use crate::codec::{Malformed, Reader, length32};
 
 /// The version of this layout.
 pub const VERSION: u8 = 1;
@@ -147,16 +147,15 @@ pub fn seal(key: &Key, header: Header, body: &[u8], out: &mut Vec<u8>) {
 /// Appends the sealed datagram whose body `write` appends.
 pub fn append(key: &Key, header: Header, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    let mut w = Writer::new(out);
-    w.bytes(MAGIC);
-    w.u8(VERSION);
-    w.u8(header.kind as u8);
-    w.u32(header.cluster);
-    w.u16(header.sender);
-    w.u16(0);
-    w.u32(0);
-    w.u64(header.incarnation);
-    w.u64(header.counter);
+    // At once, not field by field; the length follows.
+    let mut head = [0; HEADER_LEN];
+    head[..2].copy_from_slice(MAGIC);
+    (head[2], head[3]) = (VERSION, header.kind as u8);
+    head[4..8].copy_from_slice(&header.cluster.to_be_bytes());
+    head[8..10].copy_from_slice(&header.sender.to_be_bytes());
+    head[16..24].copy_from_slice(&header.incarnation.to_be_bytes());
+    head[24..].copy_from_slice(&header.counter.to_be_bytes());
+    out.extend_from_slice(&head);
     write(out);
     let len = length32(out.len() - start - HEADER_LEN);
     out[start + LENGTH_AT..][..4].copy_from_slice(&len.to_be_bytes());
@@ -188,23 +187,17 @@ pub fn open<'a>(
 
 /// The layout behind the tag; `None` stands for contradicting lengths.
 fn parse(cluster: u32, sealed: &[u8]) -> Result<(Header, &[u8]), Option<OpenError>> {
-    let mut r = Reader::new(&sealed[3..]);
-    let kind = r.u8().map_err(|_| None)?;
-    let found = r.u32().map_err(|_| None)?;
-    let sender = r.u16().map_err(|_| None)?;
-    let zero = r.u16().map_err(|_| None)?;
-    let len = r.u32().map_err(|_| None)?;
-    let incarnation = r.u64().map_err(|_| None)?;
-    let counter = r.u64().map_err(|_| None)?;
-    let body = r.bytes(len as usize).map_err(|_| None)?;
-    r.finish().map_err(|_| None)?;
-    if zero != 0 {
+    let (head, body) = sealed.split_first_chunk::<HEADER_LEN>().ok_or(None)?;
+    let mut r = Reader::new(&head[4..]);
+    let mut fields = || Ok((r.u32()?, r.u16()?, r.u16()?, r.u32()?, r.u64()?, r.u64()?));
+    let (found, sender, zero, len, incarnation, counter) = fields().map_err(|_: Malformed| None)?;
+    if zero != 0 || len as usize != body.len() {
         return Err(None);
     }
     if found != cluster {
         return Err(Some(OpenError::Cluster));
     }
-    let kind = match kind {
+    let kind = match head[3] {
         1 => Kind::Group,
         2 => Kind::Heartbeat,
         3 => Kind::Refusal,

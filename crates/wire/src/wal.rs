@@ -115,6 +115,7 @@ impl<'a> FileHead<'a> {
 /// Appends a frame.
 pub fn encode_frame(sequence: u64, body: &[u8], out: &mut Vec<u8>) {
     let begin = out.len();
+    out.reserve(OVERHEAD + body.len());
     let mut w = Writer::new(out);
     w.bytes(BEGIN);
     w.u32(crate::codec::length32(body.len()));

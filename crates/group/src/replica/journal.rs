@@ -83,6 +83,9 @@ impl Unwritten {
     }
 }
 
+/// Most records are no longer.
+const RECORD: usize = 256;
+
 /// The state of a replica's journal.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Journal {
@@ -390,7 +393,7 @@ impl<A: Application> Replica<A> {
             return None;
         }
         let unwritten = self.log.take_unwritten()?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(RECORD);
         let mut w = Writer::new(&mut bytes);
         w.u8(VERSION);
         w.u64(self.commit);

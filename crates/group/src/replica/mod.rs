@@ -136,7 +136,11 @@ impl Timers {
             &self.snapshot,
             &self.prepare,
         ];
-        all.into_iter().flatten().min().copied()
+        // Without a branch each: this is asked after every message.
+        let first = all.into_iter().fold(Time::MAX, |first, timer| {
+            first.min(timer.unwrap_or(Time::MAX))
+        });
+        (first < Time::MAX).then_some(first)
     }
 }
 
@@ -297,7 +301,7 @@ impl<A: Application> Replica<A> {
                 boot: Some(Time::ZERO),
                 ..Timers::default()
             },
-            effects: VecDeque::new(),
+            effects: VecDeque::with_capacity(16),
             marks: Marks::default(),
             config,
         }

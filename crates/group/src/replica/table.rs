@@ -65,6 +65,7 @@ impl Row {
     }
 
     /// Its share of [`Limits::long_bytes`].
+    #[inline]
     fn long(&self) -> usize {
         let begun = self.assembly.as_ref().map_or(0, |a| a.len());
         if self.wholes.is_empty() {

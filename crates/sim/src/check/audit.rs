@@ -187,7 +187,7 @@ mod tests {
         Executed {
             tag,
             at: tag,
-            reply: vec![sum],
+            reply: [sum][..].into(),
         }
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let nonsense = Executed {
             tag: 1,
             at: 1,
-            reply: vec![],
+            reply: [][..].into(),
         };
         assert!(complaint(&one, &[nonsense]).starts_with("nonsense"));
     }

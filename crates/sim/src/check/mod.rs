@@ -6,6 +6,7 @@ mod register;
 pub mod wgl;
 
 use crate::spec::{Action, Outcome};
+use stateplane_base::Blob;
 
 /// One operation as its client saw it. Times are true (virtual) nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,5 +48,5 @@ pub struct Executed {
     /// The log time at which it was executed, in nanoseconds.
     pub at: u64,
     /// The reply the store gave.
-    pub reply: Vec<u8>,
+    pub reply: Blob<22>,
 }

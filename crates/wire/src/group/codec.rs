@@ -21,9 +21,10 @@ impl Message {
     /// For a request or an ordered message: they travel as packets of [`crate::oum`].
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut w = Writer::new(out);
-        w.u8(self.body.kind());
-        w.u8(VERSION);
-        w.u64(self.formation);
+        let mut head = [0; 10];
+        (head[0], head[1]) = (self.body.kind(), VERSION);
+        head[2..].copy_from_slice(&self.formation.to_be_bytes());
+        w.bytes(&head);
         self.body.encode(&mut w);
     }
 
