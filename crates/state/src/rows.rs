@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::collections::btree_map;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Bound;
 
 use hashbrown::HashTable;
@@ -231,10 +232,15 @@ impl Parts {
         let source = new - (new + 1).next_power_of_two() / 2;
         self.parts.push(HashTable::new());
         let (seed, mask) = (self.seed, (new + 1).next_power_of_two() - 1);
-        let moves = |row: &mut (Key, Value)| (seed.hash(&row.0) >> 24) as usize & mask == new;
+        // Of the row that was looked at last: hashes are most of the work.
+        let hash = Cell::new(0);
+        let moves = |row: &mut (Key, Value)| {
+            hash.set(seed.hash(&row.0));
+            (hash.get() >> 24) as usize & mask == new
+        };
         let mut moved = HashTable::with_capacity(PART);
         for row in self.parts[source].extract_if(moves) {
-            moved.insert_unique(seed.hash(&row.0), row, |row| seed.hash(&row.0));
+            moved.insert_unique(hash.get(), row, |row| seed.hash(&row.0));
         }
         self.parts[new] = moved;
     }

@@ -113,6 +113,24 @@ fn the_datapath_benchmark_measures_every_device() {
             "{row}"
         );
     }
+    // New flows come with what each process did for one, and all replicas have them.
+    let ours = |row: &&Value| {
+        let device = row["device"].as_str().expect("a name");
+        row["part"] == "new-flows" && device.starts_with("stateplane")
+    };
+    for row in rows.iter().filter(ours) {
+        let parts = ["gateway", "sequencer", "leader", "follower-1", "follower-2"];
+        for part in parts.map(|part| &row["profile"][part]) {
+            assert!(part["us_per_flow"].as_f64() > Some(0.0), "{row}");
+            assert!(part["received_per_flow"].as_f64() > Some(0.0), "{row}");
+        }
+        let bindings = row["bindings_per_operation"].as_f64().expect("a number");
+        assert!((1.0..=64.0).contains(&bindings), "{row}");
+        assert!(
+            row["flows_in_every_replica"].as_f64() >= row["flows_passed"].as_f64(),
+            "{row}"
+        );
+    }
     let ratios = report["ratios"].as_object().expect("ratios");
     for name in [
         "fast_vs_nftables_snat",

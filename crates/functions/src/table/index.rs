@@ -9,8 +9,11 @@ use alloc::vec::Vec;
 
 use hashbrown::HashTable;
 
-/// Entries of one part, on average.
-const PART: usize = 256;
+/// Entries of one part, on average. One that is next to be split has twice as many, give or take:
+/// they fit the 512 places that a part has from the beginning.
+const PART: usize = 200;
+/// What a hash table of 512 places takes.
+const PLACES: usize = 448;
 
 /// An entry's place, and enough of its key's hash that a part can move without asking for it.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +97,7 @@ impl Index {
         let new = self.parts.len();
         let mask = (new + 1).next_power_of_two() - 1;
         let source = &mut self.parts[new & mask >> 1];
-        let mut moved = HashTable::with_capacity(PART);
+        let mut moved = HashTable::with_capacity(PLACES);
         for sign in source.extract_if(|sign| sign.hash as usize & mask == new) {
             moved.insert_unique(sign.inner(), sign, |sign| sign.inner());
         }

@@ -1,11 +1,11 @@
-//! Entries set and prolonged, many of them at a time.
+//! Entries set and prolonged.
 
 use stateplane_base::Time;
 
 use super::super::action::{Entry, state_word};
 use super::super::key::{Address, Key};
 use super::super::memory::{Memory, load, store};
-use super::{Full, Slot, Table, action, bucket};
+use super::{Full, Slot, Table, action};
 
 impl<M: Memory, A: Address> Table<M, A> {
     /// As [`Self::insert`], but an entry that is there and has this action is only prolonged, which
@@ -21,14 +21,6 @@ impl<M: Memory, A: Address> Table<M, A> {
             None if !self.halves() => self.add(now, key, entry),
             _ => self.insert(now, key, entry),
         }
-    }
-
-    /// Asks for the memory where this key would be found: of several keys, before the first is
-    /// needed, so that their ways from memory are one.
-    pub fn expect(&self, key: &Key<A>) {
-        let slots = self.choices(key).into_iter().flat_map(bucket);
-        let tags = slots.map(|slot| load(self.slot(slot), A::PAIR_WORDS));
-        core::hint::black_box(tags.fold(0, |all, tag| all ^ tag));
     }
 
     /// Lets an entry end at another time; says whether it is there. No reader is disturbed.

@@ -44,7 +44,6 @@ impl Nat {
         may_make: Result<(), Refusal>,
         bindings: &[WireBinding],
     ) -> Result<Answers, Refusal> {
-        self.expect(tx, bindings);
         let mut answers = Vec::with_capacity(bindings.len());
         let mut made = Vec::with_capacity(bindings.len());
         for binding in bindings {
@@ -70,17 +69,6 @@ impl Nat {
             Ok(())
         })?;
         Ok(answers)
-    }
-
-    /// Looks up what all of them will need before the first one needs it: look-ups that do not wait
-    /// for each other come from memory together.
-    fn expect(&self, tx: &Tx<'_>, bindings: &[WireBinding]) {
-        let there = bindings.iter().filter_map(WireBinding::decode).map(|one| {
-            let inside = InsideKey::new(one.protocol, one.inside);
-            let outside = OutsideKey::new(one.protocol, one.outside);
-            tx.contains(self.mappings, &inside) | tx.contains(self.ports, &outside)
-        });
-        core::hint::black_box(there.filter(|there| *there).count());
     }
 
     fn bind_one(

@@ -67,11 +67,6 @@ impl<M: Memory> Shared<M> {
         changes: &mut Vec<Change>,
         done: &mut Done,
     ) {
-        for change in changes.iter() {
-            if let Change::Install(port, flow, ..) | Change::Remove(port, flow) = change {
-                self.flows.expect(&Key::of(flow, *port));
-            }
-        }
         for change in changes.drain(..) {
             match change {
                 Change::Install(..) if self.closed => {}
