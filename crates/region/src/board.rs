@@ -115,6 +115,7 @@ impl Board {
         }
     }
 
+    #[inline]
     fn at(slot: usize, word: usize) -> usize {
         assert!(slot < MAX_REGIONS, "a slot that the broker named");
         LINE + slot * SLOT + word

@@ -102,7 +102,10 @@ pub(crate) fn flip(cells: &impl Cells, next: Control) {
 /// Copies what is in force by `copy`, which may be called up to `attempts` times and may
 /// see anything, but whose answer counts only when it saw one version. None: the writer
 /// was faster each time, or the region is empty.
-#[inline]
+///
+/// Always part of the caller, and `copy` called where it stands: a short copy's answer then
+/// stays in registers. By way of memory it costs more than the copy.
+#[inline(always)]
 pub(crate) fn read<R>(
     cells: &impl Cells,
     attempts: u32,
@@ -110,8 +113,11 @@ pub(crate) fn read<R>(
 ) -> Option<(R, Control)> {
     for _ in 0..attempts {
         let control = Control::load(cells)?;
-        if let Some(copied) = read_image(cells, control, &mut copy) {
-            return Some((copied, control));
+        if enter(cells, control) {
+            let copied = copy(control.image);
+            if leave(cells, control) {
+                return Some((copied, control));
+            }
         }
         core::hint::spin_loop();
     }
@@ -123,16 +129,27 @@ pub(crate) fn read<R>(
 pub(crate) fn read_image<R>(
     cells: &impl Cells,
     of: Control,
-    mut copy: impl FnMut(usize) -> R,
+    copy: impl FnOnce(usize) -> R,
 ) -> Option<R> {
-    let stamp = Cell::Stamp(of.image);
-    if cells.load(stamp, Acquire) != 2 * of.version {
+    if !enter(cells, of) {
         return None;
     }
     let copied = copy(of.image);
+    leave(cells, of).then_some(copied)
+}
+
+/// Whether the image holds this version before it is copied.
+#[inline(always)]
+fn enter(cells: &impl Cells, of: Control) -> bool {
+    cells.load(Cell::Stamp(of.image), Acquire) == 2 * of.version
+}
+
+/// Whether it held it to the end of the copy.
+#[inline(always)]
+fn leave(cells: &impl Cells, of: Control) -> bool {
     // Pairs with the fence in `begin`.
     cells.fence(Acquire);
-    (cells.load(stamp, Relaxed) == 2 * of.version).then_some(copied)
+    cells.load(Cell::Stamp(of.image), Relaxed) == 2 * of.version
 }
 
 #[cfg(test)]

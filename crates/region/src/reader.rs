@@ -184,7 +184,7 @@ impl<T: ?Sized + Content> Reader<T> {
     /// `look` may be called several times, and may see parts of several versions; what it
     /// answers counts only when it saw one. So it must neither trust what it sees (no
     /// unbounded loops, no panics) nor do anything but answer.
-    #[inline]
+    #[inline(always)]
     pub fn read_with<R>(
         &self,
         mut look: impl FnMut(&View<'_>) -> R,
@@ -198,7 +198,7 @@ impl<T: ?Sized + Content> Reader<T> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, mut copy: impl FnMut(usize) -> R) -> Result<(R, Edition), ReadError> {
         let object = &*self.object;
         let checked = object.get(Word::Checked);
@@ -317,7 +317,7 @@ impl View<'_> {
     }
 
     /// Copies bytes out; false, and nothing is done, outside of the region.
-    #[inline]
+    #[inline(always)]
     pub fn load(&self, at: usize, into: &mut [u8]) -> bool {
         let (words, rest) = into.as_chunks_mut::<{ size_of::<u64>() }>();
         let whole = at.is_multiple_of(size_of::<u64>()) && rest.is_empty();
