@@ -8,7 +8,10 @@
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     bits: Vec<u64>,
-    list: Box<[u32]>,
+    /// Of these two one is empty: lines that are listed in passing, and lines that their
+    /// writer [attends to](Log::mark). Two, so that who does not need that does not ask.
+    passing: Box<[u32]>,
+    attended: Box<[u32]>,
     /// How many lines are listed. A list that is full is not complete: the bits tell.
     listed: usize,
     lines: usize,
@@ -20,11 +23,18 @@ const LIST_SHARE: usize = 16;
 const LIST_LEAST: usize = 32;
 
 impl Log {
-    pub(crate) fn new(lines: usize) -> Self {
-        let limit = (lines / LIST_SHARE).max(LIST_LEAST);
+    /// `attend`: whether the writer wants to know when a line becomes dirty.
+    pub(crate) fn new(lines: usize, attend: bool) -> Self {
+        let list: Box<[u32]> = vec![0; (lines / LIST_SHARE).max(LIST_LEAST)].into();
+        let (passing, attended) = if attend {
+            (Box::default(), list)
+        } else {
+            (list, Box::default())
+        };
         Self {
             bits: vec![0; lines.div_ceil(64)],
-            list: vec![0; limit].into(),
+            passing,
+            attended,
             listed: 0,
             lines,
         }
@@ -35,28 +45,54 @@ impl Log {
         self.listed == 0
     }
 
+    fn limit(&self) -> usize {
+        self.passing.len() + self.attended.len()
+    }
+
     /// The dirty lines, in the order in which they became so; none: only the bits tell.
     #[inline]
     pub(crate) fn list(&self) -> Option<&[u32]> {
-        let complete = self.listed < self.list.len();
-        complete.then(|| &self.list[..self.listed])
+        let list = if self.passing.is_empty() {
+            &self.attended
+        } else {
+            &self.passing
+        };
+        let complete = self.listed < list.len();
+        complete.then(|| &list[..self.listed])
     }
 
-    /// Marks one line; whether it was clean.
+    /// The lines that were attended to; none if too many became dirty.
+    #[inline]
+    pub(crate) fn attended(&self) -> &[u32] {
+        if self.listed < self.attended.len() {
+            &self.attended[..self.listed]
+        } else {
+            &[]
+        }
+    }
+
+    /// Marks one line; whether it became dirty and is to be attended to.
     ///
-    /// Without a branch on that: where stores go at random no processor foresees it, and a
-    /// guess gone wrong costs ten times what is done here in vain.
+    /// Without a branch on whether it was clean, unless that is attended to: where stores go
+    /// at random no processor foresees it, and a guess gone wrong costs ten times what is
+    /// done here in vain.
     #[inline(always)]
     pub(crate) fn mark(&mut self, line: usize) -> bool {
         let word = &mut self.bits[line / 64];
         let bit = 1 << (line % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
-        if let Some(next) = self.list.get_mut(self.listed) {
+        if let Some(next) = self.passing.get_mut(self.listed) {
             *next = line as u32;
             self.listed += usize::from(fresh);
+            return false;
         }
-        fresh
+        if fresh && let Some(next) = self.attended.get_mut(self.listed) {
+            *next = line as u32;
+            self.listed += 1;
+            return true;
+        }
+        false
     }
 
     /// Marks the lines `first..end`.
@@ -74,7 +110,7 @@ impl Log {
     #[cold]
     fn mark_run(&mut self, first: usize, end: usize) {
         assert!(end <= self.lines);
-        self.listed = self.list.len();
+        self.listed = self.limit();
         for word in first / 64..end.div_ceil(64) {
             self.bits[word] |= mask(word, first, end);
         }
@@ -85,11 +121,13 @@ impl Log {
     }
 
     pub(crate) fn clear(&mut self) {
-        if self.listed == self.list.len() {
-            self.bits.fill(0);
+        let Self { bits, .. } = self;
+        if self.listed == self.passing.len() + self.attended.len() {
+            bits.fill(0);
         } else {
-            for line in &self.list[..self.listed] {
-                self.bits[*line as usize / 64] = 0;
+            let lists = [&self.passing, &self.attended];
+            for line in lists.iter().flat_map(|list| list.iter().take(self.listed)) {
+                bits[*line as usize / 64] = 0;
             }
         }
         self.listed = 0;
@@ -176,16 +214,21 @@ mod tests {
             ranges in proptest::collection::vec((0..LINES, 1..200usize), 0..12),
             single in proptest::collection::vec(0..LINES, 0..200),
             others in proptest::collection::vec(0..LINES, 0..90),
+            attend in any::<bool>(),
         ) {
-            let (mut log, mut set) = (Log::new(LINES), BTreeSet::new());
+            let (mut log, mut set) = (Log::new(LINES, attend), BTreeSet::new());
             for (first, len) in ranges {
                 let end = (first + len).min(LINES);
                 log.mark_range(first, end);
                 set.extend(first..end);
             }
             for line in single {
-                log.mark(line);
-                set.insert(line);
+                let room = log.listed < log.limit();
+                let told = log.mark(line);
+                let fresh = set.insert(line);
+                prop_assert_eq!(told, attend && room && fresh);
+                let last = log.attended().last();
+                prop_assert!(!told || last.is_none_or(|last| *last == line as u32));
             }
             prop_assert_eq!(log.is_clean(), set.is_empty());
             prop_assert_eq!(log.count(), set.len());
@@ -193,7 +236,7 @@ mod tests {
             prop_assert_eq!(&lines(&[&log]), &expected);
             prop_assert_eq!(&own_lines(&log), &expected);
 
-            let mut other = Log::new(LINES);
+            let mut other = Log::new(LINES, !attend);
             for line in &others {
                 other.mark(*line);
             }

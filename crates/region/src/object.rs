@@ -82,10 +82,10 @@ impl Object {
         }
         let fd = rustix::fs::memfd_create("stateplane-region", flags)?;
         rustix::fs::ftruncate(&fd, len as u64)?;
+        let map = Mapping::fresh(fd.as_fd(), len)?;
         // Memory that is not there is an error now, not a signal at some later store.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64)?;
-        let map = Mapping::new(fd.as_fd(), len, true)?;
-        map.gather();
+        map.populate();
         rustix::fs::fcntl_add_seals(&fd, SEALS | SealFlags::SEAL)?;
         let object = Self {
             map,
@@ -213,18 +213,26 @@ impl Object {
         self.map.store_listed(self.plan.image_at(image), from, list);
     }
 
-    /// A line of this image, and of the one after it, will be written soon.
+    /// A line of this image will be written soon.
     #[inline]
-    pub(crate) fn expect_line(&self, image: usize, line: usize) {
-        let after = if image + 1 == self.plan.images {
-            0
-        } else {
-            image + 1
-        };
-        let at = |image| self.plan.image_at(image) + line * crate::memory::LINE;
-        self.map.expect_store(at(image));
-        // With two images readers are at this one now.
-        self.map.expect_load(at(after));
+    pub(crate) fn expect_line(&self, image: usize, line: u32) {
+        self.map.expect_store(self.line_at(image, line));
+    }
+
+    /// As [`Object::expect_line`], for a line that was expected a while ago.
+    #[inline]
+    pub(crate) fn insist_on_line(&self, image: usize, line: u32) {
+        self.map.insist(self.line_at(image, line));
+    }
+
+    /// Lines of this image will be written now.
+    pub(crate) fn expect_listed(&self, image: usize, list: &[u32]) {
+        self.map.expect_listed(self.plan.image_at(image), list);
+    }
+
+    #[inline]
+    fn line_at(&self, image: usize, line: u32) -> usize {
+        self.plan.image_at(image) + line as usize * crate::memory::LINE
     }
 
     #[inline]

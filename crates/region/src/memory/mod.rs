@@ -43,6 +43,19 @@ pub(crate) fn expect_load(word: &AtomicU64) {
     copy::expect_load(word.as_ptr().cast());
 }
 
+/// Has a line of private memory fetched. Waits for nothing.
+#[inline]
+pub(crate) fn expect_line(line: &Line) {
+    copy::expect_store((&raw const *line).cast());
+}
+
+/// Makes sure that it is on its way, as [`Mapping::insist`] does.
+#[inline]
+pub(crate) fn insist_on_line(line: &Line) {
+    // SAFETY: a word of what is borrowed.
+    unsafe { (&raw const line.0[0]).read_volatile() };
+}
+
 /// Shared memory, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -61,21 +74,31 @@ impl Mapping {
     /// Maps the first `len` bytes of `fd`. The caller makes sure that the object has them
     /// and cannot shrink: memory that is gone would be a SIGBUS.
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
+        Self::map(fd, len, writable, false)
+    }
+
+    /// Maps an object that nobody has used yet, writable and as far as possible in huge pages.
+    /// Its pages are there once it is [populated](Mapping::populate).
+    pub(crate) fn fresh(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::map(fd, len, true, true)
+    }
+
+    fn map(fd: BorrowedFd<'_>, len: usize, writable: bool, fresh: bool) -> io::Result<Self> {
         let access = if writable {
             ProtFlags::READ | ProtFlags::WRITE
         } else {
             ProtFlags::READ
         };
         Ok(Self {
-            pages: Pages::map(Some(fd), len, access)?,
+            pages: Pages::map(Some(fd), len, access, fresh)?,
             writable,
             copy: copy::fastest(),
         })
     }
 
-    /// Has the object's memory in huge pages from now on, if the kernel can.
-    pub(crate) fn gather(&self) {
-        self.pages.gather();
+    /// Has all pages of a fresh object there from now on.
+    pub(crate) fn populate(&self) {
+        self.pages.populate();
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -124,10 +147,21 @@ impl Mapping {
         copy::expect_store(self.pages.start().wrapping_add(at));
     }
 
-    /// Has the line at `at` fetched, but not taken from those who read it.
+    /// Makes sure that the line at `at` is on its way: a processor that has enough under way
+    /// forgets what is only expected, but no load.
     #[inline]
-    pub(crate) fn expect_load(&self, at: usize) {
-        copy::expect_load(self.pages.start().wrapping_add(at));
+    pub(crate) fn insist(&self, at: usize) {
+        assert!(self.writable && at <= self.pages.len() - WORD && at.is_multiple_of(WORD));
+        // SAFETY: inside the mapping and aligned. Only the writer's mapping is writable, so
+        // nobody else changes it.
+        unsafe { self.pages.start().add(at).cast::<u64>().read_volatile() };
+    }
+
+    /// Has the first lines fetched that [`Mapping::store_listed`] will write.
+    pub(crate) fn expect_listed(&self, at: usize, list: &[u32]) {
+        for line in list.iter().take(copy::AHEAD) {
+            self.expect_store(at + *line as usize * LINE);
+        }
     }
 
     fn assert_room(&self, at: usize, from: &[Line]) {

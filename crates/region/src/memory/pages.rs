@@ -5,6 +5,10 @@
 //! kernel can gather memory into huge pages (`MADV_COLLAPSE`, Linux 6.1) without any having
 //! been reserved, also that of a `memfd` and whatever `shmem_enabled` says, if it lies at
 //! an address that is a multiple of their size. Where it cannot, small pages serve as well.
+//!
+//! It is done before there is anything to gather: then the kernel clears a huge page instead of
+//! allocating, clearing and copying 512 small ones. Of 256 MiB of a `memfd` that took a sixtieth
+//! of the time.
 
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
@@ -21,8 +25,10 @@ use super::{LINE, Line};
 pub(super) const HUGE: usize = 2 << 20;
 /// Bytes gathered by one call.
 const AT_ONCE: usize = 16 * HUGE;
-/// How much of a processor's time a region's start may take for the sake of huge pages.
+/// How much of a processor's time a region's start may take for huge pages, at most: some, and
+/// for each what a virtual machine may take for memory that it never touched.
 const GATHER_MAX: Duration = Duration::from_millis(200);
+const GATHER_EACH: Duration = Duration::from_millis(4);
 
 /// A mapping, unmapped on drop.
 #[derive(Debug)]
@@ -32,11 +38,13 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Maps the first `len` bytes of `fd`, or memory of this process's own.
+    /// Maps the first `len` bytes of `fd`, or memory of this process's own. What is `fresh`, never
+    /// used by anybody, is [gathered](Pages::gather) and has its pages [later](Pages::populate).
     pub(super) fn map(
         fd: Option<BorrowedFd<'_>>,
         len: usize,
         access: ProtFlags,
+        fresh: bool,
     ) -> io::Result<Self> {
         let at = if len < HUGE {
             ptr::null_mut()
@@ -44,7 +52,11 @@ impl Pages {
             huge_page_place(len)?
         };
         // Page faults belong to the start, not to the first publish or read.
-        let flags = MapFlags::POPULATE;
+        let flags = if fresh {
+            MapFlags::empty()
+        } else {
+            MapFlags::POPULATE
+        };
         // SAFETY: without MAP_FIXED a hint replaces no existing mapping.
         let start = unsafe {
             match fd {
@@ -53,7 +65,17 @@ impl Pages {
             }
         };
         let start = NonNull::new(start.cast()).expect("mmap never maps page 0 by itself");
-        Ok(Self { start, len })
+        let pages = Self { start, len };
+        if fresh {
+            pages.gather();
+        }
+        Ok(pages)
+    }
+
+    /// Has all pages there from now on.
+    pub(super) fn populate(&self) {
+        // SAFETY: the range is ours; its contents stay. A failure costs page faults later.
+        let _ = unsafe { libc::madvise(self.start().cast(), self.len, libc::MADV_POPULATE_WRITE) };
     }
 
     #[inline]
@@ -71,15 +93,21 @@ impl Pages {
     /// with every call the kernel waits for all processors; and it is this thread's time that
     /// counts, or regions that begin while the machine is busy would be slow for ever. Being
     /// refused huge pages costs speed, nothing else.
-    pub(super) fn gather(&self) {
+    fn gather(&self) {
         let begun = spent();
         let whole = self.len - self.len % HUGE;
+        let most = GATHER_MAX + GATHER_EACH * u32::try_from(whole / HUGE).unwrap_or(u32::MAX);
         for first in (0..whole).step_by(AT_ONCE) {
             let at = self.start().wrapping_add(first);
             let len = AT_ONCE.min(whole - first);
+            for place in (0..len).step_by(HUGE) {
+                // The kernel gathers only where there is a page already.
+                // SAFETY: within the mapping, which is writable, zero, and nobody else's yet.
+                unsafe { at.wrapping_add(place).write_volatile(0) };
+            }
             // SAFETY: the range is ours; its contents stay, whatever the kernel does.
             let result = unsafe { libc::madvise(at.cast(), len, libc::MADV_COLLAPSE) };
-            if result != 0 || spent().saturating_sub(begun) > GATHER_MAX {
+            if result != 0 || spent().saturating_sub(begun) > most {
                 return;
             }
         }
@@ -127,8 +155,9 @@ unsafe impl Sync for Private {}
 
 impl Private {
     pub(crate) fn new(lines: usize) -> io::Result<Self> {
-        let pages = Pages::map(None, lines * LINE, ProtFlags::READ | ProtFlags::WRITE)?;
-        pages.gather();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let pages = Pages::map(None, lines * LINE, access, true)?;
+        pages.populate();
         Ok(Self { pages, lines })
     }
 }
@@ -175,14 +204,16 @@ mod tests {
         let len = 2 * HUGE + 4096;
         rustix::fs::ftruncate(&fd, len as u64).unwrap();
         let all = ProtFlags::READ | ProtFlags::WRITE;
-        let writer = Pages::map(Some(fd.as_fd()), len, all).unwrap();
-        let reader = Pages::map(Some(fd.as_fd()), len, ProtFlags::READ).unwrap();
-        // SAFETY: within the mappings.
-        let (put, get) = unsafe { (writer.start().add(len - 1), reader.start().add(len - 1)) };
-        // SAFETY: as above; nobody else touches them.
+        let writer = Pages::map(Some(fd.as_fd()), len, all, true).unwrap();
+        writer.populate();
+        // SAFETY: within the mapping.
+        let put = unsafe { writer.start().add(len - 1) };
+        // SAFETY: as above; nobody else touches it.
         unsafe { put.write_volatile(7) };
-        writer.gather();
-        // SAFETY: as above.
-        assert_eq!(unsafe { get.read_volatile() }, 7);
+        let reader = Pages::map(Some(fd.as_fd()), len, ProtFlags::READ, false).unwrap();
+        // SAFETY: within the mapping, which nobody writes to now.
+        let seen = unsafe { core::slice::from_raw_parts(reader.start(), len) };
+        assert!(seen[..len - 1].iter().all(|byte| *byte == 0));
+        assert_eq!(seen[len - 1], 7);
     }
 }
