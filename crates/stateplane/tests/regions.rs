@@ -4,26 +4,15 @@
 mod support;
 
 use std::fs;
-use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use stateplane_committed::{Committed, Found};
-use stateplane_host::link::Netlink;
-use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
-use stateplane_region::{Host, Name, ReadError, Reader, Spec, Writer};
+use stateplane_region::{Host, Name, ReadError, Spec};
+use support::sites::{BYTES, Original, REGION, broker, read, said, site, sites, start};
 use support::{Client, LIMIT, Node, nodes, stateplane, until};
-
-fn broker(dir: &Path) -> (Node, Host) {
-    let mut command = stateplane(&["region", "broker", "--dir"]);
-    let child = command.arg(dir).spawn().expect("the binary starts");
-    let host = until("the broker answers", || Host::connect(dir).ok());
-    (Node(child), host)
-}
 
 /// A group of three replicas, with a front end, all on this machine.
 fn group(dir: &Path) -> (PathBuf, u16) {
@@ -167,106 +156,10 @@ fn tables_of_replicas_are_read_in_place_through_kills() {
     drop(rest);
 }
 
-const BYTES: usize = 64 << 10;
-const REGION: &str = "/t/site1/lb/weights";
-
-/// Namespaces on one network, a bridge in the first.
-fn sites<const N: usize>() -> std::io::Result<[Namespace; N]> {
-    let spaces: Vec<Namespace> = (1..=N)
-        .map(|n| Namespace::create(&format!("site{n}")))
-        .collect::<Result<_, _>>()?;
-    let spaces: [Namespace; N] = spaces.try_into().expect("as many");
-    let far: Vec<Namespace> = spaces[1..]
-        .iter()
-        .map(Namespace::try_clone)
-        .collect::<Result<_, _>>()?;
-    spaces[0].run(move || {
-        let netlink = Netlink::open()?;
-        netlink.add_bridge("lan")?;
-        for (n, far) in (2..).zip(&far) {
-            let near = format!("w{n}");
-            netlink.add_veth(&near, "lan0")?;
-            netlink.move_to("lan0", far.as_fd())?;
-            netlink.attach_to_bridge(&near, "lan")?;
-            netlink.set_up(&near)?;
-        }
-        netlink.add_address("lan", Ipv4Addr::new(10, 78, 0, 1), 24)?;
-        netlink.set_up("lan")
-    })?;
-    for (n, space) in (2..).zip(&spaces[1..]) {
-        space.run(move || {
-            let netlink = Netlink::open()?;
-            netlink.add_address("lan0", Ipv4Addr::new(10, 78, 0, n), 24)?;
-            netlink.set_up("lan0")
-        })?;
-    }
-    Ok(spaces)
-}
-
-/// The file of one site, of `sites`: its broker is a machine's own matter. `how`: more that
-/// is said of the region.
-fn site(dir: &Path, number: u8, sites: u8, how: &str) -> PathBuf {
-    let dir = dir.join(format!("site{number}"));
-    fs::create_dir(&dir).expect("directory");
-    let shown = dir.display();
+/// One entry: from the first of `sites` to all others. `how`: more that is said of the region.
+fn copied(sites: u8, how: &str) -> String {
     let to: Vec<String> = (2..=sites).map(|n| format!("\"site{n}\"")).collect();
-    let to = to.join(", ");
-    let mut text = format!(
-        "[cluster]\nname = \"t\"\nkey = \"000102030405060708090a0b0c0d0e0f\"\n\
-         admin-dir = \"{shown}\"\n[io]\nlose-one-in = 10\n\
-         [regions]\ndir = \"{shown}\"\n\
-         copies = [ {{ region = \"{REGION}\", bytes = {BYTES}, schema = \"w1\", \
-         from = \"site1\", to = [{to}]{how} }} ]\n"
-    );
-    for n in 1..=sites {
-        text += &format!("[node.site{n}]\nroles = [\"regions\"]\ncontrol = \"10.78.0.{n}:7000\"\n");
-    }
-    let config = dir.join("t.toml");
-    fs::write(&config, text).expect("write");
-    config
-}
-
-fn start(config: &Path, number: u8, space: &Namespace) -> Process {
-    let name = format!("site{number}");
-    let log = fs::File::create(config.with_extension("log")).expect("log");
-    let mut command = stateplane(&["run", "--node", &name, "--config"]);
-    command
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    Process::spawn(&name, command, space).expect("the binary starts")
-}
-
-/// The original: every word of it is the number of its version.
-struct Original(Writer<[u64]>, u64);
-
-impl Original {
-    fn publish(&mut self) {
-        self.1 += 1;
-        let number = self.1;
-        self.0.edit_all().fill(number);
-        self.0.publish().expect("the writer in force");
-    }
-}
-
-/// The copy, of whichever process has it; panics at one that is torn.
-fn read(host: &Host, reader: &mut Option<Reader<[u64]>>) -> Option<u64> {
-    if reader.is_none() {
-        *reader = host.attach(&REGION.parse().expect("a name"), "w1").ok();
-    }
-    match reader.as_ref()?.snapshot() {
-        Ok(snapshot) => {
-            let first = snapshot[0];
-            assert!(snapshot.iter().all(|word| *word == first), "torn");
-            Some(first)
-        }
-        Err(ReadError::Superseded { .. }) => {
-            *reader = None;
-            None
-        }
-        Err(_) => None,
-    }
+    format!("from = \"site1\", to = [{}]{how}", to.join(", "))
 }
 
 #[test]
@@ -277,7 +170,7 @@ fn a_region_is_copied_to_another_machine_through_loss_and_restarts() {
     }
     let dir = tempfile::tempdir().expect("directory");
     let spaces = sites::<2>().expect("the network");
-    let configs = [1, 2].map(|n| site(dir.path(), n, 2, ""));
+    let configs = [1, 2].map(|n| site(dir.path(), n, 2, &[copied(2, "")]));
     let brokers = [1, 2].map(|n| broker(&dir.path().join(format!("site{n}"))));
     let mut source = start(&configs[0], 1, &spaces[0]);
 
@@ -322,14 +215,6 @@ fn a_region_is_copied_to_another_machine_through_loss_and_restarts() {
     drop((source, copy));
 }
 
-/// What a node says of the region, in a field of its status.
-fn said(config: &Path, number: u8, way: &str, field: &str) -> Option<u64> {
-    let nodes = nodes(config);
-    let name = format!("site{number}");
-    let here = nodes.iter().find(|node| node["node"] == *name)?;
-    here["regions"][way][0][field].as_u64()
-}
-
 #[test]
 fn a_region_is_multicast_to_several_machines_through_loss() {
     if !rustix::process::geteuid().is_root() {
@@ -339,7 +224,7 @@ fn a_region_is_multicast_to_several_machines_through_loss() {
     let dir = tempfile::tempdir().expect("directory");
     let spaces = sites::<3>().expect("the network");
     let group = ", multicast = \"239.192.78.1:7900\"";
-    let configs = [1, 2, 3].map(|n| site(dir.path(), n, 3, group));
+    let configs = [1, 2, 3].map(|n| site(dir.path(), n, 3, &[copied(3, group)]));
     let brokers = [1, 2, 3].map(|n| broker(&dir.path().join(format!("site{n}"))));
     let running: Vec<Process> = (1..)
         .zip(configs.iter().zip(&spaces))

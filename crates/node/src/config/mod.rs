@@ -25,6 +25,7 @@ mod meter;
 pub mod problem;
 mod read;
 mod regions;
+mod relays;
 mod resp;
 mod running;
 mod section;
@@ -104,7 +105,7 @@ pub struct SharedTable {
     pub value_bytes: usize,
 }
 
-/// A region that is copied to other machines.
+/// A region that is copied to other machines by one: that of its writer, or a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopiedRegion {
     /// Its name, the same on all of them.
@@ -113,7 +114,7 @@ pub struct CopiedRegion {
     pub bytes: usize,
     /// What its bytes mean; "": anything.
     pub schema: String,
-    /// The node on whose machine it is written.
+    /// The node on whose machine it is written, or one that gets it by another entry.
     pub from: String,
     /// Those that have copies.
     pub to: Vec<String>,

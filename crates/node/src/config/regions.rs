@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::problem::Collector;
 use super::read::Draft;
 use super::section::{Parsed, Section, Wrong};
-use super::{CopiedRegion, Regions, Role, SharedTable, check, values};
+use super::{CopiedRegion, Regions, Role, SharedTable, check, relays, values};
 
 /// Where the broker is unless the file says otherwise.
 const DIR: &str = "/run/stateplane/regions";
@@ -144,6 +144,7 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
     }
     for (n, copied) in regions.copies.iter().enumerate() {
         copy(n, copied, &regions.copies[..n], draft, out);
+        relays::check(n, &regions.copies, out);
     }
     for node in draft.nodes.values().filter(|node| node.is(Role::Regions)) {
         let takes_part = |c: &CopiedRegion| c.from == node.name || c.to.contains(&node.name);
@@ -174,11 +175,6 @@ fn copy(
     out: &mut Collector,
 ) {
     let key = format!("regions.copies[{n}]");
-    if earlier.iter().any(|other| other.name == copied.name) {
-        let message = format!("{} is listed twice", copied.name);
-        let help = "name all its receivers in one `to`";
-        out.error(&format!("{key}.region"), message, help);
-    }
     let shares =
         |other: &CopiedRegion| copied.multicast.is_some() && other.multicast == copied.multicast;
     if let Some(other) = earlier.iter().find(|other| shares(other)) {

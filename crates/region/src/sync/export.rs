@@ -11,7 +11,7 @@ use super::message::{
     run_head,
 };
 use super::mutation::{Mutation, broken};
-use super::way::{Run, cut};
+use super::way::Way;
 use super::{At, Malformed, Timing};
 use crate::memory::LINE;
 
@@ -72,7 +72,7 @@ pub struct Export {
     since: Option<Time>,
     peers: BTreeMap<u16, Peer>,
     /// Cut into pieces: what leads from a base to the present version.
-    ways: BTreeMap<u64, Way>,
+    ways: BTreeMap<u64, Arc<Way>>,
     queue: VecDeque<Job>,
     announce: BTreeSet<u16>,
     /// Receivers that have the present version and are to hear that it is still that.
@@ -99,9 +99,6 @@ struct Peer {
     hold: Duration,
     rests: Time,
 }
-
-/// The runs of each piece.
-type Way = Arc<Vec<Vec<Run>>>;
 
 #[derive(Debug)]
 struct Job {
@@ -227,7 +224,7 @@ impl Export {
         if known { has.version } else { 0 }
     }
 
-    fn way(&mut self, base: u64) -> Way {
+    fn way(&mut self, base: u64) -> Arc<Way> {
         if let Some(way) = self.ways.get(&base) {
             return Arc::clone(way);
         }
@@ -240,7 +237,7 @@ impl Export {
     }
 
     /// The lines that lead from `base` to the present version, cut.
-    fn cut(&self, base: u64) -> Vec<Vec<Run>> {
+    fn cut(&self, base: u64) -> Way {
         let zero = |line: usize| self.image[line * LINE..][..LINE].iter().all(|b| *b == 0);
         let needed = |line: &usize| {
             if base == 0 {
@@ -251,11 +248,11 @@ impl Export {
                 self.changed[*line] > base
             }
         };
-        cut((0..self.changed.len()).filter(needed), self.room)
+        Way::new((0..self.changed.len()).filter(needed), self.room)
     }
 
     fn send_way(&mut self, to: To, base: u64) {
-        let pieces = self.way(base).len() as u32;
+        let pieces = self.way(base).pieces.len() as u32;
         self.enqueue(&to, base, 0..pieces);
     }
 
@@ -299,7 +296,7 @@ impl Export {
             self.announce.remove(&from);
             // What came lately said how old it was.
             let due = peer.served.max(peer.reassured) + self.timing.lease / 4;
-            if now >= due && !broken(Mutation::NobodyReassured) {
+            if self.at.version > 0 && now >= due && !broken(Mutation::NobodyReassured) {
                 self.still.insert(from);
             }
             return;
@@ -313,13 +310,20 @@ impl Export {
         let to: To = Arc::new([from]);
         match report.collects {
             // What it collects leads on from where it is, or from before that.
-            Some((collected, version)) if version == self.at.version && collected <= base => {
+            Some(c) if c.version == self.at.version && c.base <= base => {
+                let way = self.way(c.base);
+                if way.number != c.way && !broken(Mutation::WaysAreOne) {
+                    // Of a former life of this sender: what is left of it nobody has.
+                    self.sent.caught_up += 1;
+                    self.send_way(to, c.base);
+                    return;
+                }
                 self.marks.insert(Mark::Repaired);
-                let pieces = self.way(collected).len() as u32;
+                let pieces = way.pieces.len() as u32;
                 for (first, count) in &report.gaps {
                     let end = first.saturating_add(*count).min(pieces);
                     self.sent.repairs += u64::from(end.saturating_sub(*first));
-                    self.enqueue(&to, collected, *first..end);
+                    self.enqueue(&to, c.base, *first..end);
                 }
             }
             _ => {
@@ -377,7 +381,7 @@ impl Export {
 
     fn is_short(&self, peer: &Peer) -> bool {
         let way = self.ways.get(&self.base(peer.has));
-        way.is_some_and(|way| way.len() <= FEW)
+        way.is_some_and(|way| way.pieces.len() <= FEW)
     }
 
     /// Everything to a receiver was lost, or its report was.
@@ -436,11 +440,12 @@ impl Export {
             age_ns: self.age_ns(now),
             len: self.len as u64,
             index: job.index,
-            count: way.len() as u32,
+            count: way.pieces.len() as u32,
+            way: way.number,
             runs: &[],
         };
         head.encode_head(out);
-        for (first, count) in &way[job.index as usize] {
+        for (first, count) in &way.pieces[job.index as usize] {
             let (first, count) = (*first as usize, *count as usize);
             out.extend_from_slice(&run_head(first, count).to_be_bytes());
             out.extend_from_slice(&self.image[first * LINE..(first + count) * LINE]);
@@ -455,7 +460,8 @@ impl Export {
         }
         let due = self.peers.values().map(|peer| {
             let forget = peer.heard + self.timing.lease;
-            if peer.has == self.at {
+            // Before there is a version nobody is reminded of any.
+            if peer.has == self.at || self.at.version == 0 {
                 forget
             } else {
                 forget.min(self.reminder(peer))

@@ -2,7 +2,7 @@
 
 use stateplane_base::Time;
 
-use super::message::{GAPS_MAX, Mark, Message, Piece, RUN_HEAD, Report, decode, runs};
+use super::message::{Collects, GAPS_MAX, Mark, Message, Piece, RUN_HEAD, Report, decode, runs};
 use super::mutation::{Mutation, broken};
 use super::{At, Malformed, Timing};
 use crate::fence::Fenced;
@@ -23,8 +23,9 @@ pub struct Import {
     reported: Time,
     marks: BTreeSet<Mark>,
     taken: Taken,
-    /// When what it has was last known to be all there is.
+    /// When what it has was last known to be all there is, and was published.
     current: Option<Time>,
+    day_ns: u64,
 }
 
 /// What came of a version so far.
@@ -32,6 +33,7 @@ pub struct Import {
 struct Collected {
     at: At,
     base: u64,
+    way: u32,
     day_ns: u64,
     current: Time,
     pieces: Vec<Option<Box<[u8]>>>,
@@ -125,6 +127,7 @@ impl Import {
             marks: BTreeSet::new(),
             taken: Taken::default(),
             current: None,
+            day_ns: 0,
         }
     }
 
@@ -138,7 +141,7 @@ impl Import {
                 Ok(None)
             }
             Message::Still { region, at, age_ns } if region == self.region => {
-                if at == self.has {
+                if at == self.has && at.version > 0 {
                     let current = Some(before(now, age_ns));
                     self.current = self.current.max(current);
                 }
@@ -217,11 +220,14 @@ impl Import {
     /// Makes room for what a piece belongs to; false: it is of no use.
     fn collects_for(&mut self, now: Time, piece: &Piece<'_>) -> bool {
         if let Some(collected) = &self.collects {
-            if (collected.at, collected.base) == (piece.at, piece.base) {
+            let same = (collected.at, collected.base) == (piece.at, piece.base);
+            let way = collected.way == piece.way || broken(Mutation::WaysAreOne);
+            if same && way {
                 return true;
             }
-            // Of two ways to one version the first is kept: what it lacks will be asked.
-            if piece.at <= collected.at {
+            // Of two ways to one version the first is kept: what it lacks will be asked. But a
+            // sender that began anew cuts another one, and nobody has the rest of the first.
+            if piece.at <= collected.at && !same {
                 return false;
             }
         }
@@ -239,6 +245,7 @@ impl Import {
         self.collects = Some(Collected {
             at: piece.at,
             base: piece.base,
+            way: piece.way,
             day_ns: piece.day_ns,
             current: Time::ZERO,
             pieces: vec![None; piece.count as usize],
@@ -251,7 +258,7 @@ impl Import {
     fn complete(&mut self, now: Time) -> Option<Step> {
         let collected = self.collects.take()?;
         self.has = collected.at;
-        self.current = Some(collected.current);
+        (self.current, self.day_ns) = (Some(collected.current), collected.day_ns);
         self.taken.versions += 1;
         self.taken.from_nothing += u64::from(collected.base == 0);
         self.due = now;
@@ -273,7 +280,11 @@ impl Import {
         let mut gaps: Vec<(u32, u32)> = Vec::new();
         let mut collects = None;
         if let Some(collected) = &self.collects {
-            collects = Some((collected.base, collected.at.version));
+            collects = Some(Collects {
+                base: collected.base,
+                version: collected.at.version,
+                way: collected.way,
+            });
             let missing = (0u32..).zip(&collected.pieces).filter(|(_, p)| p.is_none());
             for (index, _) in missing {
                 let full = gaps.len() == GAPS_MAX || broken(Mutation::GapsUnnamed);
@@ -323,6 +334,12 @@ impl Import {
     /// gone or cannot be reached does not.
     pub fn current(&self) -> Option<Time> {
         self.current
+    }
+
+    /// When the newest whole version was published, in nanoseconds since 1970, by its
+    /// writer's clock; none before the first.
+    pub fn day_ns(&self) -> Option<u64> {
+        (self.day_ns > 0).then_some(self.day_ns)
     }
 
     /// Tells the readers of the copy, which must hold what this has, how old that is.

@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! piece     1, region (8), epoch (8), base (8), version (8), day (8), age (8),
-//!           length (8), index (4), count (4),
+//!           length (8), index (4), count (4), way (4),
 //!           then runs: line << 6 | lines - 1 (4), lines * 64 bytes
 //! announce  2, region (8), epoch (8), version (8)
 //! report    3, region (8), epoch (8), version (8): what the receiver has;
-//!           base (8), version (8) of what it collects, or zeros;
+//!           base (8), version (8), way (4) of what it collects, or zeros;
 //!           then what that lacks: first piece (4), pieces (4), ...
 //! still     4, region (8), epoch (8), version (8), age (8)
 //! ```
 //!
 //! A base of 0 stands for nothing: lines that no piece names are zero then. Else a line
-//! that no piece names has not changed since the base. An age says how long before it was
+//! that no piece names has not changed since the base. Pieces belong together if they are of one
+//! way, whose number follows from the lines it has: a sender that began anew knows less of what
+//! has changed, and cuts another way between the same versions. An age says how long before it was
 //! sent the version was known to be all there is, so that no clocks are compared.
 
 use stateplane_wire::codec::{Reader, Writer};
@@ -23,7 +25,7 @@ use super::At;
 use crate::memory::LINE;
 
 /// Bytes of a piece before its runs.
-pub(super) const PIECE_HEAD: usize = 1 + 7 * 8 + 2 * 4;
+pub(super) const PIECE_HEAD: usize = 1 + 7 * 8 + 3 * 4;
 /// Bytes before the lines of a run.
 pub(super) const RUN_HEAD: usize = 4;
 /// Lines of one run.
@@ -61,7 +63,17 @@ pub(super) struct Piece<'a> {
     pub(super) len: u64,
     pub(super) index: u32,
     pub(super) count: u32,
+    /// Which way it is a piece of.
+    pub(super) way: u32,
     pub(super) runs: &'a [u8],
+}
+
+/// What a receiver collects: which way, from where to where.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Collects {
+    pub(super) base: u64,
+    pub(super) version: u64,
+    pub(super) way: u32,
 }
 
 /// What a receiver has, and lacks.
@@ -69,8 +81,8 @@ pub(super) struct Piece<'a> {
 pub(super) struct Report {
     pub(super) region: u64,
     pub(super) has: At,
-    /// The base and version of what it collects.
-    pub(super) collects: Option<(u64, u64)>,
+    /// What it collects.
+    pub(super) collects: Option<Collects>,
     pub(super) gaps: Vec<(u32, u32)>,
 }
 
@@ -108,6 +120,7 @@ impl Piece<'_> {
         }
         w.u32(self.index);
         w.u32(self.count);
+        w.u32(self.way);
     }
 }
 
@@ -131,10 +144,11 @@ impl Report {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let mut w = Writer::new(out);
         w.u8(3);
-        let (base, version) = self.collects.unwrap_or((0, 0));
+        let Collects { base, version, way } = self.collects.unwrap_or_default();
         for value in [self.region, self.has.epoch, self.has.version, base, version] {
             w.u64(value);
         }
+        w.u32(way);
         for (first, count) in self.gaps.iter().take(GAPS_MAX) {
             w.u32(*first);
             w.u32(*count);
@@ -151,7 +165,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             let base = r.u64()?;
             let version = r.u64()?;
             let (day_ns, age_ns, len) = (r.u64()?, r.u64()?, r.u64()?);
-            let (index, count) = (r.u32()?, r.u32()?);
+            let (index, count, way) = (r.u32()?, r.u32()?, r.u32()?);
             if index >= count || base >= version {
                 return Err(Malformed("piece"));
             }
@@ -164,6 +178,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
                 len,
                 index,
                 count,
+                way,
                 runs: r.bytes(r.remaining())?,
             }))
         }
@@ -177,7 +192,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         3 => {
             let region = r.u64()?;
             let (epoch, version) = (r.u64()?, r.u64()?);
-            let collects = (r.u64()?, r.u64()?);
+            let collects = Collects {
+                base: r.u64()?,
+                version: r.u64()?,
+                way: r.u32()?,
+            };
             let mut gaps = Vec::new();
             while r.remaining() > 0 {
                 if gaps.len() == GAPS_MAX {
@@ -188,7 +207,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             Ok(Message::Report(Report {
                 region,
                 has: At { epoch, version },
-                collects: (collects.1 != 0).then_some(collects),
+                collects: (collects.version != 0).then_some(collects),
                 gaps,
             }))
         }
@@ -275,6 +294,7 @@ mod tests {
                 len: 640,
                 index,
                 count: 10,
+                way: numbers[2] as u32,
                 runs: &runs_bytes,
             };
             let mut bytes = vec![];
@@ -296,7 +316,8 @@ mod tests {
             let still = Message::Still { region: 5, at, age_ns: numbers[2] };
             prop_assert_eq!(decode(&bytes), Ok(still));
 
-            let report = Report { region: 5, has: at, collects: Some((base, 2000)), gaps };
+            let collects = Collects { base, version: 2000, way: numbers[1] as u32 };
+            let report = Report { region: 5, has: at, collects: Some(collects), gaps };
             let mut bytes = vec![];
             report.encode(&mut bytes);
             prop_assert_eq!(decode(&bytes), Ok(Message::Report(report)));

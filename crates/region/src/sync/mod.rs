@@ -20,11 +20,14 @@
 //!   It sends at most [`Timing::burst`] bytes a turn.
 //! * **Identity.** A version is named by the writer's epoch and its number, so copies
 //!   survive a restart of the sender. Where the epochs differ all is sent anew.
+//! * **Relays.** Who received a version can send it on ([`Export::pass_on`]): a region then
+//!   leaves its writer's machine once for each rack, say, instead of once for each machine.
 
 mod export;
 mod import;
 mod message;
 mod mutation;
+mod relay;
 mod seal;
 mod way;
 

@@ -25,6 +25,12 @@ pub(super) enum Mutation {
     AnnouncesUnheard,
     /// A receiver that has everything hears nothing more.
     NobodyReassured,
+    /// A relay says of what it has that it is all there is, as if it were the writer.
+    RelaysAreOrigins,
+    /// A relay says of what it sends what it knows about what it has.
+    AgesOfOthers,
+    /// Pieces of different ways between the same versions are put together.
+    WaysAreOne,
 }
 
 /// Whether a test broke this rule, in this thread.
@@ -68,6 +74,9 @@ mod tests {
             GapsUnnamed,
             AnnouncesUnheard,
             NobodyReassured,
+            RelaysAreOrigins,
+            AgesOfOthers,
+            WaysAreOne,
         ] {
             BROKEN.set(Some(rule));
             let noticed = (0..SEEDS).find(|seed| catch_unwind(|| check(*seed)).is_err());

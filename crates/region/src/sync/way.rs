@@ -6,9 +6,34 @@ use crate::memory::LINE;
 /// Lines in a row: the first, and how many.
 pub(super) type Run = (u32, u32);
 
+/// What leads from one version to another: runs, piece by piece, and a number by which it is
+/// told from another way between the same versions.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) pieces: Vec<Vec<Run>>,
+    pub(super) number: u32,
+}
+
+impl Way {
+    pub(super) fn new(lines: impl Iterator<Item = usize>, room: usize) -> Self {
+        let pieces = cut(lines, room);
+        // FNV-1a, by words, of where each piece begins and of its runs.
+        let words = pieces
+            .iter()
+            .flat_map(|runs| std::iter::once((u32::MAX, 0)).chain(runs.iter().copied()));
+        let hash = words.fold(0xcbf2_9ce4_8422_2325u64, |hash, (first, count)| {
+            (hash ^ (u64::from(first) << 32 | u64::from(count))).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self {
+            pieces,
+            number: (hash ^ hash >> 32) as u32,
+        }
+    }
+}
+
 /// Cuts lines, in rising order, into pieces whose runs take no more than `room` bytes, which
 /// is room for one line at least. No lines are one piece, of none: a version without changes.
-pub(super) fn cut(lines: impl Iterator<Item = usize>, room: usize) -> Vec<Vec<Run>> {
+fn cut(lines: impl Iterator<Item = usize>, room: usize) -> Vec<Vec<Run>> {
     let (mut pieces, mut runs, mut used) = (Vec::new(), Vec::<Run>::new(), 0);
     for line in lines {
         let line = u32::try_from(line).expect("a region has fewer lines");

@@ -4,6 +4,7 @@
 pub mod edge;
 pub mod instances;
 pub mod machine;
+pub mod sites;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

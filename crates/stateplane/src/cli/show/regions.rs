@@ -18,14 +18,14 @@ pub(super) fn show(answers: &Answers) -> String {
         }
         for row in list(&status["regions"]["sent"]) {
             let lag = receivers(row);
-            let mut line = vec![node.clone(), text(&row["region"])];
+            let mut line = vec![node.clone(), text(&row["region"]), path(row)];
             let keys = ["version", "versions", "pieces", "repairs", "caught_up"];
             line.extend(keys.map(|key| text(&row[key])));
             line.push(lag);
             sent.push(line);
         }
         for row in list(&status["regions"]["received"]) {
-            let mut line = vec![node.clone(), text(&row["region"]), text(&row["from"])];
+            let mut line = vec![node.clone(), text(&row["region"]), path(row)];
             let keys = ["version", "versions", "given_up", "pieces", "missed"];
             line.extend(keys.map(|key| text(&row[key])));
             let age = row["age_ms"].as_f64().map(|ms| format!("{ms:.1}ms"));
@@ -45,6 +45,7 @@ pub(super) fn show(answers: &Answers) -> String {
             &[
                 "NODE",
                 "SENDS",
+                "FROM",
                 "VERSION",
                 "VERSIONS",
                 "PIECES",
@@ -79,6 +80,15 @@ pub(super) fn show(answers: &Answers) -> String {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// By which nodes a region comes here, its writer's first.
+fn path(row: &Value) -> String {
+    let nodes: Vec<String> = list(&row["path"]).iter().map(text).collect();
+    if nodes.is_empty() {
+        return "here".to_owned();
+    }
+    nodes.join(" > ")
 }
 
 fn state_of_tables(shared: &Value) -> String {
@@ -116,6 +126,39 @@ fn receivers(sent: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_way_of_a_copy_is_told_with_its_age() {
+        let received = json!({
+            "region": "/edge/w", "from": "rack1", "path": ["site1", "rack1"], "version": 9,
+            "age_ms": 1.26,
+        });
+        let sent = json!({ "region": "/edge/w", "path": ["site1"], "version": 9 });
+        let node =
+            |sent, received| Ok(json!({ "regions": { "sent": sent, "received": received } }));
+        let answers = Answers::from([
+            ("h1".to_owned(), node(json!([]), json!([received]))),
+            ("rack1".to_owned(), node(json!([sent]), json!([]))),
+            (
+                "site1".to_owned(),
+                node(json!([{ "region": "/edge/w" }]), json!([])),
+            ),
+        ]);
+        let shown = show(&answers);
+        let line = |start: &str| {
+            let mut lines = shown.lines().map(str::trim_start);
+            let found = lines.find(|line| line.starts_with(start));
+            found.unwrap_or_else(|| panic!("{shown}")).to_owned()
+        };
+        assert!(
+            line("h1").contains("site1 > rack1") && line("h1").contains("1.3ms"),
+            "{shown}"
+        );
+        assert!(
+            line("rack1").contains("site1") && line("site1").contains("here"),
+            "{shown}"
+        );
+    }
 
     #[test]
     fn lag_and_silence_are_told() {
