@@ -57,10 +57,10 @@ pub(super) fn all() -> Vec<Ways> {
 #[inline]
 pub(super) fn expect_store(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a hint: whatever the address, nothing changes and nothing is learned;
+    // SAFETY: a hint: whatever the address, nothing changes;
     // no-operation where unknown.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, nomem));
+        core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = line;
@@ -72,7 +72,7 @@ pub(super) fn expect_load(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: as above.
     unsafe {
-        core::arch::asm!("prefetcht1 [{}]", in(reg) line, options(nostack, preserves_flags, nomem));
+        core::arch::asm!("prefetcht1 [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = line;
