@@ -57,8 +57,7 @@ pub(super) fn all() -> Vec<Ways> {
 #[inline]
 pub(super) fn expect_store(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a hint: whatever the address, nothing changes;
-    // no-operation where unknown.
+    // SAFETY: a hint: whatever the address, nothing changes; no-operation where unknown.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
     }
