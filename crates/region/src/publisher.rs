@@ -134,8 +134,14 @@ impl Publisher {
         let (first, skip) = (at / LINE, at % LINE);
         if len > 0 && skip + len <= LINE {
             if self.log.mark(first) {
-                let (lines, past) = (self.log.attended(), self.past[0].attended());
-                fetch(&self.object, self.next_image, &self.working, lines, past);
+                let lines = self.log.attended();
+                fetch(
+                    &self.object,
+                    self.next_image,
+                    &self.working,
+                    lines,
+                    &self.past,
+                );
             }
         } else {
             self.mark_lines(at, len);
@@ -368,7 +374,8 @@ impl Publisher {
 /// registers.
 #[cold]
 #[inline(never)]
-fn fetch(object: &Object, image: usize, working: &[Line], lines: &[u32], past: &[u32]) {
+fn fetch(object: &Object, image: usize, working: &[Line], lines: &[u32], past: &[Log]) {
+    let past = past.first().map_or(&[][..], Log::attended);
     let last = lines.len().wrapping_sub(1);
     if let Some(line) = lines.get(last) {
         object.expect_line(image, *line);
