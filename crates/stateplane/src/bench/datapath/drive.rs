@@ -20,8 +20,9 @@ const WINDOW: u32 = 192;
 /// The same where frames wait in the rings of a process that has its turn afterwards. Fewer
 /// than a worker parks.
 const BURST: u32 = 1024;
-/// First packets sent at once, where each burst is waited for.
-const FIRST: u32 = 256;
+/// First packets sent at once, where each burst is waited for: as many as there may be. To prepare
+/// a call takes the kernel tens of milliseconds, in which the store's nodes have their idle work.
+const FIRST: u32 = BURST;
 /// Runs of the generator between two looks at the clock, at first.
 const RUNS: u32 = 65_536;
 /// A call of the kernel's that lasts as long is not worth making longer.
