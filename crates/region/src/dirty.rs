@@ -8,10 +8,7 @@
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     bits: Vec<u64>,
-    /// Of these two one is empty: lines that are listed in passing, and lines that their
-    /// writer [attends to](Log::mark). Two, so that who does not need that does not ask.
-    passing: Box<[u32]>,
-    attended: Box<[u32]>,
+    list: Box<[u32]>,
     /// How many lines are listed. A list that is full is not complete: the bits tell.
     listed: usize,
     lines: usize,
@@ -23,18 +20,11 @@ const LIST_SHARE: usize = 16;
 const LIST_LEAST: usize = 32;
 
 impl Log {
-    /// `attend`: whether the writer wants to know when a line becomes dirty.
-    pub(crate) fn new(lines: usize, attend: bool) -> Self {
-        let list: Box<[u32]> = vec![0; (lines / LIST_SHARE).max(LIST_LEAST)].into();
-        let (passing, attended) = if attend {
-            (Box::default(), list)
-        } else {
-            (list, Box::default())
-        };
+    pub(crate) fn new(lines: usize) -> Self {
+        let limit = (lines / LIST_SHARE).max(LIST_LEAST);
         Self {
             bits: vec![0; lines.div_ceil(64)],
-            passing,
-            attended,
+            list: vec![0; limit].into(),
             listed: 0,
             lines,
         }
@@ -45,54 +35,28 @@ impl Log {
         self.listed == 0
     }
 
-    fn limit(&self) -> usize {
-        self.passing.len() + self.attended.len()
-    }
-
     /// The dirty lines, in the order in which they became so; none: only the bits tell.
     #[inline]
     pub(crate) fn list(&self) -> Option<&[u32]> {
-        let list = if self.passing.is_empty() {
-            &self.attended
-        } else {
-            &self.passing
-        };
-        let complete = self.listed < list.len();
-        complete.then(|| &list[..self.listed])
+        let complete = self.listed < self.list.len();
+        complete.then(|| &self.list[..self.listed])
     }
 
-    /// The lines that were attended to; none if too many became dirty.
-    #[inline]
-    pub(crate) fn attended(&self) -> &[u32] {
-        if self.listed < self.attended.len() {
-            &self.attended[..self.listed]
-        } else {
-            &[]
-        }
-    }
-
-    /// Marks one line; whether it became dirty and is to be attended to.
+    /// Marks one line; whether it was clean.
     ///
-    /// Without a branch on whether it was clean, unless that is attended to: where stores go
-    /// at random no processor foresees it, and a guess gone wrong costs ten times what is
-    /// done here in vain.
+    /// Without a branch on that: where stores go at random no processor foresees it, and a
+    /// guess gone wrong costs ten times what is done here in vain.
     #[inline(always)]
     pub(crate) fn mark(&mut self, line: usize) -> bool {
         let word = &mut self.bits[line / 64];
         let bit = 1 << (line % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
-        if let Some(next) = self.passing.get_mut(self.listed) {
+        if let Some(next) = self.list.get_mut(self.listed) {
             *next = line as u32;
             self.listed += usize::from(fresh);
-            return false;
         }
-        if fresh && let Some(next) = self.attended.get_mut(self.listed) {
-            *next = line as u32;
-            self.listed += 1;
-            return true;
-        }
-        false
+        fresh
     }
 
     /// Marks the lines `first..end`.
@@ -110,7 +74,7 @@ impl Log {
     #[cold]
     fn mark_run(&mut self, first: usize, end: usize) {
         assert!(end <= self.lines);
-        self.listed = self.limit();
+        self.listed = self.list.len();
         for word in first / 64..end.div_ceil(64) {
             self.bits[word] |= mask(word, first, end);
         }
@@ -121,13 +85,11 @@ impl Log {
     }
 
     pub(crate) fn clear(&mut self) {
-        let Self { bits, .. } = self;
-        if self.listed == self.passing.len() + self.attended.len() {
-            bits.fill(0);
+        if self.listed == self.list.len() {
+            self.bits.fill(0);
         } else {
-            let lists = [&self.passing, &self.attended];
-            for line in lists.iter().flat_map(|list| list.iter().take(self.listed)) {
-                bits[*line as usize / 64] = 0;
+            for line in &self.list[..self.listed] {
+                self.bits[*line as usize / 64] = 0;
             }
         }
         self.listed = 0;
@@ -214,21 +176,16 @@ mod tests {
             ranges in proptest::collection::vec((0..LINES, 1..200usize), 0..12),
             single in proptest::collection::vec(0..LINES, 0..200),
             others in proptest::collection::vec(0..LINES, 0..90),
-            attend in any::<bool>(),
         ) {
-            let (mut log, mut set) = (Log::new(LINES, attend), BTreeSet::new());
+            let (mut log, mut set) = (Log::new(LINES), BTreeSet::new());
             for (first, len) in ranges {
                 let end = (first + len).min(LINES);
                 log.mark_range(first, end);
                 set.extend(first..end);
             }
             for line in single {
-                let room = log.listed < log.limit();
-                let told = log.mark(line);
-                let fresh = set.insert(line);
-                prop_assert_eq!(told, attend && room && fresh);
-                let last = log.attended().last();
-                prop_assert!(!told || last.is_none_or(|last| *last == line as u32));
+                log.mark(line);
+                set.insert(line);
             }
             prop_assert_eq!(log.is_clean(), set.is_empty());
             prop_assert_eq!(log.count(), set.len());
@@ -236,7 +193,7 @@ mod tests {
             prop_assert_eq!(&lines(&[&log]), &expected);
             prop_assert_eq!(&own_lines(&log), &expected);
 
-            let mut other = Log::new(LINES, !attend);
+            let mut other = Log::new(LINES);
             for line in &others {
                 other.mark(*line);
             }

@@ -213,26 +213,23 @@ impl Object {
         self.map.store_listed(self.plan.image_at(image), from, list);
     }
 
-    /// A line of this image will be written soon.
+    /// A line of this image, and of the one after it, will be written soon.
     #[inline]
-    pub(crate) fn expect_line(&self, image: usize, line: u32) {
-        self.map.expect_store(self.line_at(image, line));
-    }
-
-    /// As [`Object::expect_line`], for a line that was expected a while ago.
-    #[inline]
-    pub(crate) fn insist_on_line(&self, image: usize, line: u32) {
-        self.map.insist(self.line_at(image, line));
+    pub(crate) fn expect_line(&self, image: usize, line: usize) {
+        let after = if image + 1 == self.plan.images {
+            0
+        } else {
+            image + 1
+        };
+        let at = |image| self.plan.image_at(image) + line * crate::memory::LINE;
+        self.map.expect_store(at(image));
+        // With two images readers are at this one now.
+        self.map.expect_load(at(after));
     }
 
     /// Lines of this image will be written now.
     pub(crate) fn expect_listed(&self, image: usize, list: &[u32]) {
         self.map.expect_listed(self.plan.image_at(image), list);
-    }
-
-    #[inline]
-    fn line_at(&self, image: usize, line: u32) -> usize {
-        self.plan.image_at(image) + line as usize * crate::memory::LINE
     }
 
     #[inline]

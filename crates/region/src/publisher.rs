@@ -11,7 +11,7 @@ use crate::clock;
 use crate::dirty::{Log, union_runs};
 use crate::fence::{Fence, Fenced};
 use crate::layout::Word;
-use crate::memory::{self, LINE, Line, Private};
+use crate::memory::{LINE, Private};
 use crate::object::Object;
 use crate::pace::Pace;
 use crate::protocol::{self, Control};
@@ -22,8 +22,6 @@ const SUCCEED_ATTEMPTS: u32 = 1000;
 /// Images of this size stay in the processor's caches. Of larger ones a publish would wait
 /// for memory, line by line, if nothing were done about it when the lines change.
 const CACHED: usize = 1 << 20;
-/// How many lines later it is made sure that a line was fetched.
-const LATER: usize = 12;
 /// How long the distance between the machine's clock and the day's is believed.
 const DAY_CHECK_NS: u64 = 1_000_000_000;
 
@@ -33,14 +31,15 @@ const DAY_CHECK_NS: u64 = 1_000_000_000;
 pub struct Publisher {
     /// The image that the writer works on; nobody else sees it.
     working: Private,
-    /// Apart, as [`fetch`] must not know of what lies beside it.
-    object: Box<Object>,
-    len: usize,
+    object: Object,
     /// What changed since the last publish.
     log: Log,
     /// What the last publish changed, the one before, and so on: the image that is written
     /// next lacks all of it.
     past: Vec<Log>,
+    /// Whether lines of the images are fetched as soon as it is known that they will be
+    /// written.
+    fetch: bool,
     version: u64,
     next_image: usize,
     pace: Pace,
@@ -54,16 +53,15 @@ impl Publisher {
     pub(crate) fn create(name: &str, spec: &Spec, epoch: u64) -> io::Result<Self> {
         let object = Object::create(name, spec, epoch)?;
         let plan = object.plan();
-        // Lines of large images are fetched as soon as it is known that they will be written.
-        let mut log = Log::new(plan.lines(), plan.len > CACHED);
+        let mut log = Log::new(plan.lines());
         let past = vec![log.clone(); plan.images - 1];
         log.mark_all();
         Ok(Self {
             working: Private::new(plan.lines())?,
-            object: Box::new(object),
-            len: plan.len,
+            object,
             log,
             past,
+            fetch: plan.len > CACHED,
             version: 0,
             next_image: 0,
             pace: Pace::new(spec.interval),
@@ -121,7 +119,7 @@ impl Publisher {
     /// The working image's bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.working.as_bytes()[..self.len]
+        &self.working.as_bytes()[..self.object.plan().len]
     }
 
     /// Bytes of the working image, to be changed: their lines count as changed.
@@ -129,24 +127,17 @@ impl Publisher {
     /// Always inlined: in a loop the log's pointers then stay in registers.
     #[inline(always)]
     pub(crate) fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
-        // Before anything is marked. The same below, so that it is checked once.
-        let _ = &self.working.as_bytes()[..self.len][at..][..len];
+        let region = self.object.plan().len;
+        assert!(at <= region && len <= region - at, "outside of the region");
         let (first, skip) = (at / LINE, at % LINE);
         if len > 0 && skip + len <= LINE {
-            if self.log.mark(first) {
-                let lines = self.log.attended();
-                fetch(
-                    &self.object,
-                    self.next_image,
-                    &self.working,
-                    lines,
-                    &self.past,
-                );
+            if self.log.mark(first) && self.fetch {
+                self.object.expect_line(self.next_image, first);
             }
         } else {
             self.mark_lines(at, len);
         }
-        &mut self.working.as_mut_bytes()[..self.len][at..][..len]
+        &mut self.working.as_mut_bytes()[at..at + len]
     }
 
     #[inline(never)]
@@ -267,7 +258,7 @@ impl Publisher {
             version,
             image: self.next_image,
         };
-        let object = &*self.object;
+        let object = &self.object;
         protocol::begin(object, next);
         self.copy_changes(next.image);
         let tell = |word: Word, value| object.set_unordered(word, value);
@@ -299,7 +290,7 @@ impl Publisher {
 
     /// Puts the prepared image in force.
     pub(crate) fn commit(&mut self, next: Control) {
-        protocol::flip(&*self.object, next);
+        protocol::flip(&self.object, next);
         self.version = next.version;
         self.next_image = (next.image + 1) % self.object.plan().images;
         self.past.rotate_right(1);
@@ -359,38 +350,6 @@ impl Publisher {
 
     pub(crate) fn object(&self) -> &Object {
         &self.object
-    }
-}
-
-/// Has fetched what the next publish will copy into `image`: the last of these `lines`, which
-/// has just become dirty, and one of those that must be copied because the last publish changed
-/// them. That has to be recent: after a round of the writer's other memory such a line may still
-/// be in a cache, but where its page lies has been forgotten.
-///
-/// What is only expected while much else is under way is forgotten, too, so each line is loaded
-/// a few lines later: by then it is there, as a rule, and nothing waits.
-///
-/// Knows nothing of the publisher, so that a loop of stores can keep what it uses of that in
-/// registers.
-#[cold]
-#[inline(never)]
-fn fetch(object: &Object, image: usize, working: &[Line], lines: &[u32], past: &[Log]) {
-    let past = past.first().map_or(&[][..], Log::attended);
-    let last = lines.len().wrapping_sub(1);
-    if let Some(line) = lines.get(last) {
-        object.expect_line(image, *line);
-    }
-    if let Some(line) = past.get(last) {
-        object.expect_line(image, *line);
-        memory::expect_line(&working[*line as usize]);
-    }
-    let earlier = last.wrapping_sub(LATER);
-    if let Some(line) = lines.get(earlier) {
-        object.insist_on_line(image, *line);
-    }
-    if let Some(line) = past.get(earlier) {
-        object.insist_on_line(image, *line);
-        memory::insist_on_line(&working[*line as usize]);
     }
 }
 

@@ -43,19 +43,6 @@ pub(crate) fn expect_load(word: &AtomicU64) {
     copy::expect_load(word.as_ptr().cast());
 }
 
-/// Has a line of private memory fetched. Waits for nothing.
-#[inline]
-pub(crate) fn expect_line(line: &Line) {
-    copy::expect_store((&raw const *line).cast());
-}
-
-/// Makes sure that it is on its way, as [`Mapping::insist`] does.
-#[inline]
-pub(crate) fn insist_on_line(line: &Line) {
-    // SAFETY: a word of what is borrowed.
-    unsafe { (&raw const line.0[0]).read_volatile() };
-}
-
 /// Shared memory, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -147,14 +134,10 @@ impl Mapping {
         copy::expect_store(self.pages.start().wrapping_add(at));
     }
 
-    /// Makes sure that the line at `at` is on its way: a processor that has enough under way
-    /// forgets what is only expected, but no load.
+    /// Has the line at `at` fetched, but not taken from those who read it.
     #[inline]
-    pub(crate) fn insist(&self, at: usize) {
-        assert!(self.writable && at <= self.pages.len() - WORD && at.is_multiple_of(WORD));
-        // SAFETY: inside the mapping and aligned. Only the writer's mapping is writable, so
-        // nobody else changes it.
-        unsafe { self.pages.start().add(at).cast::<u64>().read_volatile() };
+    pub(crate) fn expect_load(&self, at: usize) {
+        copy::expect_load(self.pages.start().wrapping_add(at));
     }
 
     /// Has the first lines fetched that [`Mapping::store_listed`] will write.
