@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::instances::{FREE, LIMITED, Lab, SERVER, ask, begin};
+use support::instances::{FREE, LIMITED, Lab, SERVER, ask, begin, exhaust};
 
 const ALLOWED: u64 = 300_000;
 const POOL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -233,31 +233,13 @@ fn an_allowance_that_is_used_up_stops_packets_in_the_kernel_too() {
     let (limited, free) = (lab.socket(LIMITED), lab.socket(FREE));
     begin(&limited);
     begin(&free);
-    let payload = [7; 1000];
-    // Each datagram and its answer are 2,084 bytes; asked for until five in a row get none.
-    let (mut answered, mut silent) = (0, 0);
-    limited
-        .set_read_timeout(Some(Duration::from_millis(200)))
-        .expect("a timeout");
-    while silent < 5 {
-        match ask(&limited, &payload) {
-            true => (answered, silent) = (answered + 1, 0),
-            false => silent += 1,
-        }
-        assert!(answered < ALLOWED, "it ends");
-    }
+    let answered = exhaust(&limited, ALLOWED);
     support::until(
         "three quarters of what is reserved at once passed in the kernel",
         || (lab.fast_path_hits(0) >= 45).then_some(()),
     );
     assert!(ask(&free, b"I may"), "others go on");
-    let account = support::until("it is told", || {
-        let account = lab.account(LIMITED);
-        let used = account["bytes_out"].as_u64()? + account["bytes_in"].as_u64()?;
-        (account["left"] == 0 && used >= answered * 2 * 1042).then_some(account)
-    });
-    let used = account["bytes_out"].as_u64().unwrap() + account["bytes_in"].as_u64().unwrap();
-    assert!(used <= ALLOWED && used > ALLOWED * 9 / 10, "{account}");
+    lab.used_up(answered, ALLOWED);
     let said = function(&lab, "gw1");
     assert!(said["drops"]["allowance"].as_u64() >= Some(1), "{said:#}");
 }

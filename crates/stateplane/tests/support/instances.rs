@@ -245,6 +245,25 @@ impl Lab {
         })
     }
 
+    /// Until the account of [`LIMITED`] holds all that was answered to it, of `most` bytes allowed, and
+    /// nothing is left.
+    pub fn used_up(&self, answered: u64, most: u64) -> Value {
+        let used = |account: &Value| {
+            let way = |bytes: &str| account[bytes].as_u64();
+            Some(way("bytes_out")? + way("bytes_in")?)
+        };
+        let account = super::until("it is told", || {
+            let account = self.account(LIMITED);
+            // Each datagram of `exhaust` and each answer have 1,042 bytes.
+            let told = account["left"] == 0 && used(&account)? >= answered * 2 * 1042;
+            told.then_some(account)
+        });
+        let used = used(&account).expect("it was told");
+        assert!(used <= most, "{account}");
+        assert!(used > most * 9 / 10, "{account}");
+        account
+    }
+
     pub fn fast_path_hits(&self, gateway: usize) -> u64 {
         let nodes = super::nodes(&self.file());
         let mut named = nodes
@@ -302,4 +321,21 @@ pub fn begin(socket: &UdpSocket) -> u64 {
         ask(socket, b"hello").then_some(())
     });
     asked
+}
+
+/// Asks, with 1,000 bytes each, until five in a row get no answer; how many did. More than `most`
+/// would be for ever.
+pub fn exhaust(socket: &UdpSocket, most: u64) -> u64 {
+    let (mut answered, mut silent) = (0, 0);
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a timeout");
+    while silent < 5 {
+        match ask(socket, &[7; 1000]) {
+            true => (answered, silent) = (answered + 1, 0),
+            false => silent += 1,
+        }
+        assert!(answered < most, "it ends");
+    }
+    answered
 }
