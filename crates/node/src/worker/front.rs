@@ -55,7 +55,8 @@ pub(super) type Pair = [XskPort; 2];
 
 impl Front {
     /// Loads and attaches the programs for all workers' ports; each worker's end of the fast path, if
-    /// there is one. `masks`: what of a packet makes its flow, by port. Where the kernel does not take it, all packets come to the workers.
+    /// there is one. `masks`: what of a packet makes its flow, by port. Where the kernel does
+    /// not take it, all packets come to the workers.
     pub(super) fn open(
         pairs: &[&Pair],
         masks: [Option<KeyMask>; 2],

@@ -245,6 +245,26 @@ impl Lab {
         })
     }
 
+    /// After a first packet of [`FREE`] that passed at gw1: further ones pass in front of the process,
+    /// both ways, and are counted to the byte; how many those were.
+    pub fn passes_counted(&self, free: &UdpSocket) -> u64 {
+        let before = self.fast_path_hits(0);
+        let sent = (0..300).filter(|_| ask(free, b"counted")).count() as u64;
+        assert_eq!(sent, 300);
+        let account = self.counts(1 + sent);
+        assert_eq!(account["packets_in"], 1 + sent);
+        let bytes = 300 * (14 + 20 + 8 + 7) + (14 + 20 + 8 + 5);
+        assert_eq!(
+            (&account["bytes_out"], &account["bytes_in"]),
+            (&bytes.into(), &bytes.into())
+        );
+        assert_eq!(account["owner"], "gw1");
+        super::until("they passed in the kernel", || {
+            (self.fast_path_hits(0) >= before + 590).then_some(())
+        });
+        sent
+    }
+
     /// Until the account of [`LIMITED`] holds all that was answered to it, of `most` bytes allowed, and
     /// nothing is left.
     pub fn used_up(&self, answered: u64, most: u64) -> Value {
