@@ -38,11 +38,20 @@ pub fn set_process_nice(nice: i32) -> io::Result<()> {
 /// Puts the calling thread before all that are not real-time threads (SCHED_FIFO, the
 /// lowest level), or back among them. Needs `CAP_SYS_NICE`. Not inherited.
 pub fn set_realtime(wanted: bool) -> io::Result<()> {
-    let (policy, level) = if wanted {
-        (libc::SCHED_FIFO, 1)
+    if wanted {
+        set_policy(libc::SCHED_FIFO, 1)
     } else {
-        (libc::SCHED_OTHER, 0)
-    };
+        set_policy(libc::SCHED_OTHER, 0)
+    }
+}
+
+/// Has the calling thread run only while no other wants its processor (SCHED_IDLE): any other
+/// interrupts it at once, where one of the lowest niceness would finish its slice first.
+pub fn set_idle() -> io::Result<()> {
+    set_policy(libc::SCHED_IDLE, 0)
+}
+
+fn set_policy(policy: libc::c_int, level: libc::c_int) -> io::Result<()> {
     // SAFETY: plain numbers, of which zero is a value.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     parameters.sched_priority = level;
@@ -83,6 +92,17 @@ mod tests {
         .join()
         .unwrap();
         assert_eq!(nice(Some(gettid())), before);
+    }
+
+    #[test]
+    fn a_thread_works_in_what_others_leave() {
+        let policy = std::thread::spawn(|| {
+            set_idle().unwrap();
+            // SAFETY: asks for the calling thread's policy.
+            unsafe { libc::sched_getscheduler(0) }
+        });
+        let policy = policy.join().unwrap() & !libc::SCHED_RESET_ON_FORK;
+        assert_eq!(policy, libc::SCHED_IDLE);
     }
 
     #[test]

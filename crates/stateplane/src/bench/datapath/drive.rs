@@ -154,7 +154,12 @@ impl<'a> Drive<'a> {
             return self.with_others(move |line| line.first_packets(flows, span));
         }
         let begun = Instant::now();
-        let passed = self.on_thread(move |line| line.first_packets(flows, span))?;
+        let passed = self.on_thread(move |line| {
+            // While the window is full the generator looks at it again and again. That is no work of
+            // anybody's, and must not keep the store's nodes on its processor from theirs.
+            priority::set_idle()?;
+            line.first_packets(flows, span)
+        })?;
         Ok(Passed {
             time: begun.elapsed(),
             ..passed
@@ -240,30 +245,58 @@ impl Line {
             .set_window(if self.in_bursts { BURST } else { WINDOW })?;
         let (start, given_up) = (self.range.arrived()?, self.range.given_up());
         let until = Instant::now() + span;
-        let (mut sent, mut time) = (self.range.sent()?, Duration::ZERO);
-        while sent < flows && Instant::now() < until {
-            let left = u32::try_from(flows - sent).unwrap_or(u32::MAX);
-            let there = self.range.arrived()?.right + self.range.given_up();
-            if !self.in_bursts {
-                // The kernel prepares each call for tens of milliseconds, in which nothing is
-                // sent: few calls, whose runs keep the window full and send once each at most.
-                self.range.run(left)?;
-                self.settle()?;
-            } else if sent.saturating_sub(there) + u64::from(FIRST) <= u64::from(BURST) {
-                time += self.range.run(left.min(FIRST))?;
-            } else {
-                thread::yield_now();
-            }
-            sent = self.range.sent()?;
-        }
+        let time = match self.in_bursts {
+            true => self.first_bursts(flows, until)?,
+            false => self.first_stream(flows, until)?,
+        };
         self.settle()?;
         let end = self.range.arrived()?;
+        ensure!(
+            self.range.sent()? <= flows,
+            "some flows had a second packet: there were too few of them"
+        );
         Ok(Passed {
             right: end.right - start.right,
             wrong: end.wrong - start.wrong,
             lost: self.range.given_up() - given_up,
             time,
         })
+    }
+
+    /// As many as may be under way, and again when all have arrived.
+    fn first_bursts(&mut self, flows: u64, until: Instant) -> Result<Duration> {
+        let (mut sent, mut time) = (self.range.sent()?, Duration::ZERO);
+        while sent < flows && Instant::now() < until {
+            let left = u32::try_from(flows - sent).unwrap_or(u32::MAX);
+            let there = self.range.arrived()?.right + self.range.given_up();
+            if sent.saturating_sub(there) + u64::from(FIRST) <= u64::from(BURST) {
+                time += self.range.run(left.min(FIRST))?;
+            } else {
+                thread::yield_now();
+            }
+            sent = self.range.sent()?;
+        }
+        Ok(time)
+    }
+
+    /// The window is kept full. The kernel prepares each call for tens of milliseconds, in which
+    /// nothing is sent: few calls, and after a first one as long as there is time, but no longer than
+    /// the flows may last. A run sends once or, where the window is full, not at all.
+    fn first_stream(&mut self, flows: u64, until: Instant) -> Result<Duration> {
+        let (mut sent, mut time, mut runs) = (self.range.sent()?, Duration::ZERO, RUNS);
+        while sent < flows && Instant::now() < until {
+            let begun = Instant::now();
+            time += self.range.run(runs)?;
+            let took = begun.elapsed();
+            let before = std::mem::replace(&mut sent, self.range.sent()?);
+            let done = sent.saturating_sub(before).max(1);
+            let left = until.saturating_duration_since(Instant::now());
+            // Half of the flows that are left: the next runs may send more often than these.
+            let lasting = flows.saturating_sub(sent) as f64 / 2.0 / done as f64;
+            let timely = left.as_secs_f64() / took.as_secs_f64().max(1e-6);
+            runs = (f64::from(runs) * lasting.min(timely)).max(1.0) as u32;
+        }
+        Ok(time)
     }
 
     /// The window is kept full, but for the kernel's preparations between calls.

@@ -101,8 +101,9 @@ const HOW: [&str; 6] = [
     "new-flows: every packet the first of its flow; the kernel's connection tracking remembers it locally, \
      Stateplane lets it go when a majority of three replicas (processes on the generator's processor) has \
      it in its log, and the run fails unless all three have executed it afterwards. inline: a second of the \
-     processor time of all of them together; cross: a second, at most 192 under way. The profile is each \
-     process' processor time and what it counts, divided by the flows that passed",
+     processor time of all of them together; cross: a second, at most 192 under way, and the generator runs \
+     when nobody else wants its processor (SCHED_IDLE). The profile is each process' processor time and what \
+     it counts, divided by the flows that passed",
     "tcp: goodput of one iperf3 stream; http: wrk, 32 connections, pages of 1 KiB from nginx",
 ];
 
