@@ -40,17 +40,16 @@ impl<K: Record + ?Sized> Counters<K> {
         delta: i64,
         range: RangeInclusive<i64>,
     ) -> Result<i64, Refusal> {
-        let sum = self
-            .get(tx, key)?
-            .checked_add(delta)
-            .ok_or(Refusal::OutOfRange)?;
+        let spot = tx.spot(self.0, key);
+        let value = tx.get_at(&spot)?.map_or(0, |value| value.get());
+        let sum = value.checked_add(delta).ok_or(Refusal::OutOfRange)?;
         if !range.contains(&sum) {
             return Err(Refusal::OutOfRange);
         }
         if sum == 0 {
-            tx.remove(self.0, key);
+            tx.remove_at(&spot);
         } else {
-            tx.put(self.0, key, &I64::new(sum))?;
+            tx.put_at(&spot, &I64::new(sum))?;
         }
         Ok(sum)
     }

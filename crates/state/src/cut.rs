@@ -16,7 +16,7 @@ use core::ops::Bound;
 
 use stateplane_base::LogTime;
 
-use crate::rows::{Parts, Rows};
+use crate::rows::{Parts, Rows, Sought};
 use crate::snapshot::{append_row, append_timer};
 use crate::state::TableState;
 use crate::table::{Key, Value};
@@ -123,7 +123,8 @@ impl Cut {
     }
 
     /// A row is about to change.
-    pub(crate) fn before_change(&mut self, table: u16, rows: &Rows, key: &[u8]) {
+    pub(crate) fn before_change(&mut self, table: u16, rows: &Rows, at: Sought<'_>) {
+        let key = at.key;
         let (index, cursor) = (usize::from(table), &self.cursor);
         if cursor.done || index < cursor.table || !matches!(self.tables[index].source, Source::Live)
         {
@@ -132,7 +133,7 @@ impl Cut {
         let here = index == cursor.table;
         let part = match rows {
             Rows::Hashed(parts) => {
-                let part = parts.of_key(key);
+                let part = parts.of_key(at);
                 if here && part < cursor.part {
                     return;
                 }
@@ -147,7 +148,7 @@ impl Cut {
         };
         self.aside
             .entry((table, part, key.into()))
-            .or_insert_with(|| rows.get(key).map(Into::into));
+            .or_insert_with(|| rows.get(at).map(Into::into));
     }
 
     /// A timer is about to be armed: it is new, or an undone transaction had taken it away.
@@ -388,7 +389,7 @@ fn splitters(rows: &Rows) -> Vec<Key> {
     let each = (piles * SAMPLE).div_ceil(parts.count());
     let all = 0..parts.count();
     let mut sample: Vec<&Key> = all
-        .flat_map(|part| parts.part(part).take(each).map(|row| &row.0))
+        .flat_map(|part| parts.part(part).take(each).map(|row| row.0))
         .collect();
     sample.sort_unstable();
     let every = sample.len().div_ceil(piles).max(1);

@@ -62,7 +62,7 @@ impl Feed {
             };
             let what = match touched {
                 Touched::All(_) => What::Cleared,
-                Touched::Row(_, key) => match state.get(table, key) {
+                Touched::Row(_, key) => match state.get(table, state.sought(table, key)) {
                     Some(value) => What::Is(key.clone(), value.into()),
                     None => What::Gone(key.clone()),
                 },

@@ -63,4 +63,4 @@ pub use snapshot::Incoming;
 pub use store::{Store, StoreSummary, TableSummary, Tally};
 pub use table::{Ordered, Record, Table, TableSpec, Unordered};
 pub use timers::{TimerId, TimerKind};
-pub use tx::Tx;
+pub use tx::{Spot, Tx};

@@ -9,7 +9,6 @@ use alloc::collections::BTreeMap;
 use alloc::collections::btree_map;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::ops::Bound;
 
 use hashbrown::HashTable;
@@ -22,6 +21,21 @@ use crate::table::{Key, Value};
 /// they fit the 1,024 places that a hash table has then, and those of a new part fit 512.
 const PART: usize = 400;
 
+/// A row of a hash table, with its key's hash: whoever moves rows need not compute hashes, which are
+/// most of that work.
+pub(crate) struct Row {
+    hash: u64,
+    key: Key,
+    value: Value,
+}
+
+/// A key as tables look for it, with its hash: computed once, however often it is looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Sought<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) hash: u64,
+}
+
 /// A place in a table: a row, or where one would be.
 pub(crate) enum Slot<'a> {
     Used(&'a mut Value),
@@ -29,14 +43,17 @@ pub(crate) enum Slot<'a> {
 }
 
 pub(crate) enum FreeSlot<'a> {
-    Hashed(hash_table::VacantEntry<'a, (Key, Value)>, Key),
+    Hashed(hash_table::VacantEntry<'a, Row>, Sought<'a>),
     Ordered(btree_map::VacantEntry<'a, Key, Value>),
 }
 
 impl FreeSlot<'_> {
     pub(crate) fn fill(self, value: Value) {
         match self {
-            Self::Hashed(slot, key) => drop(slot.insert((key, value))),
+            Self::Hashed(slot, Sought { key, hash }) => {
+                let key = key.into();
+                slot.insert(Row { hash, key, value });
+            }
             Self::Ordered(slot) => drop(slot.insert(value)),
         }
     }
@@ -72,17 +89,26 @@ impl Rows {
         }
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&[u8]> {
+    /// A key as it is sought here.
+    pub(crate) fn sought<'a>(&self, key: &'a [u8]) -> Sought<'a> {
+        let hash = match self {
+            Self::Hashed(parts) => parts.seed.hash(key),
+            Self::Ordered(_) => 0,
+        };
+        Sought { key, hash }
+    }
+
+    pub(crate) fn get(&self, at: Sought<'_>) -> Option<&[u8]> {
         match self {
-            Self::Hashed(parts) => parts.get(key),
-            Self::Ordered(rows) => rows.get(key).map(|value| &**value),
+            Self::Hashed(parts) => parts.get(at),
+            Self::Ordered(rows) => rows.get(at.key).map(|value| &**value),
         }
     }
 
-    pub(crate) fn slot(&mut self, key: &[u8]) -> Slot<'_> {
+    pub(crate) fn slot<'a>(&'a mut self, at: Sought<'a>) -> Slot<'a> {
         match self {
-            Self::Hashed(parts) => parts.slot(key),
-            Self::Ordered(rows) => match rows.entry(key.into()) {
+            Self::Hashed(parts) => parts.slot(at),
+            Self::Ordered(rows) => match rows.entry(at.key.into()) {
                 btree_map::Entry::Occupied(slot) => Slot::Used(slot.into_mut()),
                 btree_map::Entry::Vacant(slot) => Slot::Free(FreeSlot::Ordered(slot)),
             },
@@ -99,10 +125,10 @@ impl Rows {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<(Key, Value)> {
+    pub(crate) fn remove(&mut self, at: Sought<'_>) -> Option<(Key, Value)> {
         match self {
-            Self::Hashed(parts) => parts.remove(key),
-            Self::Ordered(rows) => rows.remove_entry(key),
+            Self::Hashed(parts) => parts.remove(at),
+            Self::Ordered(rows) => rows.remove_entry(at.key),
         }
     }
 
@@ -129,7 +155,7 @@ impl Rows {
             Self::Hashed(parts) => {
                 let rows = parts.parts.iter().flatten();
                 let mut all: Vec<(&[u8], &[u8])> =
-                    rows.map(|(key, value)| (&**key, &**value)).collect();
+                    rows.map(|row| (&*row.key, &*row.value)).collect();
                 all.sort_unstable_by(|a, b| a.0.cmp(b.0));
                 all
             }
@@ -158,7 +184,7 @@ impl Rows {
 
 /// The parts of a hash table.
 pub(crate) struct Parts {
-    parts: Vec<HashTable<(Key, Value)>>,
+    parts: Vec<HashTable<Row>>,
     len: usize,
     seed: Seed,
 }
@@ -178,21 +204,16 @@ impl Parts {
     }
 
     /// The rows of one part.
-    pub(crate) fn part(&self, index: usize) -> impl Iterator<Item = &(Key, Value)> {
-        self.parts[index].iter()
+    pub(crate) fn part(&self, index: usize) -> impl Iterator<Item = (&Key, &Value)> {
+        self.parts[index].iter().map(|row| (&row.key, &row.value))
     }
 
-    /// The part in which a key is, if anywhere.
-    pub(crate) fn of_key(&self, key: &[u8]) -> usize {
-        self.of_hash(self.seed.hash(key))
-    }
-
-    /// Parts are chosen by bits that do not place rows within them. Those from the last power of
-    /// two on have been split off.
-    fn of_hash(&self, hash: u64) -> usize {
+    /// The part in which a key is, if anywhere. Parts are chosen by bits that do not place rows within
+    /// them. Those from the last power of two on have been split off.
+    pub(crate) fn of_key(&self, at: Sought<'_>) -> usize {
         let count = self.parts.len();
         let mask = count.next_power_of_two() - 1;
-        let index = (hash >> 24) as usize & mask;
+        let index = (at.hash >> 24) as usize & mask;
         if index < count {
             index
         } else {
@@ -200,30 +221,28 @@ impl Parts {
         }
     }
 
-    fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let hash = self.seed.hash(key);
-        let part = &self.parts[self.of_hash(hash)];
-        part.find(hash, |row| *row.0 == *key).map(|row| &*row.1)
+    fn get(&self, at: Sought<'_>) -> Option<&[u8]> {
+        let part = &self.parts[self.of_key(at)];
+        part.find(at.hash, |row| *row.key == *at.key)
+            .map(|row| &*row.value)
     }
 
-    fn slot(&mut self, key: &[u8]) -> Slot<'_> {
-        let (seed, hash) = (self.seed, self.seed.hash(key));
-        let index = self.of_hash(hash);
-        let rehash = move |row: &(Key, Value)| seed.hash(&row.0);
-        match self.parts[index].entry(hash, |row| *row.0 == *key, rehash) {
-            hash_table::Entry::Occupied(slot) => Slot::Used(&mut slot.into_mut().1),
-            hash_table::Entry::Vacant(slot) => Slot::Free(FreeSlot::Hashed(slot, key.into())),
+    fn slot<'a>(&'a mut self, at: Sought<'a>) -> Slot<'a> {
+        let index = self.of_key(at);
+        match self.parts[index].entry(at.hash, |row| *row.key == *at.key, |row| row.hash) {
+            hash_table::Entry::Occupied(slot) => Slot::Used(&mut slot.into_mut().value),
+            hash_table::Entry::Vacant(slot) => Slot::Free(FreeSlot::Hashed(slot, at)),
         }
     }
 
-    fn remove(&mut self, key: &[u8]) -> Option<(Key, Value)> {
-        let hash = self.seed.hash(key);
-        let index = self.of_hash(hash);
+    fn remove(&mut self, at: Sought<'_>) -> Option<(Key, Value)> {
+        let index = self.of_key(at);
         let slot = self.parts[index]
-            .find_entry(hash, |row| *row.0 == *key)
+            .find_entry(at.hash, |row| *row.key == *at.key)
             .ok()?;
         self.len -= 1;
-        Some(slot.remove().0)
+        let Row { key, value, .. } = slot.remove().0;
+        Some((key, value))
     }
 
     /// Splits the next part in two.
@@ -231,16 +250,11 @@ impl Parts {
         let new = self.parts.len();
         let source = new - (new + 1).next_power_of_two() / 2;
         self.parts.push(HashTable::new());
-        let (seed, mask) = (self.seed, (new + 1).next_power_of_two() - 1);
-        // Of the row that was looked at last: hashes are most of the work.
-        let hash = Cell::new(0);
-        let moves = |row: &mut (Key, Value)| {
-            hash.set(seed.hash(&row.0));
-            (hash.get() >> 24) as usize & mask == new
-        };
+        let mask = (new + 1).next_power_of_two() - 1;
+        let moves = |row: &mut Row| (row.hash >> 24) as usize & mask == new;
         let mut moved = HashTable::with_capacity(PART);
         for row in self.parts[source].extract_if(moves) {
-            moved.insert_unique(hash.get(), row, |row| seed.hash(&row.0));
+            moved.insert_unique(row.hash, row, |row| row.hash);
         }
         self.parts[new] = moved;
     }
@@ -255,10 +269,12 @@ mod tests {
         let mut rows = Rows::new(false, Seed(3, 4));
         let key = |n: u32| n.to_be_bytes();
         for n in 0..20_000 {
-            let Slot::Free(slot) = rows.slot(&key(n)) else {
+            let key = key(n);
+            let at = rows.sought(&key);
+            let Slot::Free(slot) = rows.slot(at) else {
                 panic!("{n} is new");
             };
-            slot.fill(key(n)[..].into());
+            slot.fill(key[..].into());
             // For a while somebody counts on where rows lie.
             rows.grown(!(5_000..9_000).contains(&n));
         }
@@ -271,16 +287,19 @@ mod tests {
         );
         for (index, part) in parts.parts.iter().enumerate() {
             assert!(part.len() < 4 * PART, "rows are spread");
-            assert!(part.iter().all(|row| parts.of_key(&row.0) == index));
+            for row in part {
+                let at = rows.sought(&row.key);
+                assert_eq!((parts.of_key(at), row.hash), (index, at.hash));
+            }
         }
-        assert!((0..20_000).all(|n| rows.get(&key(n)) == Some(&key(n))));
-        assert!(
-            (0..20_000)
-                .step_by(2)
-                .all(|n| rows.remove(&key(n)).is_some())
-        );
+        assert!((0..20_000).all(|n| rows.get(rows.sought(&key(n))) == Some(&key(n))));
+        for n in (0..20_000).step_by(2) {
+            let key = key(n);
+            let at = rows.sought(&key);
+            assert!(rows.remove(at).is_some());
+        }
         assert_eq!(rows.len(), 10_000);
-        assert!((0..20_000).all(|n| rows.get(&key(n)).is_some() == (n % 2 == 1)));
+        assert!((0..20_000).all(|n| rows.get(rows.sought(&key(n))).is_some() == (n % 2 == 1)));
         assert!(rows.sorted().is_sorted());
         while rows.shed(100) > 0 {}
     }

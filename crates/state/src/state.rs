@@ -9,7 +9,7 @@ use crate::cut::Cut;
 use crate::hash::{Fingerprint, Seed};
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::rows::{Rows, Slot};
+use crate::rows::{Rows, Slot, Sought};
 use crate::table::{Key, Value};
 use crate::timers::{Alarm, TimerId, Timers};
 use crate::waste::Waste;
@@ -84,17 +84,23 @@ impl State {
         }
     }
 
-    pub(crate) fn get(&self, table: u16, key: &[u8]) -> Option<&[u8]> {
-        self.tables[usize::from(table)].rows.get(key)
+    /// A key as it is sought in a table.
+    pub(crate) fn sought<'a>(&self, table: u16, key: &'a [u8]) -> Sought<'a> {
+        self.tables[usize::from(table)].rows.sought(key)
+    }
+
+    pub(crate) fn get(&self, table: u16, at: Sought<'_>) -> Option<&[u8]> {
+        self.tables[usize::from(table)].rows.get(at)
     }
 
     /// Sets a row within the limits; the value it had before comes back.
     pub(crate) fn put(
         &mut self,
         table: u16,
-        key: &[u8],
+        at: Sought<'_>,
         value: &[u8],
     ) -> Result<Option<Value>, Refusal> {
+        let key = at.key;
         let (limits, spare) = (
             &self.limits,
             self.limits.memory_bytes.saturating_sub(self.bytes),
@@ -107,12 +113,12 @@ impl State {
         }
         let (index, table) = (table, &mut self.tables[usize::from(table)]);
         if let Some(cut) = &mut self.cut {
-            cut.before_change(index, &table.rows, key);
+            cut.before_change(index, &table.rows, at);
         }
         let may_split = !self.cut.as_ref().is_some_and(Cut::is_collecting);
         let full = table.rows.len() >= table.max_rows;
         let new = table.tag.bytes(key).bytes(value).finish();
-        let (old, grown, gone) = match table.rows.slot(key) {
+        let (old, grown, gone) = match table.rows.slot(at) {
             Slot::Used(row) => {
                 if value.len() > row.len() && value.len() - row.len() > spare {
                     return Err(Refusal::MemoryFull);
@@ -144,12 +150,12 @@ impl State {
         Ok(old)
     }
 
-    pub(crate) fn remove(&mut self, table: u16, key: &[u8]) -> Option<(Key, Value)> {
+    pub(crate) fn remove(&mut self, table: u16, at: Sought<'_>) -> Option<(Key, Value)> {
         let (index, table) = (table, &mut self.tables[usize::from(table)]);
         if let Some(cut) = &mut self.cut {
-            cut.before_change(index, &table.rows, key);
+            cut.before_change(index, &table.rows, at);
         }
-        let (key, value) = table.rows.remove(key)?;
+        let (key, value) = table.rows.remove(at)?;
         let cost = key.len() + value.len() + Limits::ROW_COST;
         table.bytes -= cost;
         self.bytes -= cost;

@@ -6,14 +6,16 @@
 //! be enforced, and limits (a full table) would have to be foreseen by each of them.
 
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::time::Duration;
 
 use stateplane_base::LogTime;
 
 use crate::limits::Limits;
 use crate::refusal::Refusal;
+use crate::rows::Sought;
 use crate::state::{Cleared, State};
-use crate::table::{Key, Ordered, Record, Table, Value};
+use crate::table::{Key, Ordered, Record, Table, Unordered, Value};
 use crate::timers::{Alarm, TimerId, TimerKind};
 
 /// How to undo one change.
@@ -90,13 +92,15 @@ impl Journal {
         for change in self.changes.drain(keep..).rev() {
             match change {
                 Undo::Unset { table, key } => {
+                    let at = state.sought(table, &key);
                     state
-                        .remove(table, &key)
+                        .remove(table, at)
                         .expect("the row was set by this transaction");
                 }
                 Undo::Reset { table, key, value } => {
+                    let at = state.sought(table, &key);
                     state
-                        .put(table, &key, &value)
+                        .put(table, at, &value)
                         .expect("the row was there before");
                 }
                 Undo::Disarm(id) => {
@@ -114,6 +118,22 @@ impl Journal {
     }
 }
 
+/// Where a key's row is in a table, or would be; its key's hash is computed.
+pub struct Spot<'k, K: ?Sized, V: ?Sized, O = Unordered> {
+    table: Table<K, V, O>,
+    key: &'k K,
+    hash: u64,
+}
+
+impl<K: Record + ?Sized, V: ?Sized, O> Spot<'_, K, V, O> {
+    fn sought(&self) -> Sought<'_> {
+        Sought {
+            key: self.key.as_bytes(),
+            hash: self.hash,
+        }
+    }
+}
+
 /// The running transaction.
 pub struct Tx<'a> {
     state: &'a mut State,
@@ -126,6 +146,26 @@ impl Tx<'_> {
         self.state.now
     }
 
+    /// Where a key's row is in a table, or would be: for who looks for it more than once.
+    pub fn spot<'k, K, V, O>(&self, table: Table<K, V, O>, key: &'k K) -> Spot<'k, K, V, O>
+    where
+        K: Record + ?Sized,
+        V: ?Sized,
+    {
+        let hash = self.state.sought(table.index, key.as_bytes()).hash;
+        Spot { table, key, hash }
+    }
+
+    /// Has the processor fetch what tells whether there is a row. In a large table that takes longer
+    /// than all else about a row; where it is begun for several rows at once, they share the wait.
+    pub fn fetch<K, V, O>(&self, spot: &Spot<'_, K, V, O>)
+    where
+        K: Record + ?Sized,
+        V: ?Sized,
+    {
+        black_box(self.state.get(spot.table.index, spot.sought()).is_some());
+    }
+
     /// The value under a key.
     ///
     /// Refuses with [`Refusal::Corrupt`] if the row is not of the table's type, as only a snapshot
@@ -135,7 +175,16 @@ impl Tx<'_> {
         K: Record + ?Sized,
         V: Record + ?Sized,
     {
-        match self.state.get(table.index, key.as_bytes()) {
+        self.get_at(&self.spot(table, key))
+    }
+
+    /// See [`Self::get`].
+    pub fn get_at<K, V, O>(&self, spot: &Spot<'_, K, V, O>) -> Result<Option<&V>, Refusal>
+    where
+        K: Record + ?Sized,
+        V: Record + ?Sized,
+    {
+        match self.state.get(spot.table.index, spot.sought()) {
             Some(bytes) => V::ref_from_bytes(bytes)
                 .map(Some)
                 .map_err(|_| Refusal::Corrupt),
@@ -149,7 +198,16 @@ impl Tx<'_> {
         K: Record + ?Sized,
         V: ?Sized,
     {
-        self.state.get(table.index, key.as_bytes()).is_some()
+        self.contains_at(&self.spot(table, key))
+    }
+
+    /// See [`Self::contains`].
+    pub fn contains_at<K, V, O>(&self, spot: &Spot<'_, K, V, O>) -> bool
+    where
+        K: Record + ?Sized,
+        V: ?Sized,
+    {
+        self.state.get(spot.table.index, spot.sought()).is_some()
     }
 
     /// The store's limits.
@@ -183,10 +241,19 @@ impl Tx<'_> {
         K: Record + ?Sized,
         V: Record + ?Sized,
     {
-        let (table, key) = (table.index, key.as_bytes());
-        let old = self.state.put(table, key, value.as_bytes())?;
+        self.put_at(&self.spot(table, key), value)
+    }
+
+    /// See [`Self::put`].
+    pub fn put_at<K, V, O>(&mut self, spot: &Spot<'_, K, V, O>, value: &V) -> Result<bool, Refusal>
+    where
+        K: Record + ?Sized,
+        V: Record + ?Sized,
+    {
+        let table = spot.table.index;
+        let old = self.state.put(table, spot.sought(), value.as_bytes())?;
         let existed = old.is_some();
-        let key = Key::from(key);
+        let key = Key::from(spot.key.as_bytes());
         self.journal.changes.push(match old {
             Some(value) => Undo::Reset { table, key, value },
             None => Undo::Unset { table, key },
@@ -200,8 +267,17 @@ impl Tx<'_> {
         K: Record + ?Sized,
         V: ?Sized,
     {
-        let table = table.index;
-        match self.state.remove(table, key.as_bytes()) {
+        self.remove_at(&self.spot(table, key))
+    }
+
+    /// See [`Self::remove`].
+    pub fn remove_at<K, V, O>(&mut self, spot: &Spot<'_, K, V, O>) -> bool
+    where
+        K: Record + ?Sized,
+        V: ?Sized,
+    {
+        let table = spot.table.index;
+        match self.state.remove(table, spot.sought()) {
             Some((key, value)) => {
                 self.journal.changes.push(Undo::Reset { table, key, value });
                 true

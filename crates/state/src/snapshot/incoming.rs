@@ -217,7 +217,8 @@ impl Incoming {
         if self.last_key.as_deref().is_some_and(|last| last >= key) {
             return Err(SnapshotError::Damaged);
         }
-        self.state.put(table, key, value).map_err(too_large)?;
+        let at = self.state.sought(table, key);
+        self.state.put(table, at, value).map_err(too_large)?;
         self.last_key = Some(key.into());
         *input = rest;
         Ok(true)

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use stateplane_flow::Protocol;
-use stateplane_state::{Refusal, Tx};
+use stateplane_state::{Refusal, Spot, Tx};
 
 use super::Nat;
 use super::ends::{ends_together, set_timer};
@@ -14,7 +14,38 @@ use crate::nat::ops::{Bind, Class, Mapping, NatRefusal, Owner, block_of};
 /// Answers to the bindings of one operation.
 type Answers = Vec<Result<Bound, Refusal>>;
 
+/// What one binding asks for, and the keys of its rows.
+struct Wanted {
+    binding: Binding,
+    key: InsideKey,
+    port: OutsideKey,
+}
+
+impl Wanted {
+    fn of(binding: &WireBinding) -> Option<Self> {
+        let binding = binding.decode()?;
+        Some(Self {
+            key: InsideKey::new(binding.protocol, binding.inside),
+            port: OutsideKey::new(binding.protocol, binding.outside),
+            binding,
+        })
+    }
+}
+
+/// Where these rows are, or would be.
+struct Spots<'k> {
+    mapping: Spot<'k, InsideKey, MappingRow>,
+    port: Spot<'k, OutsideKey, PortRow>,
+}
+
 impl Nat {
+    fn spots<'k>(&self, tx: &Tx<'_>, wanted: &'k Wanted) -> Spots<'k> {
+        Spots {
+            mapping: tx.spot(self.mappings, &wanted.key),
+            port: tx.spot(self.ports, &wanted.port),
+        }
+    }
+
     /// Returns the mappings that inside endpoints have, or makes the proposed ones. Each binding is
     /// answered by itself, and sees what those before it have changed.
     pub(super) fn bind(
@@ -44,19 +75,27 @@ impl Nat {
         may_make: Result<(), Refusal>,
         bindings: &[WireBinding],
     ) -> Result<Answers, Refusal> {
+        let wanted: Vec<Option<Wanted>> = bindings.iter().map(Wanted::of).collect();
+        let spots: Vec<Option<Spots<'_>>> = wanted
+            .iter()
+            .map(|wanted| Some(self.spots(tx, wanted.as_ref()?)))
+            .collect();
+        for spots in spots.iter().flatten() {
+            tx.fetch(&spots.mapping);
+            tx.fetch(&spots.port);
+        }
         let mut answers = Vec::with_capacity(bindings.len());
         let mut made = Vec::with_capacity(bindings.len());
-        for binding in bindings {
-            let answer = match binding.decode() {
-                Some(binding) => self.bind_one(tx, owner, may_make, &binding),
-                None => Err(Refusal::BadArguments),
+        for (wanted, spots) in wanted.iter().zip(&spots) {
+            let (Some(wanted), Some(spots)) = (wanted, spots) else {
+                answers.push(Err(Refusal::BadArguments));
+                continue;
             };
+            let answer = self.bind_one(tx, owner, may_make, wanted, spots);
             if let Ok(bound) = answer
                 && bound.made
-                && let Some(binding) = binding.decode()
             {
-                let key = InsideKey::new(binding.protocol, binding.inside);
-                made.push((bound.expires, key));
+                made.push((bound.expires, wanted.key));
             }
             answers.push(answer);
         }
@@ -76,18 +115,18 @@ impl Nat {
         tx: &mut Tx<'_>,
         owner: Owner,
         may_make: Result<(), Refusal>,
-        binding: &Binding,
+        wanted: &Wanted,
+        spots: &Spots<'_>,
     ) -> Result<Bound, Refusal> {
-        let (protocol, inside) = (binding.protocol, binding.inside);
+        let (protocol, inside) = (wanted.binding.protocol, wanted.binding.inside);
         if protocol != Protocol::IcmpEcho && inside.port == 0 {
             return Err(Refusal::BadArguments);
         }
         let class = Class::initial(protocol);
-        let key = InsideKey::new(protocol, inside);
-        let made = !tx.contains(self.mappings, &key);
+        let made = !tx.contains_at(&spots.mapping);
         let mapping = match made {
-            true => self.make(tx, owner, may_make, binding, &key)?,
-            false => self.keep_alive(tx, &key, class)?,
+            true => self.make(tx, owner, may_make, wanted, spots)?,
+            false => self.keep_alive(tx, &wanted.key, class)?,
         };
         Ok(Bound {
             now: tx.now(),
@@ -104,21 +143,20 @@ impl Nat {
         tx: &mut Tx<'_>,
         owner: Owner,
         may_make: Result<(), Refusal>,
-        binding: &Binding,
-        key: &InsideKey,
+        wanted: &Wanted,
+        spots: &Spots<'_>,
     ) -> Result<Mapping, Refusal> {
         let &Binding {
             protocol,
             inside,
             outside,
-        } = binding;
+        } = &wanted.binding;
         if !self.config.has_address(outside.addr) || !self.config.ports.contains(&outside.port) {
             return Err(NatRefusal::OutsideRange.into());
         }
         may_make?;
         self.check_block(tx, owner, outside.addr, block_of(outside.port))?;
-        let port = OutsideKey::new(protocol, outside);
-        match tx.get(self.ports, &port)? {
+        match tx.get_at(&spots.port)? {
             Some(row) if row.serves().is_some() => return Err(NatRefusal::PortBusy.into()),
             Some(_) => return Err(NatRefusal::PortQuarantined.into()),
             None => {}
@@ -135,13 +173,13 @@ impl Nat {
         let quota = 0..=i64::from(self.config.limit_per_subscriber);
         tx.attempt(|tx| {
             self.subscribers
-                .add(tx, &key.addr, 1, quota)
+                .add(tx, &wanted.key.addr, 1, quota)
                 .map_err(|refusal| match refusal {
                     Refusal::OutOfRange => NatRefusal::Quota.into(),
                     other => other,
                 })?;
-            tx.put(self.mappings, key, &MappingRow::new(&mapping))?;
-            tx.put(self.ports, &port, &PortRow::live(*key))?;
+            tx.put_at(&spots.mapping, &MappingRow::new(&mapping))?;
+            tx.put_at(&spots.port, &PortRow::live(wanted.key))?;
             Ok(mapping)
         })
     }
