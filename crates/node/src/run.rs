@@ -31,7 +31,9 @@ use crate::stop::Stop;
 use crate::switch::{Switch, SwitchStatus};
 use crate::{store, worker};
 
-/// How often a waiting node looks at its signals.
+/// How often a node looks whether its roles are alive. They say so when they end, but not when they panic.
+const WATCH: Duration = Duration::from_millis(200);
+/// The same once they are asked to end.
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long the roles may take to finish after they were asked to.
 const GRACE: Duration = Duration::from_secs(5);
@@ -355,7 +357,8 @@ fn supervise(jobs: Vec<(Role, Job)>, stop: &Stop) -> Result<(), Failure> {
     let mut result = Ok(());
     let mut deadline = None;
     while threads.iter().any(|(_, thread)| !thread.is_finished()) {
-        if let Ok((role, Err(failure))) = ends.recv_timeout(GLANCE) {
+        let patience = if stop.is_raised() { GLANCE } else { WATCH };
+        if let Ok((role, Err(failure))) = ends.recv_timeout(patience) {
             error!(%role, %failure, "failed");
             result = result.and(Err(failure));
         }

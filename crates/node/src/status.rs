@@ -14,7 +14,7 @@ use stateplane_base::Time;
 use crate::regions::telemetry::Sheet;
 
 /// How often a role should publish.
-pub const EVERY: Duration = Duration::from_millis(20);
+pub const EVERY: Duration = Duration::from_millis(50);
 
 /// A role's published part.
 pub trait RoleStatus: Serialize + Clone + Send + 'static {
@@ -42,9 +42,10 @@ impl<T: RoleStatus> Publisher<T> {
         true
     }
 
-    /// When it is next time.
+    /// When a role has to wake up for it. One that wakes for something else meanwhile, as nearly all do,
+    /// publishes then: to wake up costs more than to publish.
     pub fn next(&self) -> Time {
-        self.next
+        self.next + EVERY
     }
 
     /// Changes what is published, unless somebody is just reading it: a packet loop waits for
@@ -212,7 +213,8 @@ mod tests {
         publisher.update(|s| s.n = 8);
         assert_eq!(board.part("number"), Some(serde_json::json!({ "n": 8 })));
         assert!(publisher.due(Time::from_millis(1)));
-        assert!(!publisher.due(Time::from_millis(20)));
-        assert!(publisher.due(Time::from_millis(21)));
+        assert!(!publisher.due(Time::from_millis(50)));
+        assert_eq!(publisher.next(), Time::from_millis(101));
+        assert!(publisher.due(Time::from_millis(51)));
     }
 }

@@ -18,7 +18,7 @@ use crate::lab::nodes::http_get;
 pub(super) type Profile = BTreeMap<&'static str, Figures>;
 
 /// Nodes publish what they count more often than this.
-const PUBLISHED: Duration = Duration::from_millis(60);
+const PUBLISHED: Duration = Duration::from_millis(120);
 /// Followers execute at synchronisation points, some milliseconds apart.
 const EXECUTED: Duration = Duration::from_secs(2);
 /// Parts that are not the leader, in the order of their seats.
