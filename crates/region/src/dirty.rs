@@ -35,11 +35,24 @@ impl Log {
         self.listed == 0
     }
 
+    /// How many lines were listed.
+    #[inline]
+    pub(crate) fn listed(&self) -> usize {
+        self.listed
+    }
+
     /// The dirty lines, in the order in which they became so; none: only the bits tell.
     #[inline]
     pub(crate) fn list(&self) -> Option<&[u32]> {
         let complete = self.listed < self.list.len();
         complete.then(|| &self.list[..self.listed])
+    }
+
+    /// The line that became dirty as the `number`th; none where only the bits tell.
+    #[inline]
+    pub(crate) fn nth(&self, number: usize) -> Option<usize> {
+        let line = self.list()?.get(number)?;
+        Some(*line as usize)
     }
 
     /// Marks one line; whether it was clean.

@@ -97,7 +97,13 @@ impl Plan {
 
     #[inline]
     pub(crate) const fn image_at(self, image: usize) -> usize {
-        HEAD + image * (self.len.wrapping_add(PAGE - 1) & !(PAGE - 1))
+        HEAD + image * self.image_every()
+    }
+
+    /// How far apart images are.
+    #[inline]
+    pub(crate) const fn image_every(self) -> usize {
+        self.len.wrapping_add(PAGE - 1) & !(PAGE - 1)
     }
 
     /// Bytes of the object.

@@ -82,7 +82,8 @@ impl Object {
         }
         let fd = rustix::fs::memfd_create("stateplane-region", flags)?;
         rustix::fs::ftruncate(&fd, len as u64)?;
-        let map = Mapping::fresh(fd.as_fd(), len)?;
+        let mut map = Mapping::fresh(fd.as_fd(), len)?;
+        divide(&mut map, plan);
         // Memory that is not there is an error now, not a signal at some later store.
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64)?;
         map.populate();
@@ -131,7 +132,7 @@ impl Object {
         if len < Plan::object_len(Plan { len: 1, images: 2 }, false) {
             return wrong("too short");
         }
-        let map = Mapping::new(fd.as_fd(), len, false).map_err(|e| {
+        let mut map = Mapping::new(fd.as_fd(), len, false).map_err(|e| {
             OpenError::System(rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO))
         })?;
         let word = |word: Word| map.load_word(word.at(), Ordering::Acquire);
@@ -154,6 +155,7 @@ impl Object {
         let Ok(name) = String::from_utf8(name) else {
             return wrong("its name is not text");
         };
+        divide(&mut map, plan);
         Ok(Self {
             map,
             plan,
@@ -197,8 +199,14 @@ impl Object {
     /// The words of an image that lie in the region whole.
     #[inline]
     pub(crate) fn image_words(&self, image: usize) -> &[AtomicU64] {
-        let at = self.plan.image_at(image.min(self.plan.images - 1));
-        self.map.words(at, self.plan.len / size_of::<u64>())
+        // A control word gone wrong must not lead out of the images.
+        self.map.part(image.min(self.plan.images.wrapping_sub(1)))
+    }
+
+    /// Copies words of an image out, as many as both sides have, many at a time.
+    #[inline]
+    pub(crate) fn load_run(&self, from: &[AtomicU64], into: &mut [[u8; size_of::<u64>()]]) {
+        self.map.load_run(from, into);
     }
 
     /// Copies lines of the working image into an image.
@@ -213,18 +221,11 @@ impl Object {
         self.map.store_listed(self.plan.image_at(image), from, list);
     }
 
-    /// A line of this image, and of the one after it, will be written soon.
+    /// A line of the image that begins at byte `at` will be written at the next publish.
     #[inline]
-    pub(crate) fn expect_line(&self, image: usize, line: usize) {
-        let after = if image + 1 == self.plan.images {
-            0
-        } else {
-            image + 1
-        };
-        let at = |image| self.plan.image_at(image) + line * crate::memory::LINE;
-        self.map.expect_store(at(image));
-        // With two images readers are at this one now.
-        self.map.expect_load(at(after));
+    pub(crate) fn expect_line(&self, at: usize, line: usize) {
+        let line = line.wrapping_mul(crate::memory::LINE);
+        self.map.expect_load(at.wrapping_add(line));
     }
 
     /// Lines of this image will be written now.
@@ -258,6 +259,11 @@ impl Object {
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The images are what readers look into.
+fn divide(map: &mut Mapping, plan: Plan) {
+    map.divide(plan.image_at(0), plan.image_every(), plan.len, plan.images);
 }
 
 impl Cells for Object {

@@ -42,6 +42,8 @@ pub struct Publisher {
     fetch: bool,
     version: u64,
     next_image: usize,
+    /// Where that lies in the object.
+    next_at: usize,
     pace: Pace,
     /// The day's clock less the machine's, and until when that is believed.
     day: (u64, u64),
@@ -64,6 +66,7 @@ impl Publisher {
             fetch: plan.len > CACHED,
             version: 0,
             next_image: 0,
+            next_at: plan.image_at(0),
             pace: Pace::new(spec.interval),
             day: (0, 0),
             fence: None,
@@ -132,12 +135,25 @@ impl Publisher {
         let (first, skip) = (at / LINE, at % LINE);
         if len > 0 && skip + len <= LINE {
             if self.log.mark(first) && self.fetch {
-                self.object.expect_line(self.next_image, first);
+                self.expect(first);
             }
         } else {
             self.mark_lines(at, len);
         }
         &mut self.working.as_mut_bytes()[at..at + len]
+    }
+
+    /// Fetches what the next publish will write, while stores go on: the image's line of one that
+    /// has just become dirty, and, one for one, of those that it lacks from earlier versions. Not
+    /// earlier: they would not stay near. Not for a store: as far away as they are, what counts is
+    /// how many can be under way, and readers keep theirs.
+    #[inline]
+    fn expect(&self, line: usize) {
+        let number = self.log.listed().wrapping_sub(1);
+        self.object.expect_line(self.next_at, line);
+        if let Some(lacking) = self.past[0].nth(number) {
+            self.object.expect_line(self.next_at, lacking);
+        }
     }
 
     #[inline(never)]
@@ -272,7 +288,8 @@ impl Publisher {
     /// Copies into an image what it lacks.
     fn copy_changes(&self, image: usize) {
         let (object, working) = (&self.object, &self.working);
-        let logs = || std::iter::once(&self.log).chain(&self.past);
+        // What changed last comes last: it may still be on its way from memory.
+        let logs = || self.past.iter().rev().chain(std::iter::once(&self.log));
         if logs().all(|log| log.list().is_some()) {
             for list in logs().filter_map(Log::list) {
                 object.expect_listed(image, list);
@@ -293,6 +310,7 @@ impl Publisher {
         protocol::flip(&self.object, next);
         self.version = next.version;
         self.next_image = (next.image + 1) % self.object.plan().images;
+        self.next_at = self.object.plan().image_at(self.next_image);
         self.past.rotate_right(1);
         std::mem::swap(&mut self.log, &mut self.past[0]);
         self.log.clear();

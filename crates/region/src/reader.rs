@@ -320,14 +320,17 @@ impl View<'_> {
     #[inline(always)]
     pub fn load(&self, at: usize, into: &mut [u8]) -> bool {
         let (words, rest) = into.as_chunks_mut::<{ size_of::<u64>() }>();
-        let whole = at.is_multiple_of(size_of::<u64>()) && rest.is_empty();
-        if whole && words.len() <= FEW {
+        if at.is_multiple_of(size_of::<u64>()) && rest.is_empty() {
             let from = self.words.get(at / size_of::<u64>()..);
-            let from = from.and_then(|from| from.get(..words.len()));
-            let pairs = from.map(|from| words.iter_mut().zip(from));
-            return pairs
-                .map(|pairs| pairs.for_each(|(to, from)| *to = from.load(Relaxed).to_ne_bytes()))
-                .is_some();
+            let Some(from) = from.and_then(|from| from.get(..words.len())) else {
+                return false;
+            };
+            if words.len() <= FEW {
+                memory::load_words(from, words);
+            } else {
+                self.object.load_run(from, words);
+            }
+            return true;
         }
         let len = self.object.plan().len;
         let inside = at.checked_add(into.len()).is_some_and(|end| end <= len);

@@ -16,9 +16,9 @@ pub(super) struct Ways {
     pub(super) listed: unsafe fn(*mut u8, *const u8, &[u32]),
 }
 
-/// How many lines ahead a scattered copy has the next ones fetched. More than a core can have
-/// under way: of 16, 32, 48, 64 and 96 this was fastest for lines in the third cache and in memory.
-pub(super) const AHEAD: usize = 32;
+/// How many lines ahead a scattered copy has the next ones fetched, where they come from and where
+/// they go: of 8, 16, 32 and 48 this was fastest for lines in the second cache and beyond.
+pub(super) const AHEAD: usize = 16;
 
 /// The widest copy this processor has; none: word by word.
 pub(super) fn fastest() -> Option<Ways> {
@@ -59,7 +59,7 @@ pub(super) fn expect_store(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a hint: whatever the address, nothing changes; no-operation where unknown.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        core::arch::asm!("prefetchw [{}]", in(reg) line.addr(), options(nostack, preserves_flags, nomem));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = line;
@@ -71,20 +71,80 @@ pub(super) fn expect_load(line: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: as above.
     unsafe {
-        core::arch::asm!("prefetcht1 [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        core::arch::asm!("prefetcht1 [{}]", in(reg) line.addr(), options(nostack, preserves_flags, nomem));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = line;
+}
+
+/// Has a line fetched for a load that comes next.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline]
+fn expect_load_first(line: *const u8) {
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prefetcht0 [{}]", in(reg) line.addr(), options(nostack, preserves_flags, nomem));
+    }
+}
+
+/// Copies one line. Part of the caller, and yet opaque: of a loop of words the compiler makes
+/// bytes, once somebody looks at bytes, and keeps sixty-four of them apart.
+///
+/// # Safety
+/// As [`Ways`], of one line; what is read begins at a word.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+pub(super) unsafe fn line(to: *mut u8, from: *const u8) {
+    // SAFETY: as promised by the caller; every x86-64 has SSE2.
+    unsafe {
+        core::arch::asm!(
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
+            "movdqu [{to}], {a}",
+            "movdqu [{to} + 16], {b}",
+            "movdqu [{to} + 32], {c}",
+            "movdqu [{to} + 48], {d}",
+            from = in(reg) from,
+            to = in(reg) to,
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[inline(always)]
+pub(super) unsafe fn line(to: *mut u8, from: *const u8) {
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    for at in (0..super::LINE).step_by(size_of::<u64>()) {
+        // SAFETY: as promised by the caller; words of shared memory are atomics.
+        unsafe {
+            let word = AtomicU64::from_ptr(from.add(at).cast_mut().cast()).load(Relaxed);
+            to.add(at).cast::<u64>().write_unaligned(word);
+        }
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86 {
     use core::arch::asm;
 
-    use super::AHEAD;
+    use super::{AHEAD, expect_load_first, expect_store};
 
     pub(super) const AVX: u8 = 1;
     pub(super) const SSE: u8 = 0;
+
+    #[inline(always)]
+    fn expect(to: *mut u8, from: *const u8, line: u32) {
+        let at = line as usize * 64;
+        expect_store(to.wrapping_add(at));
+        expect_load_first(from.wrapping_add(at));
+    }
 
     /// # Safety
     /// As [`super::Ways`], on a processor that has AVX-512F.
@@ -92,7 +152,7 @@ mod x86 {
     pub(super) unsafe fn avx512_listed(to: *mut u8, from: *const u8, list: &[u32]) {
         for (index, line) in list.iter().enumerate() {
             if let Some(ahead) = list.get(index + AHEAD) {
-                super::expect_store(to.wrapping_add(*ahead as usize * 64));
+                expect(to, from, *ahead);
             }
             // SAFETY: as promised by the caller; only declared registers and memory change.
             unsafe {
@@ -114,7 +174,7 @@ mod x86 {
     pub(super) unsafe fn each<const WAY: u8>(to: *mut u8, from: *const u8, list: &[u32]) {
         for (index, line) in list.iter().enumerate() {
             if let Some(ahead) = list.get(index + AHEAD) {
-                super::expect_store(to.wrapping_add(*ahead as usize * 64));
+                expect(to, from, *ahead);
             }
             // SAFETY: as promised by the caller.
             unsafe {

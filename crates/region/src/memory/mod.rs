@@ -43,12 +43,38 @@ pub(crate) fn expect_load(word: &AtomicU64) {
     copy::expect_load(word.as_ptr().cast());
 }
 
+/// Copies words of shared memory out, as many as both sides have. Unordered; may be torn.
+#[inline(always)]
+pub(crate) fn load_words(from: &[AtomicU64], into: &mut [[u8; WORD]]) {
+    let (lines, words) = from.as_chunks::<{ LINE / WORD }>();
+    let (lines_into, words_into) = into.as_chunks_mut::<{ LINE / WORD }>();
+    for (into, from) in lines_into.iter_mut().zip(lines) {
+        // SAFETY: both are a line long, the one begins at a word, the other is borrowed alone;
+        // shared memory is accessed as nothing but atomics or by `copy`.
+        unsafe { copy::line(into.as_mut_ptr().cast(), from.as_ptr().cast()) };
+    }
+    for (into, from) in words_into.iter_mut().zip(words) {
+        *into = from.load(Ordering::Relaxed).to_ne_bytes();
+    }
+}
+
+/// Parts of a mapping, equally long, one after the other.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    at: usize,
+    every: usize,
+    words: usize,
+    count: usize,
+}
+
 /// Shared memory, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pages: Pages,
     writable: bool,
     copy: Option<copy::Ways>,
+    /// All of them lie within the pages.
+    parts: Parts,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and every access goes
@@ -80,7 +106,42 @@ impl Mapping {
             pages: Pages::map(Some(fd), len, access, fresh)?,
             writable,
             copy: copy::fastest(),
+            parts: Parts {
+                at: 0,
+                every: 0,
+                words: 0,
+                count: 0,
+            },
         })
+    }
+
+    /// Names parts of `len` bytes, the first at byte `at`, one every `every` bytes: what is
+    /// checked here need not be at each look at one.
+    pub(crate) fn divide(&mut self, at: usize, every: usize, len: usize, count: usize) {
+        let last = count
+            .checked_sub(1)
+            .and_then(|last| last.checked_mul(every));
+        let end = last.and_then(|last| last.checked_add(at)?.checked_add(len));
+        assert!(end.is_some_and(|end| end <= self.pages.len()));
+        assert!(at.is_multiple_of(WORD) && every.is_multiple_of(WORD));
+        self.parts = Parts {
+            at,
+            every,
+            words: len / WORD,
+            count,
+        };
+    }
+
+    /// The words of a part that lie in it whole.
+    #[inline(always)]
+    pub(crate) fn part(&self, number: usize) -> &[AtomicU64] {
+        let parts = &self.parts;
+        assert!(number < parts.count);
+        // Cannot overflow: the last part ends within the mapping.
+        let at = parts.at.wrapping_add(number.wrapping_mul(parts.every));
+        // SAFETY: as in `word`, for each of them: `divide` saw that the parts are inside and
+        // begin at words.
+        unsafe { core::slice::from_raw_parts(self.pages.start().add(at).cast(), parts.words) }
     }
 
     /// Has all pages of a fresh object there from now on.
@@ -143,7 +204,7 @@ impl Mapping {
     /// Has the first lines fetched that [`Mapping::store_listed`] will write.
     pub(crate) fn expect_listed(&self, at: usize, list: &[u32]) {
         for line in list.iter().take(copy::AHEAD) {
-            self.expect_store(at + *line as usize * LINE);
+            self.expect_store(at.wrapping_add(*line as usize * LINE));
         }
     }
 
@@ -176,7 +237,9 @@ impl Mapping {
     /// were copied to `at`. Unordered, like relaxed stores.
     pub(crate) fn store_listed(&self, at: usize, from: &[Line], list: &[u32]) {
         self.assert_room(at, from);
-        assert!(list.iter().all(|line| (*line as usize) < from.len()));
+        // Not by `all`, which stops early and therefore looks at one after the other.
+        let last = list.iter().fold(0, |last, line| last.max(*line));
+        assert!((last as usize) < from.len() || list.is_empty());
         let Some(copy) = self.copy else {
             for line in list {
                 let line = *line as usize;
@@ -191,6 +254,24 @@ impl Mapping {
         }
     }
 
+    /// Copies words of a mapping out, as many as both sides have, by the widest way there is.
+    /// Unordered; may be torn.
+    #[inline]
+    pub(crate) fn load_run(&self, from: &[AtomicU64], into: &mut [[u8; WORD]]) {
+        let (lines, words) = from.as_chunks::<{ LINE / WORD }>();
+        let (lines_into, words_into) = into.as_chunks_mut::<{ LINE / WORD }>();
+        match self.copy {
+            // SAFETY: so many lines are borrowed on both sides, alone where they are written;
+            // shared memory is accessed as nothing but atomics or by `copy`.
+            Some(copy) => unsafe {
+                let count = lines.len().min(lines_into.len());
+                (copy.run)(lines_into.as_mut_ptr().cast(), lines.as_ptr().cast(), count);
+            },
+            None => load_words(lines.as_flattened(), lines_into.as_flattened_mut()),
+        }
+        load_words(words, words_into);
+    }
+
     /// Copies bytes from `at`. Unordered, like relaxed loads; may be torn.
     #[inline]
     pub(crate) fn load(&self, at: usize, into: &mut [u8]) {
@@ -200,9 +281,7 @@ impl Mapping {
         let (words, rest) = into.as_chunks_mut::<WORD>();
         let from = self.words(at, words.len());
         let end = at + from.len() * WORD;
-        for (word, from) in words.iter_mut().zip(from) {
-            *word = from.load(Ordering::Relaxed).to_ne_bytes();
-        }
+        load_words(from, words);
         if !rest.is_empty() {
             self.load_part(end, rest);
         }
@@ -252,6 +331,14 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
 
+    const LEN: usize = 8192;
+
+    fn mapping() -> Mapping {
+        let fd = rustix::fs::memfd_create("region-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, LEN as u64).unwrap();
+        Mapping::new(fd.as_fd(), LEN, true).unwrap()
+    }
+
     fn read(mapping: &Mapping, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         mapping.load(0, &mut bytes);
@@ -261,10 +348,7 @@ mod tests {
     /// Every way to copy moves the right bytes, at every offset and length.
     #[test]
     fn copies_are_exact() {
-        const LEN: usize = 8192;
-        let fd = rustix::fs::memfd_create("region-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&fd, LEN as u64).unwrap();
-        let mut mapping = Mapping::new(fd.as_fd(), LEN, true).unwrap();
+        let mut mapping = mapping();
         for way in copy::all().into_iter().map(Some).chain([None]) {
             mapping.copy = way;
             let mut source = vec![Line::ZERO; LEN / LINE];
@@ -300,5 +384,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Words are copied as they are, however many, by whichever way.
+    #[test]
+    fn words_come_whole_from_parts() {
+        let mut mapping = mapping();
+        let source: Vec<Line> = (0..(LEN / LINE) as u64)
+            .map(|n| Line([n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7]))
+            .collect();
+        mapping.store(0, &source);
+        mapping.divide(LINE, 2016, 1004, 4);
+        for number in 0..4 {
+            let from = LINE + number * 2016;
+            let part = mapping.part(number);
+            assert_eq!(part.len(), 125, "only whole words");
+            for first in [0, 1, 8, 9] {
+                for count in (0..=20).chain([64, 100]) {
+                    let range = first..first + count;
+                    let (mut few, mut run) = (vec![[0xee; WORD]; count], vec![[0xee; WORD]; count]);
+                    load_words(&part[range.clone()], &mut few);
+                    mapping.load_run(&part[range.clone()], &mut run);
+                    let bytes = from + first * WORD..from + range.end * WORD;
+                    let expected = &source.as_bytes()[bytes];
+                    assert_eq!(few.as_flattened(), expected);
+                    assert_eq!(run.as_flattened(), expected);
+                }
+            }
+        }
+        assert!(std::panic::catch_unwind(|| mapping.part(4).len()).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "end <= self.pages.len()")]
+    fn parts_lie_inside() {
+        mapping().divide(LINE, 4096, 4096, LEN / 4096);
     }
 }

@@ -65,7 +65,8 @@ fn store_noted(writer: &mut Writer<[u64]>, state: &mut u64) {
 }
 
 /// A publish of few lines, chosen at random: of regions that fit into the processor's
-/// caches and of such that do not.
+/// caches and of such that do not. With what the stores before it cost, beside plain ones, and
+/// both together: nothing is saved by waiting elsewhere.
 pub(super) fn publishes(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
     rows.push(Row::of(
         "two looks at the clock, in all that follows",
@@ -76,21 +77,57 @@ pub(super) fn publishes(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
         writer.publish()?;
         let reader = Reader::<[u8]>::open(writer.fd().try_clone_to_owned()?, "")?;
         plain_loads(plan, &reader, &format!("plain load from {size} MiB"), rows)?;
-        let mut state = 1;
+        // Memory of the same kind, but nothing is noted any more.
+        let mut other = Writer::<[u64]>::create(&Spec::bytes(size * MIB))?;
+        let plain = other.edit_all();
         for lines in [16, 256] {
-            let mut all = Vec::with_capacity(plan.rounds);
-            for _ in 0..plan.rounds {
-                for _ in 0..lines {
-                    let at = next(&mut state) % (size * MIB / LINE) * LINE;
-                    let word = writer.bytes_mut(at, size_of::<u64>());
-                    word.copy_from_slice(&state.to_ne_bytes());
-                }
-                let start = Instant::now();
-                black_box(writer.publish()?);
-                all.push(start.elapsed().as_nanos() as f64);
-            }
-            rows.push(Row::of(format!("publish {lines} lines of {size} MiB"), all));
+            let mut state = 1;
+            let plainly = times(plan.rounds, || {
+                each(lines, || {
+                    for _ in 0..lines {
+                        plain[next(&mut state) % plain.len()] = state;
+                    }
+                })
+            });
+            rows.push(Row::of(
+                format!("plain store, one of {lines} into {size} MiB"),
+                plainly,
+            ));
+            publish_few(plan, &mut writer, &format!("{size} MiB"), lines, rows)?;
         }
+    }
+    Ok(())
+}
+
+fn publish_few(
+    plan: &Plan,
+    writer: &mut Writer<[u8]>,
+    size: &str,
+    lines: usize,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let (mut state, len) = (1, writer.bytes().len());
+    let (mut stores, mut publishes, mut both) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        let begun = Instant::now();
+        for _ in 0..lines {
+            let at = next(&mut state) % (len / LINE) * LINE;
+            let word = writer.bytes_mut(at, size_of::<u64>());
+            word.copy_from_slice(&state.to_ne_bytes());
+        }
+        let stored = Instant::now();
+        black_box(writer.publish()?);
+        let done = Instant::now();
+        stores.push((stored - begun).as_nanos() as f64 / lines as f64);
+        publishes.push((done - stored).as_nanos() as f64);
+        both.push((done - begun).as_nanos() as f64);
+    }
+    for (what, all) in [
+        (format!("noted store, one of {lines} into {size}"), stores),
+        (format!("publish {lines} lines of {size}"), publishes),
+        (format!("{lines} noted stores and publish, {size}"), both),
+    ] {
+        rows.push(Row::of(what, all));
     }
     Ok(())
 }
