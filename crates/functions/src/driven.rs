@@ -23,8 +23,8 @@ pub trait Driven {
     /// `buffer`, whose whole room may be used for an answer.
     fn glance(&mut self, now: Time, port: PortId, buffer: &mut [u8], len: usize) -> Glance;
 
-    /// The second part: finds what is known of the packet's flow.
-    fn seek(&self, port: PortId, glance: &mut Glance);
+    /// The second part, for a burst: finds what is known of the packets' flows.
+    fn seek(&self, port: PortId, glances: &mut [Glance]);
 
     /// The rest, for the same frame, before time passes.
     fn proceed(
@@ -105,8 +105,8 @@ impl<F: NetworkFunction> Driven for Runtime<F> {
     }
 
     #[inline]
-    fn seek(&self, _port: PortId, glance: &mut Glance) {
-        self.seek(glance);
+    fn seek(&self, _port: PortId, glances: &mut [Glance]) {
+        self.seek(glances);
     }
 
     #[inline]

@@ -99,7 +99,7 @@ impl Table {
         // All at once: growing would stop packets for milliseconds. Memory that is never
         // used costs address space alone.
         Self {
-            index: Index::new(),
+            index: Index::new(max),
             entries: Vec::with_capacity(max),
             free: Vec::new(),
             bins: BTreeMap::new(),
@@ -117,6 +117,13 @@ impl Table {
     #[inline]
     pub(crate) fn hash(&self, flow: &FlowKey) -> u64 {
         self.hasher.hash_one(flow)
+    }
+
+    /// Reads from the line that [`Self::find`] reads first: a place to wait for it while other packets
+    /// are read.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) -> u32 {
+        self.index.touch(hash)
     }
 
     /// Where a flow's entry is, valid or not.

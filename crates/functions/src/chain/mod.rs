@@ -196,8 +196,8 @@ impl<F: NetworkFunction> Driven for Chain<F> {
         self.look(now, port, buffer, len)
     }
 
-    fn seek(&self, port: PortId, glance: &mut Glance) {
-        self.stages[self.outermost(port)].seek(glance);
+    fn seek(&self, port: PortId, glances: &mut [Glance]) {
+        self.stages[self.outermost(port)].seek(glances);
     }
 
     fn proceed(

@@ -1,5 +1,7 @@
 //! A packet's way through the stages.
 
+use core::slice;
+
 use stateplane_base::{Reason, Time};
 use stateplane_flow::fast::KeyMask;
 use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
@@ -75,7 +77,7 @@ impl<F: NetworkFunction> Chain<F> {
                         Some((next, entrance)) if entrance == port => {
                             stage = next;
                             glance = self.stages[stage].glance(now, port, buffer, len);
-                            self.stages[stage].seek(&mut glance);
+                            self.stages[stage].seek(slice::from_mut(&mut glance));
                             continue;
                         }
                         Some(_) => {}

@@ -2,8 +2,11 @@
 //!
 //! What a packet costs is mostly waiting for memory. A driver with several packets in
 //! hand reads all of them first ([`Runtime::glance`]), then finds the flows of all
-//! ([`Runtime::seek`]), and then sees each through ([`Runtime::proceed`]). The second pass
-//! is short, so that the processor waits for the memory of several packets at once.
+//! ([`Runtime::seek`]), and then sees each through ([`Runtime::proceed`]). The loops of the second
+//! pass are short, so that the processor waits for the memory of several packets at once.
+
+use core::hint::black_box;
+use core::slice;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::{FlowKey, PortId};
@@ -54,7 +57,7 @@ impl<F: NetworkFunction> Runtime<F> {
         len: usize,
     ) -> Disposition {
         let mut glance = self.glance(now, port, buffer, len);
-        self.seek(&mut glance);
+        self.seek(slice::from_mut(&mut glance));
         self.proceed(now, port, frame, buffer, &glance)
     }
 
@@ -84,21 +87,31 @@ impl<F: NetworkFunction> Runtime<F> {
                 return Seen::Done(self.reject(now, port, buffer, &headers, error, reason));
             }
         };
+        let hash = self.table.hash(&flow);
         Seen::Packet {
             headers,
             flow,
-            hash: self.table.hash(&flow),
+            hash,
             place: None,
         }
     }
 
-    /// The second part: finds what is known of the packet's flow.
+    /// The second part: finds what is known of the packets' flows.
     #[inline]
-    pub fn seek(&self, glance: &mut Glance) {
-        if let Seen::Packet {
-            flow, hash, place, ..
-        } = &mut glance.0
-        {
+    pub fn seek(&self, glances: &mut [Glance]) {
+        // Nothing here waits for what another packet's line says.
+        let hashes = glances.iter().filter_map(|glance| match glance.0 {
+            Seen::Done(_) => None,
+            Seen::Packet { hash, .. } => Some(hash),
+        });
+        black_box(hashes.fold(0, |lines, hash| lines ^ self.table.touch(hash)));
+        let packets = glances.iter_mut().filter_map(|glance| match &mut glance.0 {
+            Seen::Done(_) => None,
+            Seen::Packet {
+                flow, hash, place, ..
+            } => Some((flow, hash, place)),
+        });
+        for (flow, hash, place) in packets {
             *place = self.table.find(*hash, flow);
             if let Some(token) = place.and_then(|place| self.table.token(place)) {
                 self.function.anticipate(token);

@@ -285,7 +285,7 @@ impl<R: Driven> Line<R> {
         let (len, mut buffer) = (frame.len(), frame);
         buffer.resize(ROOM.max(len), 0);
         let mut glance = device.driven.glance(self.now, port, &mut buffer, len);
-        device.driven.seek(port, &mut glance);
+        device.driven.seek(port, std::slice::from_mut(&mut glance));
         let what = device
             .driven
             .proceed(self.now, port, id, &mut buffer, &glance);

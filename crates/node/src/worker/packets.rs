@@ -146,14 +146,13 @@ impl<R: Driven, P: Port, H: NextHops, M: Memory> PacketLoop<R, P, H, M> {
     fn receive(&mut self, now: Time, port: PortId) -> usize {
         let mut batch = std::mem::take(&mut self.batch);
         let count = self.ports[usize::from(port.0)].receive(&mut self.pool, BATCH, &mut batch);
+        batch.iter().for_each(|frame| self.pool.fetch(frame));
         let mut glances = std::mem::take(&mut self.glances);
         glances.extend(batch.iter().map(|frame| {
             let (buffer, len) = (self.pool.buffer_mut(frame), frame.len());
             self.runtime.glance(now, port, buffer, len)
         }));
-        for glance in &mut glances {
-            self.runtime.seek(port, glance);
-        }
+        self.runtime.seek(port, &mut glances);
         for (frame, glance) in batch.drain(..).zip(glances.drain(..)) {
             let id = FrameId(frame.id().0);
             let buffer = self.pool.buffer_mut(&frame);

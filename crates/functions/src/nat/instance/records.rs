@@ -274,7 +274,7 @@ impl Records {
             // All at once, like the flow table.
             slots: Vec::with_capacity(max),
             free: Vec::new(),
-            by_inside: Index::new(),
+            by_inside: Index::new(max),
             hasher: Keyed(hash_key),
             bins: BTreeMap::new(),
             urgent: Vec::new(),
