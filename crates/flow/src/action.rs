@@ -168,12 +168,14 @@ struct Patch<'a> {
 }
 
 impl Patch<'_> {
+    #[inline]
     fn get(&self, at: usize) -> Result<u16, Unfit> {
         let word = self.bytes.get(at..at + 2).ok_or(Unfit)?;
         Ok(u16::from_be_bytes([word[0], word[1]]))
     }
 
     /// Writes a word, notes the change, returns the old one.
+    #[inline]
     fn set(&mut self, at: usize, new: u16, delta: &mut Delta) -> Result<u16, Unfit> {
         let old = self.get(at)?;
         *delta = delta.word(old, new);
@@ -181,6 +183,7 @@ impl Patch<'_> {
         Ok(old)
     }
 
+    #[inline]
     fn set_field(&mut self, at: usize, new: u32, deltas: &mut [&mut Delta]) -> Result<(), Unfit> {
         let old = u32::from(self.get(at)?) << 16 | u32::from(self.get(at + 2)?);
         for delta in deltas {
@@ -191,12 +194,14 @@ impl Patch<'_> {
     }
 
     /// Updates the checksum at `at`.
+    #[inline]
     fn settle(&mut self, at: usize, delta: Delta) -> Result<(), Unfit> {
         let sum = self.get(at)?;
         self.bytes[at..at + 2].copy_from_slice(&delta.apply(sum).to_be_bytes());
         Ok(())
     }
 
+    #[inline]
     fn settle_udp(&mut self, at: usize, delta: Delta) -> Result<(), Unfit> {
         let sum = self.get(at)?;
         self.bytes[at..at + 2].copy_from_slice(&delta.apply_udp(sum).to_be_bytes());
