@@ -36,7 +36,7 @@ force_inline int punt(struct xdp_md *ctx, __u32 port)
 	if (protocol != PROTO_TCP && protocol != PROTO_UDP && protocol != PROTO_ICMP)
 		return to_kernel(counts);
 	/* Multicast and the limited broadcast: 224.0.0.0 and above. */
-	if (packet[16] >= 224 || (!is_pool(packet + 16) && is_local(packet + 16)))
+	if (packet[16] >= 224 || (is_local(packet + 16) && !is_pool(packet + 16)))
 		return to_kernel(counts);
 	return to_function(ctx, counts, port, COUNT_FUNCTION);
 }

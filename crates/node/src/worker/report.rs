@@ -9,7 +9,7 @@ use stateplane_flow::fast::{COUNTER_BYTES, COUNTER_HITS, Pressure, Punt};
 use stateplane_flow::{Endpoint, PortId, Protocol};
 use stateplane_functions::{Counters, Session};
 use stateplane_host::bpf::fastpath::{FastCounters, Words};
-use stateplane_host::port::Port;
+use stateplane_host::port::{Port, PortStats};
 use stateplane_host::xsk::XskPort;
 
 use super::fast::{Done, Fast};
@@ -243,7 +243,8 @@ fn figures<R: Functions>(now: Time, packets: &Packets<R>, worker: &WorkerStatus)
         .map(|(reason, count)| (reason.name().to_owned(), count))
         .collect();
     let mut named = named(&counters);
-    add_host_counters(&mut named, packets);
+    let stats = [0, 1].map(|side| packets.ports[side].stats());
+    add_host_counters(&mut named, packets, &stats);
     let said = packets.runtime.said(now);
     named.extend(
         said.counters
@@ -251,7 +252,6 @@ fn figures<R: Functions>(now: Time, packets: &Packets<R>, worker: &WorkerStatus)
             .map(|(name, n)| ((*name).to_owned(), *n)),
     );
     let done = packets.fast.as_ref().map(Fast::done).unwrap_or_default();
-    let stats = [0, 1].map(|side| packets.ports[side].stats());
     Figures {
         worker: WorkerStatus {
             registered: said.registered,
@@ -304,7 +304,11 @@ fn named(counters: &Counters) -> BTreeMap<String, u64> {
 }
 
 /// What happened below and beside the function.
-fn add_host_counters<R>(named: &mut BTreeMap<String, u64>, packets: &Packets<R>) {
+fn add_host_counters<R>(
+    named: &mut BTreeMap<String, u64>,
+    packets: &Packets<R>,
+    stats: &[PortStats; 2],
+) {
     let census = packets.pool.census();
     named.insert("frames-free".to_owned(), census.free as u64);
     named.insert("frames-parked".to_owned(), census.parked as u64);
@@ -317,8 +321,7 @@ fn add_host_counters<R>(named: &mut BTreeMap<String, u64>, packets: &Packets<R>)
         named.insert("store-received".to_owned(), datagrams.received);
         named.insert("store-calls".to_owned(), datagrams.calls);
     }
-    for (side, port) in SIDES.iter().zip(&packets.ports) {
-        let stats = port.stats();
+    for (side, stats) in SIDES.iter().zip(stats) {
         named.insert(format!("{side}-no-frame"), stats.dropped_no_frame);
         named.insert(format!("{side}-ring-full"), stats.dropped_ring_full);
         named.insert(format!("{side}-send-full"), stats.send_full);
