@@ -13,6 +13,7 @@ mod read;
 mod set;
 mod shrink;
 
+use core::hint::black_box;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 use core::time::Duration;
@@ -235,6 +236,14 @@ impl<M: Memory, A: Address> Table<M, A> {
     /// The two slots that a key would like best.
     fn choices(&self, key: &Key<A>) -> [usize; 2] {
         choices(&self.seed, self.seed.hash_of(key), self.in_use)
+    }
+
+    /// Has the processor fetch the slots that a key may be in. In a large table that takes longer than
+    /// all else about an entry; where it is begun for several keys at once, they share the wait.
+    pub fn fetch(&self, key: &Key<A>) {
+        for slot in self.choices(key).into_iter().flat_map(bucket) {
+            black_box(load(self.slot(slot), A::PAIR_WORDS));
+        }
     }
 
     fn is_taken(&self, slot: usize) -> bool {

@@ -42,6 +42,9 @@ impl Deadlines {
     }
 
     fn place(&self, due: Time, task: TaskId) -> Option<usize> {
+        if self.sorted.front() == Some(&(due, task)) {
+            return Some(0);
+        }
         let from = self.sorted.partition_point(|&(other, _)| other < due);
         let mut same = self.sorted.range(from..).take_while(|other| other.0 == due);
         same.position(|&(_, other)| other == task).map(|n| from + n)

@@ -23,6 +23,9 @@ const FEW_FLOWS: usize = 1024;
 /// Slots by which each turn brings that on.
 const TENDED: usize = 64;
 
+/// Changes whose slots are fetched together: as many as a processor's nearest memory holds.
+const TOGETHER: usize = 16;
+
 /// What a worker wants written.
 pub(super) enum Change {
     Install(PortId, FlowKey, Decision, Option<Ownership>, Option<Meter>),
@@ -67,28 +70,50 @@ impl<M: Memory> Shared<M> {
         changes: &mut Vec<Change>,
         done: &mut Done,
     ) {
-        for change in changes.drain(..) {
-            match change {
-                Change::Install(..) if self.closed => {}
-                Change::Install(port, flow, decision, ownership, meter) => {
-                    match self.owners.guard(worker, ownership) {
-                        Some(guard) => {
-                            let hangs = Hangs { guard, meter };
-                            self.write(now, hops, port, &flow, &decision, hangs, done);
-                        }
-                        None => {
-                            done.unowned += 1;
-                            self.flows.remove(&Key::of(&flow, port));
-                        }
-                    }
+        for some in changes.chunks(TOGETHER) {
+            for change in some {
+                if let Change::Install(port, flow, ..) | Change::Remove(port, flow) = change {
+                    self.flows.fetch(&Key::of(flow, *port));
                 }
-                Change::Remove(port, flow) => {
-                    done.withdrawn += u64::from(self.flows.remove(&Key::of(&flow, port)));
-                }
-                Change::Learn(port, to) => self.ways.learn(now, hops, port, to),
+            }
+            for change in some {
+                self.carry_out(now, hops, worker, change, done);
             }
         }
+        changes.clear();
         self.flows.tend(TENDED);
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Time,
+        hops: &mut impl NextHops,
+        worker: usize,
+        change: &Change,
+        done: &mut Done,
+    ) {
+        match change {
+            Change::Install(..) if self.closed => {}
+            Change::Install(port, flow, decision, ownership, meter) => {
+                match self.owners.guard(worker, *ownership) {
+                    Some(guard) => {
+                        let hangs = Hangs {
+                            guard,
+                            meter: *meter,
+                        };
+                        self.write(now, hops, *port, flow, decision, hangs, done);
+                    }
+                    None => {
+                        done.unowned += 1;
+                        self.flows.remove(&Key::of(flow, *port));
+                    }
+                }
+            }
+            Change::Remove(port, flow) => {
+                done.withdrawn += u64::from(self.flows.remove(&Key::of(flow, *port)));
+            }
+            Change::Learn(port, to) => self.ways.learn(now, hops, *port, *to),
+        }
     }
 
     #[allow(clippy::too_many_arguments, reason = "an entry is made of all of it")]
