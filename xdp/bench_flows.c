@@ -73,6 +73,7 @@ struct config {
 	__u64 base;
 	__u32 rate; /* a second; 0: as fast as the window lets them */
 	__u32 late; /* a window that is full for so many nanoseconds is taken for lost */
+	__u64 most; /* frames at most, all in all; of a rate there is no such bound */
 };
 
 struct {
@@ -243,7 +244,9 @@ force_inline int open(const struct config *config, struct sent *sent)
 		return 0;
 	}
 	sent->limit = sent->frames + room;
-	return 1;
+	if (sent->limit > config->most)
+		sent->limit = config->most;
+	return sent->frames < sent->limit;
 }
 
 SEC("xdp")

@@ -27,7 +27,7 @@ const STAMP: usize = 8;
 const CPUS: u32 = 256;
 /// Times kept, at most; as in the C file.
 const SAMPLES: u32 = 65536;
-const SETTINGS: usize = 136;
+const SETTINGS: usize = 144;
 /// What frames carry, besides the time: as in the C file.
 const STAMP_FLOW: u32 = 2;
 
@@ -53,6 +53,7 @@ mod at {
     pub(super) const BASE: usize = 120;
     pub(super) const RATE: usize = 128;
     pub(super) const LATE: usize = 132;
+    pub(super) const MOST: usize = 136;
 }
 
 /// Where a frame keeps what.
@@ -221,6 +222,12 @@ impl Range {
         self.configure()
     }
 
+    /// How many frames are sent at most, all in all: runs beyond them send nothing.
+    pub fn set_most(&mut self, most: u64) -> Result<(), BpfError> {
+        put(&mut self.settings, at::MOST, most.to_ne_bytes());
+        self.configure()
+    }
+
     /// Whether frames carry the time they were sent at from now on; forgets earlier times.
     pub fn set_timed(&mut self, timed: bool) -> Result<(), BpfError> {
         put(
@@ -386,6 +393,7 @@ fn settings(load: &Load) -> Result<[u8; SETTINGS], BpfError> {
     word(at::SOURCE_MASK, mask.to_be());
     word(at::DESTINATION, expected.destination.to_bits().to_be());
     put(&mut settings, at::MAC, expected.mac);
+    put(&mut settings, at::MOST, u64::MAX.to_ne_bytes());
     settings[at::HEADERS..at::HEADERS + HEADERS].copy_from_slice(&frame[..HEADERS]);
     Ok(settings)
 }

@@ -39,7 +39,7 @@ pub(super) fn measure(device: Device, scale: &Scale, place: Place) -> Result<Vec
         let running = start(device, &bed, dir.path(), flows, place)?;
         placement.arrange(&bed, &running, place)?;
         let mut drive = Drive::new(&bed, &running, &case, place)?;
-        let (figures, profile) = pass(&mut drive, &running, dir.path())?;
+        let (figures, profile) = pass(&mut drive, &running, dir.path(), flows)?;
         running.stop(dir.path())?;
         Ok((case, figures, profile))
     });
@@ -47,13 +47,18 @@ pub(super) fn measure(device: Device, scale: &Scale, place: Place) -> Result<Vec
 }
 
 /// New flows through a device, and what that cost.
-fn pass(drive: &mut Drive<'_>, running: &Running, dir: &Path) -> Result<(Figures, Profile)> {
-    let first = drive.first_packets(Duration::from_millis(50))?;
+fn pass(
+    drive: &mut Drive<'_>,
+    running: &Running,
+    dir: &Path,
+    flows: u32,
+) -> Result<(Figures, Profile)> {
+    let first = drive.first_packets(flows / 8, Duration::from_millis(50))?;
     let Running::Node(node) = running else {
-        return Ok((drive.first_packets(SPAN)?.figures(), Profile::new()));
+        return Ok((drive.first_packets(flows, SPAN)?.figures(), Profile::new()));
     };
     let before = Tally::before(node, dir)?;
-    let passed = drive.first_packets(SPAN)?;
+    let passed = drive.first_packets(flows, SPAN)?;
     let after = Tally::after(node, dir)?;
     let (mut figures, profile) = (passed.figures(), after.since(&before, passed.right));
     let of = |part: &str, name: &str| profile.get(part).and_then(|of| of.get(name)).copied();
