@@ -1,13 +1,12 @@
 //! Functions in a line, over a store of their own: as a chain in one instance, or as instances of which
 //! each is cabled to the next.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use stateplane_base::{Incarnation, LogTime, Reason, Time};
-use stateplane_flow::fast::{KeyMask, Metered, TCP_EVENTS};
-use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
+use stateplane_flow::PortId;
 use stateplane_functions::meter::ops::List;
 use stateplane_functions::meter::{
     Allowance, Meter44, MeterConfig, MeterStateConfig, Subnet, procedures as meter_procedures,
@@ -15,15 +14,14 @@ use stateplane_functions::meter::{
 use stateplane_functions::nat::procedures::{self as nat_procedures, NatStateConfig};
 use stateplane_functions::nat::{Nat44, NatConfig, Prefix};
 use stateplane_functions::{
-    Allow, Chain, Decision, Disposition, Driven, Effect, FrameId, Meter, NetworkFunction,
-    Ownership, Runtime, RuntimeConfig, Sight, StateError, Ticket,
+    Chain, Disposition, Driven, Effect, FrameId, NetworkFunction, Runtime, RuntimeConfig,
+    StateError, Ticket,
 };
 use stateplane_lease::ops::Operation;
-use stateplane_lease::{InstanceId, Partition, Terms};
+use stateplane_lease::{InstanceId, Terms};
 use stateplane_state::{Application, Limits, Registry, Store};
-use stateplane_wire::packet::{Fragment, Headers, Transport};
 
-use crate::common::{IN, OUT, Out, POOL, ports, store_config};
+use crate::common::{FastPath, IN, OUT, Out, POOL, ROOM, ports, store_config};
 
 pub type Function = Box<dyn NetworkFunction>;
 /// Meter and NAT as a chain.
@@ -40,7 +38,6 @@ pub const ALLOWED: u64 = 400_000;
 pub const MAPPINGS: u32 = 6;
 pub const INTERVAL: Duration = Duration::from_millis(100);
 const LENGTH: Duration = Duration::from_secs(1);
-const ROOM: usize = 2048;
 
 pub fn meter_state() -> MeterStateConfig {
     let subnet = |third, len| Subnet::new(Ipv4Addr::new(10, 0, third, 0), len).unwrap();
@@ -86,105 +83,19 @@ pub fn nat() -> Function {
     Box::new(Nat44::new(config))
 }
 
-/// What packets undergo, under which lease, and where they count.
-pub type Entry = (Decision, Option<Ownership>, Option<Meter>);
-
-/// A fast path: does what it was told.
-#[derive(Default)]
-pub struct Front {
-    pub entries: HashMap<(PortId, FlowKey), Entry>,
-    leases: HashMap<Partition, (u32, Time)>,
-    meters: HashMap<Meter, (u64, Metered)>,
-    seen: HashMap<(PortId, FlowKey), Time>,
-    /// Where the slow path sent packets to.
-    routes: HashSet<Ipv4Addr>,
-    pub hits: u64,
-}
-
-impl Front {
-    fn key(mask: KeyMask, frame: &[u8]) -> Option<(FlowKey, Headers)> {
-        let headers = Headers::parse(frame).ok()?;
-        match headers.transport {
-            Transport::Tcp { flags, .. } if flags.0 & TCP_EVENTS == 0 => {}
-            Transport::Udp { .. } | Transport::Echo { .. } => {}
-            _ => return None,
-        }
-        let (from, to) = headers.ports()?;
-        let end = |addr: Option<Ipv4Addr>, port: Option<u16>| Endpoint {
-            addr: addr.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            port: port.unwrap_or(0),
-        };
-        let flow = FlowKey {
-            protocol: Protocol::from_number(headers.protocol)?,
-            source: end(
-                mask.source.then_some(headers.source),
-                mask.source_port.then_some(from),
-            ),
-            destination: end(
-                mask.destination.then_some(headers.destination),
-                mask.destination_port.then_some(to),
-            ),
-        };
-        (headers.fragment == Fragment::Whole).then_some((flow, headers))
-    }
-
-    fn pass(&mut self, now: Time, port: PortId, mask: KeyMask, frame: &[u8]) -> Option<Out> {
-        let (flow, headers) = Self::key(mask, frame)?;
-        let (decision, ownership, meter) = self.entries.get(&(port, flow)).copied()?;
-        let (action, out) = (decision.action, decision.action.out);
-        let to = action.destination.map(|end| end.addr);
-        let known = to.is_some() || self.routes.contains(&headers.destination);
-        let fits = headers.packet_len() <= usize::from(ports()[usize::from(out.0)].mtu);
-        let lives = headers.ttl > action.ttl.max(1) && now <= decision.valid_until;
-        let held = ownership.is_none_or(|ownership| {
-            let (epoch, until) = self.leases[&ownership.partition];
-            epoch != 0 && u64::from(epoch) == ownership.epoch && now < until
-        });
-        if !(known && fits && lives && held) {
-            return None;
-        }
-        if let Some(meter) = meter {
-            let (limit, counted) = self.meters.get_mut(&meter).expect("it was begun");
-            if counted.used() + frame.len() as u64 > *limit {
-                return None;
-            }
-            counted.packets[usize::from(port.0)] += 1;
-            counted.bytes[usize::from(port.0)] += frame.len() as u64;
-        }
-        let mut frame = frame[..headers.end].to_vec();
-        action.apply(&mut frame, &headers).ok()?;
-        self.seen.insert((port, flow), now);
-        self.hits += 1;
-        Some(Out::Sent(out, frame))
-    }
-}
-
-impl Sight for Front {
-    fn last_seen(&self, _: Time, port: PortId, flow: &FlowKey) -> Option<Time> {
-        self.seen.get(&(port, *flow)).copied()
-    }
-
-    fn metered(&self, meter: Meter) -> Option<Metered> {
-        self.meters.get(&meter).map(|(_, counted)| *counted)
-    }
-}
-
 /// One instance with its driver.
 pub struct Device<R> {
     pub driven: R,
-    pub front: Front,
-    masks: [KeyMask; 2],
+    pub front: FastPath,
     parked: HashMap<FrameId, Vec<u8>>,
     frames: u32,
 }
 
 impl<R: Driven> Device<R> {
     fn new(driven: R) -> Self {
-        let masks = [IN, OUT].map(|port| driven.key_mask(port).expect("it says what"));
         Self {
+            front: FastPath::before(&driven),
             driven,
-            front: Front::default(),
-            masks,
             parked: HashMap::new(),
             frames: 0,
         }
@@ -276,9 +187,8 @@ impl<R: Driven> Line<R> {
 
     fn arrive(&mut self, at: usize, port: PortId, frame: Vec<u8>) {
         let device = &mut self.devices[at];
-        let mask = device.masks[usize::from(port.0)];
-        if let Some(Out::Sent(out, frame)) = device.front.pass(self.now, port, mask, &frame) {
-            return self.leave(at, out, frame);
+        if let Some(passed) = device.front.pass(self.now, port, &frame) {
+            return self.leave(at, passed.port, passed.frame);
         }
         let id = FrameId(device.frames);
         device.frames += 1;
@@ -303,8 +213,7 @@ impl<R: Driven> Line<R> {
         match what {
             Disposition::Forward { port, len } => {
                 buffer.truncate(len);
-                let to: [u8; 4] = buffer[30..34].try_into().expect("four bytes");
-                self.devices[at].front.routes.insert(to.into());
+                self.devices[at].front.learn(&buffer);
                 self.leave(at, port, buffer);
             }
             Disposition::Answer { len } => {
@@ -374,32 +283,7 @@ impl<R: Driven> Line<R> {
                 parked.remove(&frame).expect("discarded once");
                 self.out.push(Out::Dropped(reason));
             }
-            Effect::Offload {
-                port,
-                flow,
-                decision,
-                ownership,
-                meter,
-            } => {
-                let entry = (decision, ownership, meter);
-                front.entries.insert((port, flow), entry);
-            }
-            Effect::Withdraw { port, flow } => {
-                front.entries.remove(&(port, flow));
-                front.seen.remove(&(port, flow));
-            }
-            Effect::Publish {
-                partition,
-                epoch,
-                until,
-            } => drop(front.leases.insert(partition, (epoch, until))),
-            Effect::Meter { meter, allow } => {
-                let known = front.meters.entry(meter).or_default();
-                match allow {
-                    Allow::Nothing => *known = Default::default(),
-                    Allow::Until(limit) => known.0 = limit,
-                }
-            }
+            other => front.obey(other),
         }
     }
 

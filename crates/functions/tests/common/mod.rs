@@ -1,26 +1,31 @@
 //! Instances of the NAT over one embedded store, and frames to send through them.
-#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test uses its part"
+)]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod fast;
+mod frames;
+
+use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use stateplane_base::{Incarnation, LogTime, Reason, Time};
-use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
+use stateplane_flow::PortId;
 use stateplane_functions::nat::ops::InstanceId;
 use stateplane_functions::nat::procedures::{self, NatStateConfig};
 use stateplane_functions::nat::{Nat44, NatConfig, Prefix};
 use stateplane_functions::{
-    CommitMode, Decision, Disposition, Effect, FrameId, PortConfig, Runtime, RuntimeConfig, Sight,
-    StateError, Ticket,
+    CommitMode, Disposition, Effect, FrameId, PortConfig, Runtime, RuntimeConfig, StateError,
+    Ticket,
 };
 use stateplane_state::{Application, Limits, Registry, Store};
-use stateplane_wire::packet::{Fragment, Headers, Transport};
-use stateplane_wire::tcp::Flags;
 
-/// Flags that open, close or reset a connection.
-const TCP_EVENTS: u8 = Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0;
+pub use fast::FastPath;
+pub use frames::{echo, ends, icmp_error, tcp, udp, verify};
 
 pub const IN: PortId = PortId::INSIDE;
 pub const OUT: PortId = PortId::OUTSIDE;
@@ -30,7 +35,7 @@ pub const CLIENT: [u8; 4] = [10, 0, 0, 5];
 pub const SERVER: [u8; 4] = [203, 0, 113, 9];
 pub const POOL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// Room of a frame buffer.
-const ROOM: usize = 2048;
+pub const ROOM: usize = 2048;
 
 /// What came out of an instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,64 +54,6 @@ pub struct Node {
     pub out: Vec<Out>,
     /// What a fast path would carry out.
     pub fast: FastPath,
-}
-
-/// A fast path: does what it was told, and says what it saw.
-#[derive(Default)]
-pub struct FastPath {
-    pub entries: BTreeMap<(PortId, FlowKey), Decision>,
-    pub seen: BTreeMap<(PortId, FlowKey), Time>,
-    /// Where the slow path sent packets to.
-    routes: BTreeSet<Ipv4Addr>,
-    pub hits: u64,
-}
-
-impl FastPath {
-    /// The flow of a packet that need not be seen by the function.
-    fn flow(&self, port: PortId, frame: &[u8]) -> Option<(FlowKey, Headers)> {
-        let headers = Headers::parse(frame).ok()?;
-        match headers.transport {
-            Transport::Tcp { flags, .. } if flags.0 & TCP_EVENTS == 0 => {}
-            Transport::Udp { .. } | Transport::Echo { .. } => {}
-            _ => return None,
-        }
-        let (from, to) = headers.ports()?;
-        let end = |addr, port| Endpoint { addr, port };
-        let (source, destination) = match port {
-            IN => (end(headers.source, from), Endpoint::ANY),
-            _ => (Endpoint::ANY, end(headers.destination, to)),
-        };
-        let protocol = Protocol::from_number(headers.protocol)?;
-        let known = port == OUT || self.routes.contains(&headers.destination);
-        let flow = FlowKey {
-            protocol,
-            source,
-            destination,
-        };
-        (known && headers.ttl > 1 && headers.fragment == Fragment::Whole).then_some((flow, headers))
-    }
-
-    /// Carries out what it knows about the packet.
-    fn pass(&mut self, now: Time, port: PortId, frame: &[u8]) -> Option<Out> {
-        let (flow, headers) = self.flow(port, frame)?;
-        let decision = self.entries.get(&(port, flow))?;
-        let out = decision.action.out;
-        let fits = headers.packet_len() <= usize::from(ports()[usize::from(out.0)].mtu);
-        if decision.valid_until < now || !fits {
-            return None;
-        }
-        let mut frame = frame[..headers.end].to_vec();
-        decision.action.apply(&mut frame, &headers).ok()?;
-        self.seen.insert((port, flow), now);
-        self.hits += 1;
-        Some(Out::Sent(out, frame))
-    }
-}
-
-impl Sight for FastPath {
-    fn last_seen(&self, _now: Time, port: PortId, flow: &FlowKey) -> Option<Time> {
-        self.seen.get(&(port, *flow)).copied()
-    }
 }
 
 /// Instances, their store and the time.
@@ -166,12 +113,12 @@ pub fn node_with(
     };
     let runtime = Runtime::new(now, runtime, Nat44::new(config));
     Node {
+        fast: FastPath::before(&runtime),
         runtime,
         parked: HashMap::new(),
         next_frame: 0,
         submitted: VecDeque::new(),
         out: Vec::new(),
-        fast: FastPath::default(),
     }
 }
 
@@ -206,9 +153,9 @@ impl World {
     pub fn send(&mut self, node: usize, port: PortId, frame: &[u8]) -> Vec<Out> {
         let now = self.now;
         if env!("CARGO_CRATE_NAME") == FAST
-            && let Some(out) = self.nodes[node].fast.pass(now, port, frame)
+            && let Some(passed) = self.nodes[node].fast.pass(now, port, frame)
         {
-            return vec![out];
+            return vec![Out::Sent(passed.port, passed.frame)];
         }
         self.nodes[node].receive(now, port, frame);
         self.settle();
@@ -314,8 +261,7 @@ impl Node {
         match what {
             Disposition::Forward { port, len } => {
                 buffer.truncate(len);
-                let destination: [u8; 4] = buffer[30..34].try_into().expect("four bytes");
-                self.fast.routes.insert(destination.into());
+                self.fast.learn(&buffer);
                 self.out.push(Out::Sent(port, buffer));
             }
             Disposition::Answer { len } => {
@@ -339,27 +285,14 @@ impl Node {
                     assert_ne!(what, Disposition::Parked, "a released packet does not park");
                     self.dispose(parked.port, frame, buffer, what);
                 }
-                Effect::Offload {
-                    port,
-                    flow,
-                    decision,
-                    ownership,
-                    meter,
-                } => {
-                    assert_eq!(ownership, None, "a mapping needs no owner");
-                    assert_eq!(meter, None, "nothing is metered");
-                    self.fast.entries.insert((port, flow), decision);
-                }
-                Effect::Withdraw { port, flow } => {
-                    self.fast.entries.remove(&(port, flow));
-                    self.fast.seen.remove(&(port, flow));
-                }
-                Effect::Publish { .. } => panic!("no flow hangs on a lease"),
-                Effect::Meter { .. } => panic!("no flow has a meter"),
                 Effect::Discard { frame, reason } => {
                     self.parked.remove(&frame).expect("discarded once");
                     self.out.push(Out::Dropped(reason));
                 }
+                Effect::Publish { .. } | Effect::Meter { .. } => {
+                    panic!("a mapping needs no owner, and nothing is metered")
+                }
+                other => self.fast.obey(other),
             }
         }
         moved
@@ -367,112 +300,5 @@ impl Node {
 
     pub fn parked(&self) -> usize {
         self.parked.len()
-    }
-}
-
-fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-}
-
-fn written(size: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size);
-    write(&mut bytes);
-    bytes
-}
-
-pub fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
-    let packet = ethernet().ipv4(from.0, to.0, 64).udp(from.1, to.1);
-    written(payload.len(), |out| packet.write(out, payload).unwrap())
-}
-
-/// TCP with the flags named by letters: S, A, F, R.
-pub fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str, payload: &[u8]) -> Vec<u8> {
-    let mut packet = ethernet()
-        .ipv4(from.0, to.0, 64)
-        .tcp(from.1, to.1, 1000, 4096);
-    for flag in flags.chars() {
-        packet = match flag {
-            'S' => packet.syn(),
-            'A' => packet.ack(2000),
-            'F' => packet.fin(),
-            'R' => packet.rst(),
-            other => panic!("flag {other}"),
-        };
-    }
-    written(payload.len(), |out| packet.write(out, payload).unwrap())
-}
-
-pub fn echo(from: [u8; 4], to: [u8; 4], request: bool, id: u16, payload: &[u8]) -> Vec<u8> {
-    let packet = ethernet().ipv4(from, to, 64);
-    let packet = if request {
-        packet.icmpv4_echo_request(id, 1)
-    } else {
-        packet.icmpv4_echo_reply(id, 1)
-    };
-    written(payload.len(), |out| packet.write(out, payload).unwrap())
-}
-
-/// An ICMP error from `from` to `to` about the IPv4 packet in `frame`, of which it quotes
-/// `quoted` bytes.
-pub fn icmp_error(
-    from: [u8; 4],
-    to: [u8; 4],
-    kind: (u8, u8),
-    frame: &[u8],
-    quoted: usize,
-) -> Vec<u8> {
-    let quote = &frame[14..frame.len().min(14 + quoted)];
-    let packet = ethernet()
-        .ipv4(from, to, 60)
-        .icmpv4_raw(kind.0, kind.1, [0; 4]);
-    written(quote.len(), |out| packet.write(out, quote).unwrap())
-}
-
-/// Source and destination of a frame, as another implementation reads them.
-pub fn ends(frame: &[u8]) -> (([u8; 4], u16), ([u8; 4], u16)) {
-    let headers = PacketHeaders::from_ethernet_slice(frame).unwrap();
-    let Some(NetHeaders::Ipv4(ip, _)) = &headers.net else {
-        panic!("not IPv4")
-    };
-    let (source, destination) = match headers.transport {
-        Some(TransportHeader::Tcp(tcp)) => (tcp.source_port, tcp.destination_port),
-        Some(TransportHeader::Udp(udp)) => (udp.source_port, udp.destination_port),
-        Some(TransportHeader::Icmpv4(_)) => {
-            let id = u16::from_be_bytes([frame[38], frame[39]]);
-            (id, id)
-        }
-        _ => panic!("no ports"),
-    };
-    ((ip.source, source), (ip.destination, destination))
-}
-
-/// All checksums are right, as another implementation computes them.
-pub fn verify(frame: &[u8]) {
-    let headers = PacketHeaders::from_ethernet_slice(frame).unwrap();
-    let Some(NetHeaders::Ipv4(ip, _)) = &headers.net else {
-        panic!("not IPv4")
-    };
-    assert_eq!(
-        ip.header_checksum,
-        ip.calc_header_checksum(),
-        "IPv4 header checksum"
-    );
-    let payload = headers.payload.slice();
-    match headers.transport {
-        Some(TransportHeader::Tcp(tcp)) => {
-            assert_eq!(
-                tcp.checksum,
-                tcp.calc_checksum_ipv4(ip, payload).unwrap(),
-                "TCP"
-            );
-        }
-        Some(TransportHeader::Udp(udp)) if udp.checksum != 0 => {
-            let right = udp.calc_checksum_ipv4(ip, payload).unwrap();
-            assert_eq!(udp.checksum, right, "UDP");
-        }
-        Some(TransportHeader::Icmpv4(icmp)) => {
-            assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(payload), "ICMP");
-        }
-        _ => {}
     }
 }

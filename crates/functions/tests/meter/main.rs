@@ -1,9 +1,11 @@
 //! The meter over a store: what it counts, what it lets pass, and who may.
 
-#![allow(unreachable_pub, reason = "parts of one program")]
+#![allow(dead_code, unreachable_pub, reason = "parts of one program")]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
+#[path = "../faulty/mod.rs"]
+mod faulty;
 mod rules;
 mod world;

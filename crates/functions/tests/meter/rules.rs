@@ -9,7 +9,8 @@ use stateplane_lease::InstanceId;
 use stateplane_lease::OnExpiry;
 use stateplane_lease::ops::Migrate;
 
-use crate::world::*;
+use crate::faulty::*;
+use crate::world::{World, packet};
 
 const IN: PortId = PortId::INSIDE;
 const OUT: PortId = PortId::OUTSIDE;
@@ -19,19 +20,11 @@ fn counted(world: &mut World, subscriber: [u8; 4]) -> Tally {
     account.map(|account| account.passed).unwrap_or_default()
 }
 
-fn passed(world: &World, subscriber: [u8; 4]) -> Tally {
-    world
-        .passed
-        .get(&subscriber.into())
-        .copied()
-        .unwrap_or_default()
-}
-
 /// Packets both ways, one of each a step, for so long.
 fn traffic(world: &mut World, gate: usize, subscriber: [u8; 4], span: Duration) {
     for _ in 0..span.as_millis() {
-        world.packet(gate, IN, subscriber, 100);
-        world.packet(gate, OUT, subscriber, 900);
+        packet(world, gate, IN, subscriber, 100);
+        packet(world, gate, OUT, subscriber, 900);
         world.step();
     }
 }
@@ -40,7 +33,7 @@ fn traffic(world: &mut World, gate: usize, subscriber: [u8; 4], span: Duration) 
 fn what_passes_is_counted_both_ways_within_an_interval() {
     let mut world = World::new(1, 1);
     traffic(&mut world, 0, FREE, Duration::from_secs(2));
-    let all = passed(&world, FREE);
+    let all = world.tally(FREE);
     assert_eq!(all.packets, [2000, 2000]);
     assert_eq!(all.bytes, [200_000, 1_800_000]);
     let so_far = counted(&mut world, FREE);
@@ -56,7 +49,7 @@ fn both_ways_of_a_fast_path_are_counted() {
         let mut world = World::new(seed, 1);
         traffic(&mut world, 0, LIMITED, Duration::from_millis(200));
         world.pass(2 * INTERVAL);
-        assert_eq!(counted(&mut world, LIMITED), passed(&world, LIMITED));
+        assert_eq!(counted(&mut world, LIMITED), world.tally(LIMITED));
         let front = world.gates[0].as_ref().unwrap().front.hits;
         assert!(front == 0 || front > 150, "{front}");
     }
@@ -71,7 +64,7 @@ fn an_allowance_is_used_to_the_last_packets_and_comes_back_with_the_next_period(
         let rest = period - world.log % period;
         world.pass(Duration::from_nanos(rest));
         traffic(&mut world, 0, LIMITED, Duration::from_secs(2));
-        let used = passed(&world, LIMITED);
+        let used = world.tally(LIMITED);
         let used = used.bytes[0] + used.bytes[1];
         assert!(
             used <= ALLOWED && used > ALLOWED * 19 / 20,
@@ -80,15 +73,15 @@ fn an_allowance_is_used_to_the_last_packets_and_comes_back_with_the_next_period(
         let dropped = &world.gates[0].as_ref().unwrap().dropped;
         assert!(dropped[&Reason::Allowance] > 1000, "{dropped:?}");
         world.pass(2 * INTERVAL);
-        assert_eq!(counted(&mut world, LIMITED), passed(&world, LIMITED));
+        assert_eq!(counted(&mut world, LIMITED), world.tally(LIMITED));
         let left = world.account(LIMITED).unwrap().allowance.unwrap();
         assert_eq!((left.of, left.left), (ALLOWED, 0));
         // Others are not concerned.
         traffic(&mut world, 0, FREE, Duration::from_millis(100));
-        assert_eq!(passed(&world, FREE).packets, [100, 100]);
+        assert_eq!(world.tally(FREE).packets, [100, 100]);
         world.pass(Duration::from_secs(5));
         traffic(&mut world, 0, LIMITED, Duration::from_millis(100));
-        let again = passed(&world, LIMITED);
+        let again = world.tally(LIMITED);
         assert_eq!(
             again.bytes[0] + again.bytes[1],
             used + 100_000,
@@ -106,7 +99,7 @@ fn packets_elsewhere_move_the_partition_and_nothing_is_lost() {
             traffic(&mut world, turn % 2, FREE, Duration::from_secs(2));
         }
         world.pass(Duration::from_millis(400));
-        let all = passed(&world, FREE);
+        let all = world.tally(FREE);
         assert_eq!(
             all.packets,
             [12_000, 12_000],
@@ -128,7 +121,7 @@ fn an_operator_moves_a_partition_and_what_was_reserved_comes_back() {
         .expect("it was lent");
     world.pass(Duration::from_millis(500));
     assert_eq!(world.owner(LIMITED), Some(1));
-    let used = passed(&world, LIMITED);
+    let used = world.tally(LIMITED);
     assert_eq!(counted(&mut world, LIMITED), used);
     let left = world.account(LIMITED).unwrap().allowance.unwrap().left;
     assert_eq!(
@@ -143,14 +136,14 @@ fn a_killed_owner_is_followed_after_its_lease_with_the_counts_so_far() {
     for seed in 0..8 {
         let mut world = World::new(seed, 2);
         traffic(&mut world, 0, FREE, Duration::from_secs(3));
-        let before = passed(&world, FREE);
+        let before = world.tally(FREE);
         world.kill(0);
         let mut silence = 0;
-        while !world.packet(1, IN, FREE, 100) {
+        while !packet(&mut world, 1, IN, FREE, 100) {
             world.step();
             silence += 1;
             // What waited passes as soon as it may.
-            if passed(&world, FREE) != before {
+            if world.tally(FREE) != before {
                 break;
             }
         }
@@ -166,7 +159,7 @@ fn a_killed_owner_is_followed_after_its_lease_with_the_counts_so_far() {
             "{missed} packets"
         );
         world.pass(2 * INTERVAL);
-        let after = passed(&world, FREE).packets[0] - before.packets[0];
+        let after = world.tally(FREE).packets[0] - before.packets[0];
         assert_eq!(
             counted(&mut world, FREE).packets[0],
             kept.packets[0] + after
@@ -182,16 +175,16 @@ fn cut_off_it_stops_with_the_lease_and_goes_on_where_it_was() {
         world.cut = true;
         traffic(&mut world, 0, FREE, Duration::from_secs(3));
         world.pass(Duration::from_millis(300));
-        let stopped = passed(&world, FREE).packets[0];
+        let stopped = world.tally(FREE).packets[0];
         assert!((1400..=2000).contains(&stopped), "{stopped}");
         world.cut = false;
         world.pass(Duration::from_secs(1));
         traffic(&mut world, 0, FREE, Duration::from_millis(300));
         world.pass(2 * INTERVAL);
-        assert_eq!(passed(&world, FREE).packets[0], stopped + 300);
+        assert_eq!(world.tally(FREE).packets[0], stopped + 300);
         assert_eq!(
             counted(&mut world, FREE),
-            passed(&world, FREE),
+            world.tally(FREE),
             "nothing is lost"
         );
     }
@@ -208,13 +201,13 @@ fn open_goes_on_without_the_store_but_not_beyond_the_allowance() {
         world.cut = true;
         traffic(&mut world, 0, FREE, Duration::from_secs(3));
         traffic(&mut world, 0, LIMITED, Duration::from_millis(300));
-        assert_eq!(passed(&world, FREE).packets[0], 4000);
-        let limited = passed(&world, LIMITED);
+        assert_eq!(world.tally(FREE).packets[0], 4000);
+        let limited = world.tally(LIMITED);
         // What was reserved, no more.
         assert!(limited.bytes[0] + limited.bytes[1] < ALLOWED * 3 / 4);
         world.cut = false;
         world.pass(Duration::from_secs(1));
-        assert_eq!(counted(&mut world, FREE), passed(&world, FREE));
+        assert_eq!(counted(&mut world, FREE), world.tally(FREE));
     }
 }
 
@@ -224,17 +217,11 @@ fn a_stopped_instance_gives_everything_back() {
     traffic(&mut world, 0, LIMITED, Duration::from_millis(130));
     world.stop(0);
     world.pass(Duration::from_millis(20));
-    assert!(
-        world.gates[0]
-            .as_ref()
-            .unwrap()
-            .runtime
-            .function()
-            .is_settled()
-    );
-    assert_eq!(counted(&mut world, LIMITED), passed(&world, LIMITED));
+    let stopped = world.gates[0].as_ref().unwrap();
+    assert!(stopped.driven.function().meter.is_settled());
+    assert_eq!(counted(&mut world, LIMITED), world.tally(LIMITED));
     assert_eq!(world.owner(LIMITED), None);
-    assert!(!world.packet(1, IN, LIMITED, 100), "it waits");
+    assert!(!packet(&mut world, 1, IN, LIMITED, 100), "it waits");
     world.step();
     assert_eq!(world.owner(LIMITED), Some(1));
 }
