@@ -15,8 +15,8 @@
 //! as a hop.
 //!
 //! To its driver a chain is one function ([`Driven`]), to the fast path as well: a packet that all stages
-//! let pass without waiting shows by which of their decisions, and these together are one entry
-//! (`offers.rs`).
+//! let pass straight on, at once or after it has waited, shows by which of their decisions, and these
+//! together are one entry (`offers.rs`).
 //!
 //! * `walk.rs`: packets from stage to stage
 //! * `offers.rs`: entries of the fast path
@@ -28,6 +28,7 @@ use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use hashbrown::HashMap;
 use stateplane_base::{Reason, Time};
 use stateplane_flow::fast::{KeyMask, Metered};
 use stateplane_flow::{FlowAction, FlowKey, PortId};
@@ -40,7 +41,9 @@ use crate::local::LocalTables;
 use crate::runtime::{
     Disposition, Effect, FrameId, Glance, Parked, Runtime, RuntimeConfig, Session, Sight,
 };
+use crate::table::Keyed;
 use offers::{Glimpse, Offer, Offers};
+use walk::Trail;
 
 /// Most functions of a chain.
 pub const STAGES_MAX: usize = 4;
@@ -53,6 +56,8 @@ pub struct Chain<F> {
     masks: [Option<KeyMask>; 2],
     /// None: there is no fast path.
     offers: Option<Offers>,
+    /// How parked packets came, if they may become entries. There are as many as packets parked, at most.
+    trails: HashMap<FrameId, Trail, Keyed>,
     /// The stage whose leases and meters the fast path knows. They are named by numbers of its own,
     /// so there can be one.
     keeper: Option<usize>,
@@ -98,6 +103,7 @@ impl<F: NetworkFunction> Chain<F> {
                 .collect(),
             masks,
             offers: fast_path.then(|| Offers::new(count, flows.unwrap_or(0), first.hash_key)),
+            trails: HashMap::with_hasher(Keyed(first.hash_key)),
             keeper: None,
             effects: VecDeque::new(),
             now,
@@ -170,6 +176,10 @@ impl<F: NetworkFunction> Chain<F> {
                 frame,
                 parked: Parked { stage, ..parked },
             },
+            Effect::Discard { frame, reason } => {
+                self.trails.remove(&frame);
+                Effect::Discard { frame, reason }
+            }
             other => other,
         };
         self.effects.push_back(effect);
@@ -221,8 +231,7 @@ impl<F: NetworkFunction> Driven for Chain<F> {
         buffer: &mut [u8],
     ) -> Disposition {
         self.now = now;
-        let what = self.stages[parked.stage].release(now, parked, buffer);
-        let what = self.go_on(now, parked.stage, parked.port, frame, buffer, what);
+        let what = self.go_on_after(now, frame, parked, buffer);
         self.note(what)
     }
 
@@ -335,6 +344,12 @@ impl<F: NetworkFunction> Driven for Chain<F> {
     fn check(&self) {
         self.stages.iter().for_each(Runtime::check);
         assert!(self.parked() <= self.park_max, "parking is bounded");
+        if self.effects.is_empty() {
+            assert!(
+                self.trails.len() <= self.parked(),
+                "trails are of parked packets"
+            );
+        }
         if let Some(offers) = &self.offers
             && self.effects.is_empty()
         {

@@ -20,8 +20,9 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 use stateplane_base::Time;
 use stateplane_flow::fast::{compose, has_room_for};
-use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
+use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
 
+use super::walk::Steps;
 use super::{STAGES_MAX, passing};
 use crate::function::{Decision, Meter, Ownership, Token};
 use crate::runtime::{Effect, Sight};
@@ -69,10 +70,10 @@ impl Offer {
 }
 
 /// The flow at each stage.
-pub(super) type Flows = [Option<FlowKey>; STAGES_MAX];
+type Flows = [Option<FlowKey>; STAGES_MAX];
 
 /// How the fast path knows an entry: by which port packets come, and what of them makes a flow there.
-type Place = (PortId, FlowKey);
+pub(super) type Place = (PortId, FlowKey);
 
 /// An entry.
 #[derive(Clone, Copy, Debug)]
@@ -152,37 +153,30 @@ impl Offers {
     }
 
     /// Whether the fast path was offered an entry for these packets, or there is no room for one.
-    pub(super) fn is_done(&self, port: PortId, key: FlowKey) -> bool {
-        match self.composites.get(&(port, key)) {
+    pub(super) fn is_done(&self, place: Place) -> bool {
+        match self.composites.get(&place) {
             Some(known) => known.round == self.round,
             None => self.composites.len() >= self.most,
         }
     }
 
-    /// A packet passed all stages: offers an entry, if each function has its decision on offer.
-    /// `decided`: by which action the packet passed a stage.
-    pub(super) fn make(
-        &mut self,
-        (port, key): Place,
-        flows: Flows,
-        decided: impl Fn(usize, &FlowKey) -> Option<FlowAction>,
-        effects: &mut VecDeque<Effect>,
-    ) {
+    /// A packet passed all stages: offers an entry, if each function has on offer what it did to this packet.
+    /// What it did to it follows from the flows, and these from what was done before.
+    pub(super) fn make(&mut self, place: Place, steps: &Steps, effects: &mut VecDeque<Effect>) {
         let same = |stage: usize| {
-            let flow = flows[stage].as_ref();
-            flow.is_some_and(|flow| {
+            steps[stage].as_ref().is_some_and(|(flow, action)| {
                 let known = self.stages[stage].get(flow);
-                let action = known.map(|known| known.offer.decision.action);
-                action.is_some() && action == decided(stage, flow)
+                let offered = known.map(|known| known.offer.decision.action);
+                offered.is_some() && offered == *action
             })
         };
         if !(0..self.stages.len()).all(same) {
             return;
         }
-        let Some(whole) = self.whole(port, &flows) else {
+        let flows = steps.map(|step| step.map(|(flow, _)| flow));
+        let Some(whole) = self.whole(place.0, &flows) else {
             return;
         };
-        let place = (port, key);
         if let Some(former) = self.composites.get(&place).copied()
             && former.flows != flows
         {

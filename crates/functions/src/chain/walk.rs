@@ -4,18 +4,44 @@ use core::slice;
 
 use stateplane_base::{Reason, Time};
 use stateplane_flow::fast::KeyMask;
-use stateplane_flow::{Endpoint, FlowKey, PortId, Protocol};
+use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
 use stateplane_wire::eth;
 use stateplane_wire::packet::{Fragment, Headers};
 
-use super::offers::{Flows, Glimpse};
+use super::offers::Glimpse;
 use super::{Chain, STAGES_MAX};
 use crate::function::NetworkFunction;
-use crate::runtime::{Disposition, FrameId, Glance};
+use crate::runtime::{Disposition, FrameId, Glance, Parked};
 
 /// Stages that a packet may enter: there and, if it turns round at the last one, back, and the
 /// same for what is answered.
 const ENTERED_MAX: usize = 4 * STAGES_MAX;
+
+/// Its flow at each stage that a packet passed, and what was done to it there. No action yet: what the stage
+/// has decided about the flow at this moment.
+pub(super) type Steps = [Option<(FlowKey, Option<FlowAction>)>; STAGES_MAX];
+
+/// How a packet came through the stages so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trail {
+    /// How it came to the chain.
+    port: PortId,
+    /// What the fast path would know it by, if it can pass there.
+    key: Option<FlowKey>,
+    steps: Steps,
+}
+
+impl Trail {
+    fn new(port: PortId, key: Option<FlowKey>) -> Self {
+        let steps = Steps::default();
+        Self { port, key, steps }
+    }
+
+    /// The packet's flow at a stage.
+    fn note(&mut self, stage: usize, glance: &Glance) {
+        self.steps[stage] = glance.packet().map(|(_, flow)| (*flow, None));
+    }
+}
 
 /// Where a stage's port leads: to a port of another one, or out of the chain.
 fn behind(stages: usize, stage: usize, port: PortId) -> Option<(usize, PortId)> {
@@ -63,36 +89,66 @@ impl<F: NetworkFunction> Chain<F> {
         buffer: &mut [u8],
         glance: &Glance,
     ) -> Disposition {
-        let mut glance = *glance;
-        let key = self.key(port, &glance);
-        let (mut stage, mut flows) = (self.outermost(port), Flows::default());
-        loop {
-            flows[stage] = glance.packet().map(|(_, flow)| *flow);
-            self.share_room(stage);
-            let what = self.stages[stage].proceed(now, port, frame, buffer, &glance);
-            match what {
-                Disposition::Forward { port: out, len } if out != port => {
-                    match behind(self.stages.len(), stage, out) {
-                        // Straight on.
-                        Some((next, entrance)) if entrance == port => {
-                            stage = next;
-                            glance = self.stages[stage].glance(now, port, buffer, len);
-                            self.stages[stage].seek(slice::from_mut(&mut glance));
-                            continue;
-                        }
-                        Some(_) => {}
-                        None => {
-                            if let Some(key) = key {
-                                self.passed(now, port, key, flows);
-                            }
-                            return what;
-                        }
-                    }
-                }
-                _ => {}
+        let stage = self.outermost(port);
+        let mut trail = Trail::new(port, self.key(port, glance));
+        trail.note(stage, glance);
+        self.share_room(stage);
+        let what = self.stages[stage].proceed(now, port, frame, buffer, glance);
+        self.straight_on(now, stage, frame, buffer, what, trail)
+    }
+
+    /// A frame that waited at a stage goes on, as it came.
+    pub(super) fn go_on_after(
+        &mut self,
+        now: Time,
+        frame: FrameId,
+        parked: &Parked,
+        buffer: &mut [u8],
+    ) -> Disposition {
+        let (stage, port) = (parked.stage, parked.port);
+        let trail = self.trails.remove(&frame);
+        let mut trail = trail.unwrap_or(Trail::new(port, None));
+        // It passes by this decision, whatever the stage thinks of the flow by now.
+        trail.steps[stage] = Some((parked.flow, Some(parked.decision.action)));
+        let what = self.stages[stage].release(now, parked, buffer);
+        self.straight_on(now, stage, frame, buffer, what, trail)
+    }
+
+    /// What became of a frame at a stage is carried on from there, with its trail as long as it goes
+    /// straight on.
+    fn straight_on(
+        &mut self,
+        now: Time,
+        mut stage: usize,
+        frame: FrameId,
+        buffer: &mut [u8],
+        mut what: Disposition,
+        mut trail: Trail,
+    ) -> Disposition {
+        let port = trail.port;
+        while let Disposition::Forward { port: out, len } = what
+            && out != port
+        {
+            let Some((next, entrance)) = behind(self.stages.len(), stage, out) else {
+                self.passed(now, trail);
+                return what;
+            };
+            if entrance != port {
+                break;
             }
-            return self.go_on(now, stage, port, frame, buffer, what);
+            stage = next;
+            let mut glance = self.stages[stage].glance(now, port, buffer, len);
+            self.stages[stage].seek(slice::from_mut(&mut glance));
+            trail.note(stage, &glance);
+            self.share_room(stage);
+            what = self.stages[stage].proceed(now, port, frame, buffer, &glance);
         }
+        if what == Disposition::Parked && trail.key.is_some() {
+            let so_far = self.filled(now, trail);
+            self.trails.insert(frame, so_far);
+            return what;
+        }
+        self.go_on(now, stage, port, frame, buffer, what)
     }
 
     /// What became of a frame at a stage that it had entered by `port` is carried on from there.
@@ -139,20 +195,36 @@ impl<F: NetworkFunction> Chain<F> {
     }
 
     /// A packet passed all stages, each by a decision that it had: so may the next ones in front of us.
-    fn passed(&mut self, now: Time, port: PortId, key: FlowKey, flows: Flows) {
+    fn passed(&mut self, now: Time, trail: Trail) {
+        let Some(key) = trail.key else {
+            return;
+        };
         // What the stages think of it now.
         let sight = None;
         self.absorb(Glimpse { now, sight });
-        let Some(offers) = &mut self.offers else {
+        let place = (trail.port, key);
+        let done = self
+            .offers
+            .as_ref()
+            .is_none_or(|offers| offers.is_done(place));
+        if done {
             return;
-        };
-        if !offers.is_done(port, key) {
-            let decided = |stage: usize, flow: &FlowKey| {
-                let decision = self.stages[stage].decision(now, flow)?;
-                Some(decision.action)
-            };
-            offers.make((port, key), flows, decided, &mut self.effects);
         }
+        let steps = self.filled(now, trail).steps;
+        if let Some(offers) = &mut self.offers {
+            offers.make(place, &steps, &mut self.effects);
+        }
+    }
+
+    /// With what the stages have just done to the packet.
+    fn filled(&self, now: Time, mut trail: Trail) -> Trail {
+        let steps = trail.steps.iter_mut().zip(&self.stages);
+        for (step, stage) in steps {
+            if let Some((flow, action @ None)) = step {
+                *action = stage.decision(now, flow).map(|decision| decision.action);
+            }
+        }
+        trail
     }
 }
 

@@ -24,24 +24,16 @@ fn first() -> Vec<u8> {
     udp((FREE, 5000), (SERVER, 53), b"hello")
 }
 
-/// Executes what one function asks for until it asks no more.
-fn answer(line: &mut Chained, function: usize) {
-    while let Some((&asked, _)) = line.asked.iter().find(|(asked, _)| asked.0 == function) {
-        line.execute(asked);
-        line.settle();
-    }
-}
-
 #[test]
 fn a_first_packet_waits_at_each_function_in_turn() {
     let mut line = chain();
     line.store_up = false;
     assert_eq!(line.send(IN, &first()), []);
     assert_eq!((line.parked(), line.asked.len()), (1, 1), "for the lease");
-    answer(&mut line, METER);
+    line.answer(METER);
     assert_eq!(line.parked(), 1, "for a mapping");
     assert!(line.asked.keys().any(|asked| asked.0 == NAT));
-    answer(&mut line, NAT);
+    line.answer(NAT);
     let [Out::Sent(OUT, sent)] = &line.out[..] else {
         panic!("{:?}", line.out)
     };

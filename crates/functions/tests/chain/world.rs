@@ -300,6 +300,14 @@ impl<R: Driven> Line<R> {
         self.reply(asked, Ok(reply));
     }
 
+    /// Executes what one function asks for until it asks no more.
+    pub fn answer(&mut self, function: usize) {
+        while let Some((&asked, _)) = self.asked.iter().find(|(asked, _)| asked.0 == function) {
+            self.execute(asked);
+            self.settle();
+        }
+    }
+
     /// No answer comes.
     pub fn fail(&mut self, asked: Asked) {
         self.asked.remove(&asked).expect("it was asked");
