@@ -3,7 +3,8 @@
 //! * packets: [`frame`] (memory), [`port`] (the trait), over AF_XDP ([`xsk`]), capture
 //!   files ([`pcap`]) and memory ([`memory`])
 //! * XDP programs: [`bpf`]
-//! * interfaces: [`ethtool`], [`ifreq`], [`netdev`], [`guard`] (settings to restore)
+//! * interfaces: [`ethtool`], [`ifreq`], [`netdev`], [`guard`] (settings to restore), [`busy`] (what a process
+//!   that ended still holds)
 //! * routes and neighbours: [`neigh`]
 //! * regions on other machines: [`region`]
 //! * nodes: [`udp`]; clients: [`epoll`]; what replicas keep on disk: [`wal`]
@@ -11,6 +12,7 @@
 //! * time and processors: [`clock`], [`poll`], [`priority`], [`napi`]
 
 pub mod bpf;
+pub mod busy;
 pub mod clock;
 pub mod epoll;
 pub mod ethtool;

@@ -86,6 +86,19 @@ pub enum BpfError {
     TooMany(String),
 }
 
+impl BpfError {
+    /// Whether somebody else's program is on the interface.
+    fn is_busy(&self) -> bool {
+        let busy = io::Error::from(rustix::io::Errno::BUSY).to_string();
+        match self {
+            Self::Attach {
+                native, generic, ..
+            } => native.contains(&busy) || generic.contains(&busy),
+            _ => false,
+        }
+    }
+}
+
 /// An error with its causes; the loader's own text often stops at the first.
 fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
     let mut text = error.to_string();

@@ -23,13 +23,14 @@ mod ring;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use crate::frame::{Frame, FramePool, Lessee};
 use crate::port::{Mac, Port, PortStats};
-use crate::{ethtool, ifreq};
+use crate::{busy, ethtool, ifreq};
 use queue::{Binding, Queue};
 
 /// How an [`XskPort`] is set up.
@@ -42,6 +43,8 @@ pub struct XskConfig {
     pub copy_only: bool,
     /// Which of the interface's queues are opened; the others may be another thread's.
     pub share: Share,
+    /// How long a queue that is taken is waited for.
+    pub patience: Duration,
 }
 
 /// A part of the queues of an interface: every so-many-th.
@@ -69,6 +72,7 @@ impl Default for XskConfig {
             ring: 2048,
             copy_only: false,
             share: Share::ALL,
+            patience: busy::PATIENCE,
         }
     }
 }
@@ -97,7 +101,7 @@ impl fmt::Display for XskMode {
 pub struct OpenError {
     interface: String,
     step: &'static str,
-    hint: &'static str,
+    hint: String,
     source: io::Error,
 }
 
@@ -110,7 +114,6 @@ impl OpenError {
                 Some(Errno::PERM | Errno::ACCESS) => {
                     " (run as root, or with CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF)"
                 }
-                Some(Errno::BUSY) => " (another program already uses AF_XDP on this queue)",
                 Some(Errno::NOBUFS) => " (raise the limit on locked memory: ulimit -l)",
                 Some(Errno::AFNOSUPPORT) => " (this kernel is built without AF_XDP)",
                 Some(Errno::NETDOWN) => " (the interface is down: ip link set up)",
@@ -119,10 +122,30 @@ impl OpenError {
             Self {
                 interface: String::new(),
                 step,
-                hint,
+                hint: hint.to_owned(),
                 source,
             }
         }
+    }
+
+    fn is_busy(&self) -> bool {
+        Errno::from_io_error(&self.source) == Some(Errno::BUSY)
+    }
+
+    /// Names a queue that is taken, and who probably has it.
+    fn of_queue(mut self, queue: u32) -> Self {
+        if self.is_busy() {
+            let users = busy::users_of_af_xdp();
+            let by = match users.as_slice() {
+                [] => {
+                    "no other process here uses AF_XDP: this one does, or the kernel has not let go"
+                        .to_owned()
+                }
+                users => format!("likely by {}: stop it", users.join(", ")),
+            };
+            self.hint = format!(" (queue {queue} is taken, {by})");
+        }
+        self
     }
 
     fn on(mut self, interface: &str) -> Self {
@@ -185,16 +208,18 @@ impl XskPort {
         let mut queues: Vec<Queue> = Vec::with_capacity(count as usize);
         for queue in config.share.queues(count) {
             let sharing = queues.first().map(Queue::as_fd);
-            let opened = Queue::open(
-                pool,
-                &Binding {
-                    ifindex,
-                    queue,
-                    sharing,
-                },
-                config,
-            )?;
-            queues.push(opened);
+            let place = Binding {
+                ifindex,
+                queue,
+                sharing,
+            };
+            let opened = busy::wait_while(
+                format_args!("{interface}: queue {queue}"),
+                config.patience,
+                OpenError::is_busy,
+                || Queue::open(pool, &place, config),
+            );
+            queues.push(opened.map_err(|error| error.of_queue(queue))?);
         }
         let Some(first) = queues.first() else {
             let error = format!("it has {count} queue(s), none of them in the share");

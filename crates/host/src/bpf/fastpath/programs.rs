@@ -15,6 +15,7 @@ use super::super::{
     map_error, map_mut, object, test_run, verify,
 };
 use super::Prefix;
+use crate::busy;
 use crate::port::{Mac, Port as _};
 use crate::xsk::XskPort;
 
@@ -217,7 +218,15 @@ impl PortProgram {
         programs.add_pool(pool)?;
         programs.set_locals(locals)?;
         // Attached last, so that no frame meets half a configuration.
-        let attachment = attach_as(verify(&mut programs.ebpf(), program)?, port.name(), how)?;
+        let mut ebpf = programs.ebpf();
+        let program = verify(&mut ebpf, program)?;
+        let attachment = busy::wait_while(
+            format_args!("{}: XDP", port.name()),
+            busy::PATIENCE,
+            BpfError::is_busy,
+            || attach_as(program, port.name(), how),
+        )?;
+        drop(ebpf);
         Ok(Self {
             programs: programs.clone(),
             port: id,
