@@ -343,7 +343,7 @@ fn a_planned_move_and_a_stop_end_what_passes_before_the_store_hears() {
         assert!(matches!(world.frame(1)[..], [Told::Offered(_)]));
         let told = if planned {
             let (partition, heir) = (OWNED, OTHER);
-            let asked = world.run(&Migrate { partition, heir });
+            let asked = world.run(&Migrate::wish(partition, heir));
             assert!(asked.is_ok());
             world.pass(LENGTH)
         } else {

@@ -60,6 +60,8 @@ pub struct Grant {
     pub sequence: u64,
     /// Who is to have it next, if it is asked back.
     pub heir: Option<Heir>,
+    /// It was moved by order, and until then stays where it was ordered to, whoever has packets for it.
+    pub stays: LogTime,
 }
 
 /// Why the store says no.
@@ -128,6 +130,8 @@ impl Grant {
                 return Err(Refused::Promised { until: heir.until }.into());
             }
         }
+        let ordered = |f: &&Self| life.instance == f.heir.map_or(f.owner.instance, |h| h.instance);
+        let stays = former.filter(ordered).map_or(LogTime::ZERO, |f| f.stays);
         let kept = |what| former.filter(|_| terms.rules.broken(what));
         let same = kept(Mutation::SharedEpoch).filter(|f| f.owner.instance == life.instance);
         Ok(Self {
@@ -139,6 +143,7 @@ impl Grant {
             ends: now + terms.length,
             sequence: kept(Mutation::SequenceWithoutEpoch).map_or(0, |f| f.sequence),
             heir: None,
+            stays,
         })
     }
 
@@ -192,7 +197,19 @@ impl Grant {
 
     /// The partition is to go to `heir`. Its owner learns it from its next renewal or write, and
     /// gives it up; if it is dead the lease lapses. Nobody else gets it for one length after that.
-    pub fn migrate(&mut self, terms: &Terms, now: LogTime, heir: InstanceId) {
+    ///
+    /// `stays`: an order, that holds for so long against those who have packets for it and no order. None
+    /// of theirs is refused by it when nobody alive has the partition: an order bars no take-over.
+    pub fn migrate(&mut self, terms: &Terms, now: LogTime, heir: InstanceId, stays: Duration) {
+        let is_order = !stays.is_zero();
+        let moves = self.asked_back(now).is_some();
+        if !is_order && now < self.stays && (moves || !self.is_over(now)) {
+            return;
+        }
+        self.stays = if is_order { now + stays } else { LogTime::ZERO };
+        if is_order && heir == self.owner.instance && !moves && !self.is_over(now) {
+            return;
+        }
         self.heir = Some(Heir {
             instance: heir,
             until: self.ends.max(now) + terms.length,
@@ -238,6 +255,9 @@ impl Grant {
     /// A late request never shortens a lease.
     fn prolong(&mut self, terms: &Terms, now: LogTime) {
         self.ends = self.ends.max(now + terms.length);
-        self.heir = None;
+        if self.heir.take().is_some() {
+            // Who was to have it never came.
+            self.stays = LogTime::ZERO;
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Leases in a table of the store: what a function's procedures use.
 
+use core::time::Duration;
+
 use stateplane_base::{Incarnation, LogTime};
 use stateplane_state::{
     Counters, Ordered, Record, Refusal, RegisterError, Registry, Table, TableSpec, Tx,
@@ -105,9 +107,15 @@ impl<K: Record + ?Sized> Grants<K> {
     }
 
     /// Asks a partition back for `heir`, see [`Grant::migrate`].
-    pub fn migrate(&self, tx: &mut Tx<'_>, key: &K, heir: InstanceId) -> Result<Grant, GrantError> {
+    pub fn migrate(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &K,
+        heir: InstanceId,
+        stays: Duration,
+    ) -> Result<Grant, GrantError> {
         let mut grant = self.get(tx, key)?.ok_or(Refusal::NotFound)?;
-        grant.migrate(&self.terms, tx.now(), heir);
+        grant.migrate(&self.terms, tx.now(), heir, stays);
         self.put(tx, key, &grant)?;
         Ok(grant)
     }
@@ -151,6 +159,7 @@ pub(crate) struct GrantRow {
     heir: U64,
     /// Zero: there is no heir.
     heir_until: U64,
+    stays: U64,
 }
 
 impl GrantRow {
@@ -164,6 +173,7 @@ impl GrantRow {
             sequence: grant.sequence.into(),
             heir: heir.map_or(0, |heir| heir.instance.0).into(),
             heir_until: heir.map_or(0, |heir| heir.until.as_nanos()).into(),
+            stays: grant.stays.as_nanos().into(),
         }
     }
 
@@ -181,6 +191,7 @@ impl GrantRow {
             ends: LogTime::from_nanos(self.ends.get()),
             sequence: self.sequence.get(),
             heir: (heir.until > LogTime::ZERO).then_some(heir),
+            stays: LogTime::from_nanos(self.stays.get()),
         }
     }
 }

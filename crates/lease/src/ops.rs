@@ -19,13 +19,13 @@
 //!   arguments        | instance      | epoch         | partition     | sequence      | state ...
 //!   reply            | now           | answer (32) ...
 //!
-//! lease.migrate@1    0               8               16
-//!   arguments        | partition     | heir          |
+//! lease.migrate@2    0               8               16              24
+//!   arguments        | partition     | heir          | stays (ns)    |
 //!   reply            | now           | answer (32) ...
 //!
-//! lease.list@1       0               8      10
+//! lease.list@2       0               8      10
 //!   arguments        | from          | limit |                        (reads)
-//!   reply            | now           | partition 8, lease (56); each ...
+//!   reply            | now           | partition 8, lease (64); each ...
 //!
 //! lease.asked@1      0
 //!   arguments        | instance      |                                    (reads)
@@ -34,7 +34,7 @@
 //! answer (32)        0      1       2       8               16              24              32
 //!                    | what | asked | rsv 6 | epoch         | sequence      | ends          |
 //!
-//! lease (56)         | instance | epoch | incarnation | ends | sequence | heir | heir until |
+//! lease (64)         | instance | epoch | incarnation | ends | sequence | heir | heir until | stays |
 //! ```
 //!
 //! `what` is 0 if the lease is granted, else why not: 1 fenced, 2 held by another until `ends`,
@@ -372,6 +372,9 @@ pub struct Migrate {
     pub partition: Partition,
     /// Who is to have it.
     pub heir: InstanceId,
+    /// For how long nobody takes it from there without an order. Zero: this is none, but the wish of somebody
+    /// who has packets for it.
+    pub stays: Duration,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -379,21 +382,32 @@ pub struct Migrate {
 struct WireMigrate {
     partition: U64,
     heir: U64,
+    stays: U64,
 }
 
 impl Migrate {
+    /// The wish of an instance that has packets for the partition.
+    pub const fn wish(partition: Partition, heir: InstanceId) -> Self {
+        Self {
+            partition,
+            heir,
+            stays: Duration::ZERO,
+        }
+    }
+
     /// Reads the arguments.
     pub(crate) fn from_arguments(bytes: &[u8]) -> Option<Self> {
         let wire = WireMigrate::ref_from_bytes(bytes).ok()?;
         Some(Self {
             partition: Partition(wire.partition.get()),
             heir: InstanceId(wire.heir.get()),
+            stays: Duration::from_nanos(wire.stays.get()),
         })
     }
 }
 
 impl Operation for Migrate {
-    const PROCEDURE: ProcedureId = ProcedureId::of("lease.migrate", 1);
+    const PROCEDURE: ProcedureId = ProcedureId::of("lease.migrate", 2);
     /// The lease of the present owner.
     type Reply = Answer;
 
@@ -401,6 +415,9 @@ impl Operation for Migrate {
         let wire = WireMigrate {
             partition: self.partition.0.into(),
             heir: self.heir.0.into(),
+            stays: u64::try_from(self.stays.as_nanos())
+                .unwrap_or(u64::MAX)
+                .into(),
         };
         out.extend_from_slice(wire.as_bytes());
     }
@@ -463,7 +480,7 @@ pub(crate) fn put_listed(partition: Partition, grant: &Grant, reply: &mut Vec<u8
 }
 
 impl Operation for List {
-    const PROCEDURE: ProcedureId = ProcedureId::of("lease.list", 1);
+    const PROCEDURE: ProcedureId = ProcedureId::of("lease.list", 2);
     const READS: bool = true;
     type Reply = Page;
 

@@ -32,18 +32,18 @@ pub fn register(registry: &mut Registry, terms: Terms) -> Result<Grants<U64>, Re
         grants: Grants::register(registry, spec, "lease.epochs", terms)?,
         states: registry.table(TableSpec::new("lease.states", PARTITIONS))?,
     };
-    let mut add = |name, procedure: LeaseProcedure| {
-        registry.register(name, 1, move |tx, arguments, reply| {
+    let mut add = |name, version, procedure: LeaseProcedure| {
+        registry.register(name, version, move |tx, arguments, reply| {
             procedure(leases, tx, arguments, reply)
         })
     };
-    add("lease.acquire", Leases::acquire)?;
-    add("lease.renew", Leases::renew)?;
-    add("lease.release", Leases::release)?;
-    add("lease.write", Leases::write)?;
-    add("lease.migrate", Leases::migrate)?;
-    add("lease.list", Leases::list)?;
-    add("lease.asked", Leases::asked)?;
+    add("lease.acquire", 1, Leases::acquire)?;
+    add("lease.renew", 1, Leases::renew)?;
+    add("lease.release", 1, Leases::release)?;
+    add("lease.write", 1, Leases::write)?;
+    add("lease.migrate", 2, Leases::migrate)?;
+    add("lease.list", 2, Leases::list)?;
+    add("lease.asked", 1, Leases::asked)?;
     Ok(leases.grants)
 }
 
@@ -123,7 +123,7 @@ impl Leases {
     ) -> Result<(), Refusal> {
         let wanted = Migrate::from_arguments(arguments).ok_or(Refusal::BadArguments)?;
         let key = U64::new(wanted.partition.0);
-        let answer = settle(self.grants.migrate(tx, &key, wanted.heir))?;
+        let answer = settle(self.grants.migrate(tx, &key, wanted.heir, wanted.stays))?;
         put_now(tx.now(), reply);
         put_answer(&answer, tx.now(), reply);
         Ok(())

@@ -4,7 +4,8 @@
 //! GET /v1/status            node, roles, ready (or what it waits for), one part per role
 //! GET /v1/sessions?limit=N  a function's sessions
 //! GET /v1/leases            what an instance owns, and for how long; and the store's own list
-//! POST /v1/leases?partition=P&heir=NODE  a planned move: the owner is asked to give P up
+//! POST /v1/leases?partition=P&heir=NODE&stays_s=S  a planned move: the owner is asked to give P up, and for
+//!                           S seconds (60) nobody takes it back for the sake of packets
 //! GET /v1/store             a replica's view, session, log and tables
 //! GET /v1/group             a replica's members, by name
 //! POST /v1/group?out=A&in=B a change of them: A leaves, B joins (either or both)

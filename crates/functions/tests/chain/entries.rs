@@ -96,7 +96,8 @@ fn either_function_takes_it_back() {
     let hits = line.hits();
     let partition = meter_state().partition(FREE.into());
     let heir = InstanceId(9);
-    line.ask(&Migrate { partition, heir }).expect("it takes it");
+    line.ask(&Migrate::wish(partition, heir))
+        .expect("it takes it");
     line.advance(Duration::from_millis(250));
     assert_eq!(line.entries(), 0);
     assert_eq!(line.send(IN, &out(FREE, b"whose?")), [], "it waits");
@@ -120,7 +121,8 @@ fn what_an_entry_saw_outlives_it() {
     assert!(line.hits() >= 3);
     let partition = meter_state().partition(FREE.into());
     let heir = InstanceId(9);
-    line.ask(&Migrate { partition, heir }).expect("it takes it");
+    line.ask(&Migrate::wish(partition, heir))
+        .expect("it takes it");
     line.advance(Duration::from_millis(250));
     assert_eq!(line.entries(), 0);
     // Mappings of UDP last 5 min from their last packet on, or from when the NAT hears of it.

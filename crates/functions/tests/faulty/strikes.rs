@@ -6,7 +6,7 @@ use stateplane_functions::meter::ops::Tally;
 use stateplane_lease::InstanceId;
 use stateplane_lease::ops::Migrate;
 
-use super::{FREE, Kind, Weather, World, state_config};
+use super::{FREE, Kind, LENGTH, Weather, World, state_config};
 
 /// Long enough for an instance that stops to be answered, whatever is lost.
 const GIVE_BACK: Duration = Duration::from_secs(2);
@@ -34,7 +34,13 @@ impl<R: Kind> World<R> {
                 let partition = state_config().partition(FREE.into());
                 if self.owner(FREE).is_some() {
                     let heir = InstanceId(self.rng.u64(1..=gates as u64));
-                    let _ = self.ask(&Migrate { partition, heir });
+                    // By somebody's packets, or by order.
+                    let stays = [Duration::ZERO, LENGTH][self.rng.usize(..2)];
+                    let _ = self.ask(&Migrate {
+                        partition,
+                        heir,
+                        stays,
+                    });
                 }
             }
             13 => self.dismiss(*gate),

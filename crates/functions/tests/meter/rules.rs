@@ -117,7 +117,7 @@ fn an_operator_moves_a_partition_and_what_was_reserved_comes_back() {
     let partition = state_config().partition(LIMITED.into());
     let heir = InstanceId(2);
     world
-        .ask(&Migrate { partition, heir })
+        .ask(&Migrate::wish(partition, heir))
         .expect("it was lent");
     world.pass(Duration::from_millis(500));
     assert_eq!(world.owner(LIMITED), Some(1));
@@ -129,6 +129,33 @@ fn an_operator_moves_a_partition_and_what_was_reserved_comes_back() {
         ALLOWED,
         "nothing is held back"
     );
+}
+
+/// Though its packets still come to the former owner, for as long as was ordered.
+#[test]
+fn a_partition_that_an_operator_moves_stays_there() {
+    for seed in 0..4 {
+        let mut world = World::new(seed, 2);
+        traffic(&mut world, 0, FREE, Duration::from_millis(300));
+        let order = Migrate {
+            partition: state_config().partition(FREE.into()),
+            heir: InstanceId(2),
+            stays: Duration::from_secs(10),
+        };
+        world.ask(&order).expect("it was lent");
+        traffic(&mut world, 0, FREE, Duration::from_millis(500));
+        let passed = world.tally(FREE);
+        for _ in 0..18 {
+            traffic(&mut world, 0, FREE, Duration::from_millis(500));
+            assert_eq!(world.owner(FREE), Some(1), "seed {seed}");
+        }
+        assert_eq!(world.tally(FREE), passed, "nothing passes elsewhere");
+        // The packets follow, or after a while the partition does.
+        let gate = (seed % 2) as usize;
+        traffic(&mut world, gate, FREE, Duration::from_secs(3));
+        assert_eq!(world.owner(FREE), Some(gate), "seed {seed}");
+        assert_ne!(world.tally(FREE), passed);
+    }
 }
 
 #[test]

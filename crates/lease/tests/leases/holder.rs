@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use stateplane_base::Time;
 use stateplane_lease::holder::{Denied, Loss, Reply, Request};
-use stateplane_lease::ops::{BATCH, List, Migrate};
+use stateplane_lease::ops::{BATCH, List, Migrate, Release};
 use stateplane_lease::{HolderConfig, InstanceId, OnExpiry, Partition};
 
 use crate::harness::{Host, LENGTH, Log, P, life};
@@ -82,7 +82,8 @@ fn a_planned_move_does_not_wait_and_hands_over_the_newest_state() {
     a.write(b"newest", 1);
     let heir = InstanceId(2);
     let partition = P;
-    log.run(&Migrate { partition, heir }).expect("it is lent");
+    log.run(&Migrate::wish(partition, heir))
+        .expect("it is lent");
     assert!(log.acquire(3).0.is_err(), "promised to another");
     // The write is answered, and says that the partition is asked back.
     a.settle(&mut log);
@@ -97,6 +98,71 @@ fn a_planned_move_does_not_wait_and_hands_over_the_newest_state() {
     b.settle(&mut log);
     assert_eq!(b.core.usable(b.now, P).map(|held| held.epoch), Some(2));
     assert_eq!(log.acquire(2).1, b"newest");
+}
+
+/// Who has packets for it wants it back at once: for a while in vain.
+#[test]
+fn what_was_moved_by_order_stays() {
+    let mut log = Log::new();
+    let (mut a, mut b) = (Host::holding(&mut log, 1), Host::new(2));
+    let stays = 3 * LENGTH;
+    let order = |heir, stays| Migrate {
+        partition: P,
+        heir: InstanceId(heir),
+        stays,
+    };
+    log.run(&order(2, stays)).expect("it is lent");
+    // While it is on its way already.
+    log.run(&Migrate::wish(P, InstanceId(1))).expect("heard");
+    a.core.asked_back(a.now, P, 1);
+    a.settle(&mut log);
+    assert!(log.acquire(1).0.is_err(), "promised to another");
+    b.core.acquire(b.now, P);
+    b.settle(&mut log);
+    let held = |host: &Host| host.core.usable(host.now, P).map(|held| held.epoch);
+    assert_eq!(held(&b), Some(2));
+    let asked = log.run(&Migrate::wish(P, InstanceId(1))).expect("heard");
+    assert!(!asked.asked_back, "it stays");
+    // An order is another matter.
+    let asked = log.run(&order(2, stays)).expect("heard");
+    assert!(!asked.asked_back, "it is there");
+    let asked = log.run(&order(1, stays)).expect("heard");
+    assert!(asked.asked_back, "somewhere else");
+}
+
+#[test]
+fn an_order_bars_no_take_over_and_ends() {
+    for dies in [false, true] {
+        let mut log = Log::new();
+        let first = log.acquire(1).0.expect("free");
+        let order = Migrate {
+            partition: P,
+            heir: InstanceId(2),
+            stays: 5 * LENGTH,
+        };
+        log.run(&order).expect("it is lent");
+        log.run(&Release {
+            instance: InstanceId(1),
+            holdings: vec![(P, first.epoch)],
+        });
+        log.acquire(2).0.expect("it is the heir");
+        if dies {
+            log.now = log.now + LENGTH;
+            log.acquire(1).0.expect("nobody alive has it");
+            let asked = log.run(&Migrate::wish(P, InstanceId(3))).expect("heard");
+            assert!(asked.asked_back, "the order is void");
+            continue;
+        }
+        for _ in 0..10 {
+            log.now = log.now + LENGTH / 2;
+            let asked = log.run(&Migrate::wish(P, InstanceId(1))).expect("heard");
+            let stays = log.acquire(2).0.is_ok();
+            assert_eq!(asked.asked_back, !stays);
+        }
+        log.acquire(2)
+            .0
+            .expect_err("promised to who has packets for it");
+    }
 }
 
 #[test]

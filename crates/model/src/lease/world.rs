@@ -322,7 +322,7 @@ impl Model for Leases {
                 left.migrations -= 1;
                 let heir = life(heir, 1).instance;
                 let grant = state.store.grant.as_mut()?;
-                grant.migrate(&self.terms, state.log, heir);
+                grant.migrate(&self.terms, state.log, heir, Duration::ZERO);
             }
         }
         Self::audit(&mut state);

@@ -1,5 +1,7 @@
 //! Leases: what an instance holds, what the store has lent to whom, and planned moves.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -69,6 +71,7 @@ fn lease(config: &Config, partition: Partition, grant: &Grant, now: LogTime) -> 
         "writes": grant.sequence,
         "heir": heir.map(|heir| name(config, heir.instance)),
         "heir_left_ms": heir.map(|heir| left(heir.until)),
+        "stays_ms": left(grant.stays),
     })
 }
 
@@ -84,6 +87,14 @@ fn name(config: &Config, instance: InstanceId) -> String {
 pub(super) struct Wanted {
     partition: String,
     heir: String,
+    /// For how long it stays there whoever has packets for it.
+    #[serde(default = "a_minute")]
+    stays_s: u32,
+}
+
+/// Time enough to lead packets there.
+const fn a_minute() -> u32 {
+    60
 }
 
 pub(super) async fn move_to(State(facts): Shared, Query(wanted): Query<Wanted>) -> Answer {
@@ -105,6 +116,8 @@ pub(super) async fn move_to(State(facts): Shared, Query(wanted): Query<Wanted>) 
     let migrate = Migrate {
         partition,
         heir: InstanceId::of(heir),
+        // An order in any case.
+        stays: Duration::from_secs(wanted.stays_s.into()).max(Duration::from_nanos(1)),
     };
     let text = format!("{:#x}", partition.0);
     match desk.ask_store(&migrate).await {
@@ -113,6 +126,7 @@ pub(super) async fn move_to(State(facts): Shared, Query(wanted): Query<Wanted>) 
             "partition": text,
             "heir": heir,
             "epoch": lent.epoch,
+            "stays_s": wanted.stays_s,
             "free_within_ms": u64::try_from(lent.span.as_millis()).unwrap_or(u64::MAX),
         }))),
         Ok(Err(refused)) => Err(error(StatusCode::CONFLICT, &refused.to_string())),
@@ -215,7 +229,12 @@ mod tests {
 
     fn wanted(partition: &str, heir: &str) -> Query<Wanted> {
         let (partition, heir) = (partition.to_owned(), heir.to_owned());
-        Query(Wanted { partition, heir })
+        let stays_s = a_minute();
+        Query(Wanted {
+            partition,
+            heir,
+            stays_s,
+        })
     }
 
     #[tokio::test]

@@ -17,8 +17,9 @@ Examples:
 
 The present owner is told with its next answer from the store: it stops, finishes its writes and
 gives the partition up, so no packet waits for a time-out; if it is dead, its lease lapses. Then the
-new owner has one lease's length to take it. Any function that runs on this machine passes the wish
-on. Exit codes: 0 the store has noted it, 1 it refused or did not answer, 2 the configuration or the
+new owner has one lease's length to take it. There it stays for a minute (`--for`) although packets for it
+come elsewhere, and wait or are dropped: lead them to the new owner meanwhile. Afterwards it follows the
+packets, as ever. Any function that runs on this machine passes the order on. Exit codes: 0 the store has noted it, 1 it refused or did not answer, 2 the configuration or the
 directory cannot be read.";
 
 /// `stateplane lease …`
@@ -37,6 +38,9 @@ enum What {
         partition: String,
         /// The node whose function is to own it
         heir: String,
+        /// How long it stays there although packets for it come elsewhere
+        #[arg(long = "for", value_name = "SECONDS", default_value_t = 60)]
+        stays: u32,
         #[command(flatten)]
         place: Where,
         /// Print one JSON object
@@ -49,6 +53,7 @@ pub(super) fn run(args: &LeaseArgs) -> ExitCode {
     let What::Move {
         partition,
         heir,
+        stays,
         place,
         json: as_json,
     } = &args.what;
@@ -56,12 +61,12 @@ pub(super) fn run(args: &LeaseArgs) -> ExitCode {
         Ok(targets) => targets,
         Err(error) => return super::report_load(error),
     };
-    match ask(&targets, partition, heir) {
+    match ask(&targets, partition, heir, *stays) {
         Ok(answer) if *as_json => say!("{answer:#}"),
         Ok(answer) => {
             let left = answer["free_within_ms"].as_u64().unwrap_or(0) as f64 / 1e3;
             say!(
-                "partition {} goes to {heir}, in {left:.1} s at the latest",
+                "partition {} goes to {heir}, in {left:.1} s at the latest, and stays for {stays} s",
                 text(&answer["partition"])
             );
         }
@@ -77,7 +82,7 @@ pub(super) fn run(args: &LeaseArgs) -> ExitCode {
 }
 
 /// Through the first function that runs here.
-fn ask(targets: &Targets, partition: &str, heir: &str) -> Result<Value> {
+fn ask(targets: &Targets, partition: &str, heir: &str, stays: u32) -> Result<Value> {
     let status = admin::ask_all(targets, "/v1/status")?;
     let is_function = |status: &Value| {
         let roles = status["roles"].as_array().into_iter().flatten();
@@ -99,7 +104,7 @@ fn ask(targets: &Targets, partition: &str, heir: &str) -> Result<Value> {
             bail!("\"{word}\" is neither a partition's number nor a node's name");
         }
     }
-    let path = format!("/v1/leases?partition={partition}&heir={heir}");
+    let path = format!("/v1/leases?partition={partition}&heir={heir}&stays_s={stays}");
     admin::post(&targets[name], &path).with_context(|| format!("asked through {name}"))
 }
 

@@ -204,7 +204,7 @@ fn wish(state: &Shared, cx: &Context, partition: Partition) {
     let link = cx.clone();
     cx.spawn(async move {
         // If it is lost, the next refusal asks again.
-        let _ = link.call(&Migrate { partition, heir }).await;
+        let _ = link.call(&Migrate::wish(partition, heir)).await;
     });
 }
 
