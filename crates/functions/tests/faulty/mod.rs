@@ -286,7 +286,7 @@ impl<R: Kind> World<R> {
         buffer.resize(ROOM.max(len), 0);
         there.frames += 1;
         let mut glance = there.driven.glance(now, port, &mut buffer, len);
-        there.driven.seek(port, &mut glance);
+        there.driven.seek(port, std::slice::from_mut(&mut glance));
         let what = there.driven.proceed(now, port, id, &mut buffer, &glance);
         self.dispose(gate, id, buffer, what);
         self.effects(gate);
