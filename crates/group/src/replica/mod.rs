@@ -210,6 +210,9 @@ pub struct Replica<A: Application> {
 
     /// Follower: how far our log is known to equal the leader's.
     verified: Slot,
+    /// What it acknowledged last, and how often since.
+    acked: (View, Slot),
+    repeats: u8,
 
     votes: Vec<Option<ViewChange>>,
     attempts: u32,
@@ -286,6 +289,8 @@ impl<A: Application> Replica<A> {
             ordering: Ordering::default(),
             beats: 0,
             verified: 0,
+            acked: (0, 0),
+            repeats: 0,
             votes: vec![None; MAX_REPLICAS],
             attempts: 0,
             joining: Lives::default(),

@@ -13,6 +13,11 @@ use stateplane_wire::group::{
 use super::{Replica, Status};
 use crate::{Mark, Mutation, Peer};
 
+/// Heartbeats that a follower answers though they find nothing new.
+const REPEATS: u8 = 3;
+/// After these it answers one of so many.
+const REST: u8 = 4;
+
 impl<A: Application> Replica<A> {
     /// Fills the next slot and replies to its client: the leader with results,
     /// a follower with the fact alone.
@@ -204,8 +209,25 @@ impl<A: Application> Replica<A> {
             );
         }
         self.follow_commit(now, summary.commit);
-        let upto = self.verified;
-        self.send(self.leader(), Body::SyncAck { view, upto });
+        if self.owes_ack(summary.commit) {
+            let upto = self.verified;
+            self.send(self.leader(), Body::SyncAck { view, upto });
+        }
+    }
+
+    /// Whether the leader is to hear how far we are. What it was told some times is repeated with every
+    /// few heartbeats only, as a sign of life, unless its sync point shows that it may not have heard it.
+    fn owes_ack(&mut self, commit: Slot) -> bool {
+        let acked = (self.view, self.verified);
+        if core::mem::replace(&mut self.acked, acked) != acked {
+            self.repeats = 0;
+            return true;
+        }
+        self.repeats += 1;
+        if self.repeats == REPEATS + REST {
+            self.repeats = REPEATS;
+        }
+        commit < self.verified || self.repeats <= REPEATS
     }
 
     /// Whether the leader's no-op replaces what we have in `slot`.

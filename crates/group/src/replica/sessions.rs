@@ -20,6 +20,10 @@ use stateplane_wire::group::{Body, sequencer_of};
 use super::Replica;
 use crate::{Mark, Mutation, Peer};
 
+/// Heartbeats between two words to a sequencer that no request reaches. It takes itself for cut off
+/// after [`sequencer_silence`](crate::Timing::sequencer_silence) / 2: some may be lost.
+const WORDS: u32 = 2;
+
 /// What a leader knows of sequencers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Sequencers {
@@ -87,7 +91,7 @@ impl<A: Application> Replica<A> {
     /// request reaches it.
     pub(super) fn watch_sequencer(&mut self, now: Time) {
         let unreached = now.since(self.sequencers.reached);
-        if self.granted && unreached >= self.config.timing.heartbeat && self.session != 0 {
+        if self.granted && unreached >= self.config.timing.heartbeat * WORDS && self.session != 0 {
             self.sequencers.reached = now;
             self.send_session(sequencer_of(self.nonce));
         }
