@@ -21,7 +21,7 @@ use std::time::Duration;
 use stateplane_base::{Incarnation, LogTime, Time};
 use stateplane_committed::{Publication, Shared};
 use stateplane_functions::nat::ops;
-use stateplane_region::sync::{At, Export, Import, Timing};
+use stateplane_region::sync::{At, Export, Import, Life, Timing};
 use stateplane_region::{Counters, How, Map, Spec, Tally, Writer, outside};
 use stateplane_sim::{Profile, Samples, samples};
 use stateplane_state::builtin::redis::{Command, codec};
@@ -169,7 +169,8 @@ fn regions(corpus: &Corpus) {
         // Every second piece is lost: the rest is asked for.
         while let Some(outgoing) = export.poll(now) {
             if said.len() % 2 == 0 {
-                import.on_message(now, &outgoing.body).expect("well formed");
+                let step = import.on_message(now, Life::default(), &outgoing.body);
+                step.expect("well formed");
             }
             said.push(outgoing.body);
         }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use stateplane_base::Time;
-use stateplane_region::sync::{At, Export, Import, Timing};
+use stateplane_region::sync::{At, Export, Import, Life, Timing};
 
 #[path = "../parts.rs"]
 mod parts;
@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn take(import: &mut Import, now: Time, message: &[u8]) {
     let had = import.has();
-    let step = import.on_message(now, message).ok().flatten();
+    let step = import.on_message(now, Life::default(), message).ok().flatten();
     assert!(import.has() >= had, "versions go on");
     if let Some(step) = step {
         assert_eq!(step.at(), import.has());

@@ -146,6 +146,69 @@ fn a_relay_serves_its_rack_through_its_death_and_a_new_writer() {
     drop((running, relay, late));
 }
 
+/// A rack of two, with two relays, each sending to the rack's group while it is asked: one is
+/// killed, and the rack goes on by the other, until the first is back.
+#[test]
+fn a_rack_has_a_second_relay_and_a_group() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: namespaces need root");
+        return;
+    }
+    const LEAVES: [u8; 2] = [4, 5];
+    let dir = tempfile::tempdir().expect("directory");
+    let spaces = sites::<5>().expect("the network");
+    let ways = [
+        "from = \"site1\", to = [\"site2\", \"site3\"]",
+        "from = [\"site2\", \"site3\"], to = [\"site4\", \"site5\"], \
+         multicast = \"239.192.78.2:7900\"",
+    ];
+    let configs = [1, 2, 3, 4, 5].map(|n| site(dir.path(), n, 5, &ways));
+    let brokers = [1, 2, 3, 4, 5].map(|n| broker(&dir.path().join(format!("site{n}"))));
+    let run = |number: u8| -> Process {
+        let index = usize::from(number) - 1;
+        start(&configs[index], number, &spaces[index])
+    };
+    let running = [1, 3, 4, 5].map(run);
+    let mut relay = run(2);
+    let name = REGION.parse().expect("a name");
+    let original = brokers[0].1.create(&name, &Spec::bytes(BYTES).schema("w1"));
+    let mut original = Original(original.expect("created"), 0);
+    let mut leaves = LEAVES.map(|n| Leaf {
+        host: &brokers[usize::from(n) - 1].1,
+        reader: None,
+        seen: 0,
+    });
+    // By the group of whoever is asked, and what one leaf lost from there to that one alone.
+    let mut come_by = |relay: u8, leaves: &mut [Leaf<'_>; 2]| {
+        stream(&mut original, leaves);
+        let path = serde_json::json!(["site1", format!("site{relay}")]);
+        let config = |n: u8| configs[usize::from(n) - 1].as_path();
+        let before = LEAVES.map(|n| said(config(n), n, "received", "by_group"));
+        until(
+            &format!("all comes by site{relay}, and by its group"),
+            || {
+                original.publish();
+                for leaf in &mut *leaves {
+                    leaf.look();
+                }
+                let grouped = LEAVES.iter().zip(before).all(|(n, before)| {
+                    shown(config(*n), *n, "received")["path"] == path
+                        && said(config(*n), *n, "received", "by_group") > before
+                });
+                let sent = |what| said(config(relay), relay, "sent", what) > Some(0);
+                (grouped && sent("to_group") && sent("repairs")).then_some(())
+            },
+        );
+        all_have_it(&original, leaves);
+    };
+    come_by(2, &mut leaves);
+    relay.kill().expect("SIGKILL");
+    come_by(3, &mut leaves);
+    let relay = run(2);
+    come_by(2, &mut leaves);
+    drop((running, relay));
+}
+
 /// What a node says of the region.
 fn shown(config: &std::path::Path, number: u8, way: &str) -> Value {
     let nodes = nodes(config);

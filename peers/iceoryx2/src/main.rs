@@ -12,22 +12,27 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome<()> {
     set_log_level(LogLevel::Error);
-    let rounds = std::env::args()
-        .nth(1)
-        .map_or(Ok(2_000), |text| text.parse())?;
-    let small = row("iceoryx2 64 B, one way", run::<64>(rounds)?);
-    let page = row("iceoryx2 4 KiB, one way", run::<4096>(rounds)?);
+    let mut args = std::env::args().skip(1);
+    let mut arg = |usual: usize| args.next().map_or(Ok(usual), |text| text.parse());
+    let rounds = arg(2_000)?;
+    // Who starts this may be bound to one processor, and two that poll are not to share it.
+    let allowed = allowed()?;
+    let cpus = [arg(allowed[0])?, arg(allowed[allowed.len() - 1])?];
+    let small = row("iceoryx2 64 B, one way", run::<64>(rounds, cpus)?);
+    let page = row("iceoryx2 4 KiB, one way", run::<4096>(rounds, cpus)?);
     println!("[{small},{page}]");
     Ok(())
 }
 
-/// Question and answer, by halves.
-fn run<const N: usize>(rounds: usize) -> Outcome<Vec<f64>> {
+fn allowed() -> Outcome<Vec<usize>> {
     let set = sched_getaffinity(None)?;
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU)
+    Ok((0..CpuSet::MAX_CPU)
         .filter(|&cpu| set.is_set(cpu))
-        .collect();
-    let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+        .collect())
+}
+
+/// Question and answer, by halves, between threads on these processors.
+fn run<const N: usize>(rounds: usize, [first, last]: [usize; 2]) -> Outcome<Vec<f64>> {
     let ready = Barrier::new(2);
     // Names of this process only: two runs at once do not meet.
     let name = |way: &str| format!("stateplane/bench/{}/{N}/{way}", std::process::id());

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use stateplane_base::Time;
 use stateplane_region::Writer;
-use stateplane_region::sync::{At, Import, Sealed, Taken, Timing};
+use stateplane_region::sync::{At, Import, Parents, Sealed, Taken, Timing};
 
 use super::{ENOUGH, Heard, Loss, count};
 use crate::udp::BatchSocket;
@@ -22,31 +22,37 @@ pub struct Copy {
     sealed: Sealed,
     import: Import,
     copy: Writer<[u8]>,
-    /// The sender's number in the cluster, and where it listens.
-    source: (u16, SocketAddr),
+    /// The senders' numbers in the cluster, and where they listen: the best first.
+    sources: Vec<(u16, SocketAddr)>,
+    parents: Parents,
     heard: Heard,
     loss: Loss,
 }
 
 impl Copy {
-    /// A receiver that writes `copy`, which has the original's length.
+    /// A receiver that writes `copy`, which has the original's length. Of `sources`, numbers of
+    /// senders in the cluster and where they listen, it asks the first that is alive.
+    ///
+    /// # Panics
+    /// If there are none.
     pub fn new(
         socket: BatchSocket,
         sealed: Sealed,
         region: u64,
         copy: Writer<[u8]>,
-        source: (u16, SocketAddr),
+        sources: Vec<(u16, SocketAddr)>,
         timing: Timing,
     ) -> Self {
         let len = copy.bytes().len();
         Self {
+            parents: Parents::new(sources.len(), timing.lease),
             socket,
             group: None,
             sealed,
             // What an earlier life of the copy held is of an epoch nobody knows here.
             import: Import::new(region, len, At::default(), timing),
             copy,
-            source,
+            sources,
             heard: Heard::default(),
             loss: Loss::default(),
         }
@@ -78,7 +84,8 @@ impl Copy {
             sealed,
             import,
             copy,
-            source,
+            sources,
+            parents,
             heard,
             loss,
         } = self;
@@ -88,10 +95,17 @@ impl Copy {
                 heard.lost += 1;
                 return;
             }
-            let known = sealed.open(datagram).filter(|(from, _)| *from == source.0);
-            let step = known.map(|(_, body)| import.on_message(now, body));
-            count(heard, matches!(step, Some(Ok(_))));
-            if let Some(Ok(Some(step))) = step {
+            let known = sealed.open(datagram).and_then(|(from, body)| {
+                let place = |(number, _): &(u16, SocketAddr)| *number == from.sender;
+                Some((sources.iter().position(place)?, from, body))
+            });
+            let Some((place, from, body)) = known else {
+                return count(heard, false);
+            };
+            let step = import.on_message(now, from, body);
+            parents.on_message(now, place, import.told());
+            count(heard, step.is_ok());
+            if let Ok(Some(step)) = step {
                 fenced = step.publish(copy).map(|_| ());
             }
         };
@@ -107,12 +121,29 @@ impl Copy {
         import.confirm(copy);
         fenced.map_err(io::Error::other)?;
         if let Some(report) = self.import.poll(now) {
-            let mut datagram = Vec::new();
-            self.sealed.seal(&report, &mut datagram);
-            self.socket.send(self.source.1, &datagram);
+            let asked = self.parents.ask(now);
+            self.send(asked.chosen, &report);
+            if let Some(better) = asked.better {
+                self.send(better, &report);
+            }
+            if let Some(left) = asked.left {
+                let farewell = self.import.farewell();
+                self.send(left, &farewell);
+            }
         }
         self.socket.flush();
         Ok(self.import.next_timer())
+    }
+
+    fn send(&mut self, place: usize, body: &[u8]) {
+        let mut datagram = Vec::new();
+        self.sealed.seal(body, &mut datagram);
+        self.socket.send(self.sources[place].1, &datagram);
+    }
+
+    /// The place of the sender that it asks, among those it was given.
+    pub fn asks(&self) -> usize {
+        self.parents.chosen()
     }
 
     /// When the version it has was published at its origin, in nanoseconds since 1970 by the

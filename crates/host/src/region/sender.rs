@@ -125,9 +125,9 @@ impl Sender {
             }
             let known = sealed
                 .open(datagram)
-                .filter(|(from, _)| scope.contains_key(from));
+                .filter(|(from, _)| scope.contains_key(&from.sender));
             let taken =
-                known.is_some_and(|(from, body)| export.on_message(now, from, body).is_ok());
+                known.is_some_and(|(from, body)| export.on_message(now, from.sender, body).is_ok());
             count(heard, taken);
         })?;
         Ok(())

@@ -54,7 +54,7 @@ fn a_group_hears_once_what_several_need() {
         let socket = socket();
         scope.insert(number, socket.local_addr().unwrap());
         let (copy, sealed) = (Writer::create(&spec).unwrap(), sealed(number, key));
-        let mut copy = Copy::new(socket, sealed, 5, copy, (9, address), timing);
+        let mut copy = Copy::new(socket, sealed, 5, copy, vec![(9, address)], timing);
         copy.hear(group).unwrap();
         copy.lose(lose_one_in, 1);
         copies.push(copy);
@@ -97,7 +97,7 @@ fn copies_follow_and_strangers_get_nothing() {
             sealed(number, key),
             5,
             copy,
-            (9, address),
+            vec![(9, address)],
             timing,
         ));
     }
@@ -139,10 +139,21 @@ struct Relay(Option<(Copy, Sender)>);
 impl Relay {
     /// Its life of this number, at these addresses, between that source and that leaf.
     fn live(life: u64, at: [SocketAddr; 2], home: SocketAddr, end: SocketAddr, len: usize) -> Self {
+        Self::of(1, life, at, home, end, len)
+    }
+
+    fn of(
+        number: u16,
+        life: u64,
+        at: [SocketAddr; 2],
+        home: SocketAddr,
+        end: SocketAddr,
+        len: usize,
+    ) -> Self {
         let [upper, lower] = at.map(|at| BatchSocket::bind(at).unwrap());
-        let sealed = || Sealed::new(Key::new([7; 16]), 1, 1, life);
+        let sealed = || Sealed::new(Key::new([7; 16]), 1, number, life);
         let writer = Writer::create(&Spec::bytes(len)).unwrap();
-        let mut copy = Copy::new(upper, sealed(), 5, writer, (9, home), HASTY);
+        let mut copy = Copy::new(upper, sealed(), 5, writer, vec![(9, home)], HASTY);
         copy.lose(10, life);
         let sender = Sender::new(lower, sealed(), 5, [(2, end)].into(), HASTY);
         Self(Some((copy, sender)))
@@ -170,7 +181,7 @@ fn a_relay_passes_on_what_it_has_under_the_same_names() {
     let mut source = Source::new(sender, reader(&original));
     let mut relay = Relay::live(1, [upper, lower], home, end, LEN);
     let copy = Writer::create(&spec).unwrap();
-    let mut leaf = Copy::new(at_end, sealed(2, 7), 5, copy, (1, lower), HASTY);
+    let mut leaf = Copy::new(at_end, sealed(2, 7), 5, copy, vec![(1, lower)], HASTY);
     leaf.lose(10, 3);
     let mut repairs = 0;
     for round in 1..=60u8 {
@@ -203,6 +214,62 @@ fn a_relay_passes_on_what_it_has_under_the_same_names() {
     let gone = clock::now();
     while clock::now().since(gone) < HASTY.lease * 3 {
         relay.turn();
+        leaf.turn(clock::now()).unwrap();
+    }
+    assert!(leaf.current().is_some_and(|current| current <= gone));
+}
+
+/// Two relays, the first of which dies and comes back: the leaf asks the second meanwhile, goes
+/// only on, and says truly how old it is.
+#[test]
+fn a_leaf_has_a_second_relay() {
+    const LEN: usize = 30_001;
+    let spec = Spec::bytes(LEN);
+    let mut original = Writer::<[u8]>::create(&spec).unwrap();
+    let sockets = [(); 6].map(|()| socket());
+    let [home, up1, low1, up2, low2, end] = sockets.each_ref().map(|s| s.local_addr().unwrap());
+    let [at_home, a, b, c, d, at_end] = sockets;
+    drop((a, b, c, d));
+    let scope = [(1, up1), (3, up2)].into();
+    let sender = Sender::new(at_home, sealed(9, 7), 5, scope, HASTY);
+    let mut source = Source::new(sender, reader(&original));
+    let live = |number, life, at| Some(Relay::of(number, life, at, home, end, LEN));
+    let mut relays = [live(1, 1, [up1, low1]), live(3, 1, [up2, low2])];
+    let copy = Writer::create(&spec).unwrap();
+    let parents = vec![(1, low1), (3, low2)];
+    let mut leaf = Copy::new(at_end, sealed(2, 7), 5, copy, parents, HASTY);
+    leaf.lose(10, 3);
+    let (begun, mut round, mut had) = (Instant::now(), 0u8, At::default());
+    // Before the death, while it is dead, and when it is asked again.
+    for (asks, alive) in [(0, true), (1, false), (0, true)] {
+        match alive {
+            true if relays[0].is_none() => relays[0] = live(1, 2, [up1, low1]),
+            true => {}
+            false => relays[0] = None,
+        }
+        let mut since = 0;
+        while since < 20 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "does not arrive");
+            round = round.wrapping_add(1);
+            original
+                .bytes_mut(usize::from(round) * 90, 5000)
+                .fill(round);
+            let version = original.publish().unwrap();
+            while leaf.has().version != version && begun.elapsed() < Duration::from_secs(60) {
+                source.turn(clock::now()).unwrap();
+                relays.iter_mut().flatten().for_each(Relay::turn);
+                leaf.turn(clock::now()).unwrap();
+                assert!(leaf.has() >= had, "back to {:?}", leaf.has());
+                had = leaf.has();
+            }
+            let snapshot = reader(leaf.copy()).snapshot().unwrap();
+            assert!(snapshot.bytes() == original.bytes(), "another version");
+            since += u8::from(leaf.asks() == asks);
+        }
+    }
+    let gone = clock::now();
+    while clock::now().since(gone) < HASTY.lease * 3 {
+        relays.iter_mut().flatten().for_each(Relay::turn);
         leaf.turn(clock::now()).unwrap();
     }
     assert!(leaf.current().is_some_and(|current| current <= gone));

@@ -49,7 +49,7 @@ pub(super) fn add(draft: &mut Draft, out: &mut Collector) {
             name: kind.name(&cluster.name, &node.name),
             bytes: kind.bytes(),
             schema: kind.schema().to_owned(),
-            from: from.name.clone(),
+            from: vec![from.name.clone()],
             to: to.clone(),
             interval: INTERVAL,
             multicast: None,
@@ -117,7 +117,7 @@ instances = [ { node = "gw1", inside = "e", outside = "f", weight = 7 } ]
         let copies = config.unwrap().regions.unwrap().copies;
         let find = |name: &str| {
             let found = copies.iter().find(|copy| copy.name.as_str() == name);
-            found.map(|copy| (copy.from.as_str(), copy.to.join(" ")))
+            found.map(|copy| (copy.from[0].as_str(), copy.to.join(" ")))
         };
         let near = Some(("site1", "site2".to_owned()));
         assert_eq!(find("/edge/sw/steering"), near);

@@ -105,7 +105,8 @@ pub struct SharedTable {
     pub value_bytes: usize,
 }
 
-/// A region that is copied to other machines by one: that of its writer, or a relay.
+/// A region that is copied to other machines by one: that of its writer, or a relay; or by the
+/// first of several that is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopiedRegion {
     /// Its name, the same on all of them.
@@ -114,8 +115,9 @@ pub struct CopiedRegion {
     pub bytes: usize,
     /// What its bytes mean; "": anything.
     pub schema: String,
-    /// The node on whose machine it is written, or one that gets it by another entry.
-    pub from: String,
+    /// The node on whose machine it is written, or one that gets it by another entry; or several
+    /// such nodes, the best first.
+    pub from: Vec<String>,
     /// Those that have copies.
     pub to: Vec<String>,
     /// How far apart versions are copied, at least.

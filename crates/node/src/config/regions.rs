@@ -26,6 +26,8 @@ const INTERVAL: Duration = Duration::from_millis(1);
 const TELEMETRY: Duration = Duration::from_millis(100);
 /// Rows one table may be given room for.
 const MAX_ROWS: u64 = 1 << 24;
+/// Senders that a receiver may choose from.
+const MAX_SENDERS: usize = 8;
 /// Receivers of one region.
 const MAX_SCOPE: usize = stateplane_region::sync::PEERS_MAX;
 
@@ -99,7 +101,7 @@ fn copied(section: &Section<'_, '_>, out: &mut Collector) -> Option<CopiedRegion
     let range = values::integer(1..=MAX_LEN as u64);
     let bytes = section.required("bytes", "4096", out, range);
     let schema = section.optional("schema", out, values::string);
-    let from = section.required("from", "\"site1\"", out, values::name);
+    let from = senders(section, out);
     section.required("to", "[\"site2\"]", out, |_| Ok(()));
     let to = section.values("to", out, values::name);
     let interval = section.optional("interval-us", out, values::integer(100..=60_000_000));
@@ -113,6 +115,33 @@ fn copied(section: &Section<'_, '_>, out: &mut Collector) -> Option<CopiedRegion
         interval: interval.map_or(INTERVAL, Duration::from_micros),
         multicast,
     })
+}
+
+/// One that sends the region, or several.
+fn senders(section: &Section<'_, '_>, out: &mut Collector) -> Option<Vec<String>> {
+    let is_list = |value: &DeValue<'_>| matches!(value, DeValue::Array(_));
+    if !section
+        .value("from")
+        .is_some_and(|from| is_list(from.get_ref()))
+    {
+        let only = section.required("from", "\"site1\"", out, values::name)?;
+        return Some(vec![only]);
+    }
+    let from = section.values("from", out, values::name)?;
+    let path = section.path_of("from");
+    if from.is_empty() || from.len() > MAX_SENDERS {
+        let message = format!("expected 1 to {MAX_SENDERS} senders, found {}", from.len());
+        let help =
+            "write `from = \"site1\"`, or several, the best first, `from = [\"site1\", \"site2\"]`";
+        out.error(&path, message, help);
+        return None;
+    }
+    if let Some(n) = (1..from.len()).find(|&n| from[..n].contains(&from[n])) {
+        let message = format!("\"{}\" is listed twice", from[n]);
+        out.error(&format!("{path}[{n}]"), message, "name each sender once");
+        return None;
+    }
+    Some(from)
 }
 
 /// A region's name, `/part/part`.
@@ -147,7 +176,8 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
         relays::check(n, &regions.copies, out);
     }
     for node in draft.nodes.values().filter(|node| node.is(Role::Regions)) {
-        let takes_part = |c: &CopiedRegion| c.from == node.name || c.to.contains(&node.name);
+        let takes_part =
+            |c: &CopiedRegion| c.from.contains(&node.name) || c.to.contains(&node.name);
         if !regions.copies.iter().any(takes_part) {
             out.error(
                 &format!("node.{}.roles", node.name),
@@ -182,16 +212,18 @@ fn copy(
         let help = "give each region a group or a port of its own: who hears one would hear both";
         out.error(&format!("{key}.multicast"), message, help);
     }
-    check::member(
-        &format!("{key}.from"),
-        &copied.from,
-        Role::Regions,
-        draft,
-        out,
-    );
+    for (m, from) in copied.from.iter().enumerate() {
+        check::member(
+            &relays::sender(n, m, copied),
+            from,
+            Role::Regions,
+            draft,
+            out,
+        );
+    }
     for (m, to) in copied.to.iter().enumerate() {
         let place = format!("{key}.to[{m}]");
-        if *to == copied.from || copied.to[..m].contains(to) {
+        if copied.from.contains(to) || copied.to[..m].contains(to) {
             let message = format!("\"{to}\" has the region already");
             out.error(&place, message, "name each other node once");
             continue;

@@ -1,39 +1,60 @@
-//! The way of a copied region: a tree for each, from the machine of its writer over relays.
+//! The ways of a copied region: from the machine of its writer over relays, with no circle.
+
+use std::collections::BTreeSet;
 
 use super::problem::Collector;
 use super::{CopiedRegion, Regions};
 use stateplane_region::Name;
 
 impl Regions {
-    /// The nodes by which a region comes to `node`, its writer's first; none if it does not.
+    /// The nodes by which a region comes to `node` if all are alive, its writer's first; none if
+    /// it does not.
     pub fn path(&self, region: &Name, node: &str) -> Vec<String> {
         let mut path = Vec::new();
         let mut at = node;
         // Not for ever, whatever the file says.
         for _ in 0..self.copies.len() {
-            let Some(above) = above(&self.copies, region, at) else {
+            let Some(above) = above(&self.copies, region, at).first() else {
                 break;
             };
-            path.insert(0, above.to_owned());
+            path.insert(0, above.clone());
             at = above;
         }
         path
     }
 
+    /// The same for each node that may send it to `node`.
+    pub fn paths(&self, region: &Name, node: &str) -> Vec<Vec<String>> {
+        let by = |above: &String| {
+            let mut path = self.path(region, above);
+            path.push(above.clone());
+            path
+        };
+        above(&self.copies, region, node).iter().map(by).collect()
+    }
+
     /// Whether `node` gets a region from another.
     pub fn is_received(&self, region: &Name, node: &str) -> bool {
-        above(&self.copies, region, node).is_some()
+        !above(&self.copies, region, node).is_empty()
     }
 }
 
-/// Who sends a region to `node`.
-fn above<'a>(copies: &'a [CopiedRegion], region: &Name, node: &str) -> Option<&'a str> {
+/// Who may send a region to `node`.
+fn above<'a>(copies: &'a [CopiedRegion], region: &Name, node: &str) -> &'a [String] {
     let mut of = copies.iter().filter(|copy| copy.name == *region);
     let sends = of.find(|copy| copy.to.iter().any(|to| to == node));
-    sends.map(|copy| copy.from.as_str())
+    sends.map_or(&[], |copy| &copy.from)
 }
 
-/// Whether the entry at place `n` and the other ones of its region make one tree.
+/// Where the file names the sender at place `m` of the entry at place `n`.
+pub(super) fn sender(n: usize, m: usize, copy: &CopiedRegion) -> String {
+    match copy.from.len() {
+        1 => format!("regions.copies[{n}].from"),
+        _ => format!("regions.copies[{n}].from[{m}]"),
+    }
+}
+
+/// Whether the entry at place `n` and the other ones of its region lead from one machine to others.
 pub(super) fn check(n: usize, copies: &[CopiedRegion], out: &mut Collector) {
     let (copy, key) = (&copies[n], format!("regions.copies[{n}]"));
     let name = &copy.name;
@@ -55,54 +76,70 @@ pub(super) fn check(n: usize, copies: &[CopiedRegion], out: &mut Collector) {
         }
     }
     if let Some((m, _)) = earlier.find(|entry| same(entry) && entry.1.from == copy.from) {
-        let message = format!("\"{}\" sends {name} in regions.copies[{m}]", copy.from);
+        let from = copy.from.join("\", \"");
+        let message = format!("\"{from}\" sends {name} in regions.copies[{m}]");
         let help = "name all its receivers in one `to`";
         out.error(&format!("{key}.from"), message, help);
         return;
     }
     for (m, to) in copy.to.iter().enumerate() {
-        if let Some(sender) = above(&copies[..n], name, to) {
+        let sender = above(&copies[..n], name, to).join("\", \"");
+        if !sender.is_empty() {
             let message = format!("\"{to}\" gets {name} from \"{sender}\" already");
-            let help = format!("name it here, or under \"{sender}\": a machine has one copy");
+            let help =
+                "a machine has one copy: name all that may send it in one `from`, the best first";
             out.error(&format!("{key}.to[{m}]"), message, help);
         }
     }
-    origin(&key, n, copies, out);
+    for (m, from) in copy.from.iter().enumerate() {
+        origin(&sender(n, m, copy), n, from, copies, out);
+    }
 }
 
 /// Whether who sends has something to send.
-fn origin(key: &str, n: usize, copies: &[CopiedRegion], out: &mut Collector) {
-    let (name, from) = (&copies[n].name, copies[n].from.as_str());
-    let begins =
-        |copy: &&CopiedRegion| copy.name == *name && above(copies, name, &copy.from).is_none();
-    let mut way = vec![from];
-    while let Some(next) = above(copies, name, way[way.len() - 1]) {
-        let met = way.iter().position(|node| *node == next);
-        way.push(next);
-        let Some(met) = met else { continue };
-        let circle = &way[met..];
+fn origin(key: &str, n: usize, from: &str, copies: &[CopiedRegion], out: &mut Collector) {
+    let name = &copies[n].name;
+    if let Some(circle) = circle(copies, name, from) {
         // Once for each circle: with the first entry of those that make it up.
-        let part = |copy: &CopiedRegion| copy.name == *name && circle.contains(&copy.from.as_str());
-        if met == 0 && !copies[..n].iter().any(part) {
-            let shown: Vec<&str> = circle.iter().rev().copied().collect();
+        let part = |copy: &CopiedRegion| {
+            copy.name == *name && copy.from.iter().any(|from| circle.contains(&from.as_str()))
+        };
+        if !copies[..n].iter().any(part) {
+            let shown: Vec<&str> = circle.iter().chain([&from]).rev().copied().collect();
             let message = format!("{name} goes in a circle: {}", shown.join(" > "));
             let help = "the node on whose machine it is written is in no `to` of it";
-            out.error(&format!("{key}.from"), message, help);
+            out.error(key, message, help);
         }
         return;
     }
-    let first = copies.iter().find(begins);
+    let begins = |from: &&String| above(copies, name, from).is_empty();
+    let of = copies.iter().filter(|copy| copy.name == *name);
+    let first = of.flat_map(|copy| &copy.from).find(begins);
     if let Some(first) = first
-        && way.len() == 1
-        && first.from != from
+        && begins(&&from.to_owned())
+        && first != from
     {
-        let message = format!(
-            "\"{from}\" does not have {name}, which begins at \"{}\"",
-            first.from
-        );
+        let message = format!("\"{from}\" does not have {name}, which begins at \"{first}\"");
         let help = format!("name \"{from}\" in a `to` of {name}, or a node here that is in one");
-        out.error(&format!("{key}.from"), message, help);
+        out.error(key, message, help);
     }
+}
+
+/// A way from `node` to who may send to it, and so on, that leads back to it.
+fn circle<'a>(copies: &'a [CopiedRegion], name: &Name, node: &'a str) -> Option<Vec<&'a str>> {
+    let mut seen = BTreeSet::new();
+    let mut way = vec![(node, above(copies, name, node).iter())];
+    while let Some((_, rest)) = way.last_mut() {
+        match rest.next() {
+            None => drop(way.pop()),
+            Some(next) if next == node => return Some(way.iter().map(|(n, _)| *n).collect()),
+            Some(next) if seen.insert(next) => {
+                way.push((next, above(copies, name, next).iter()));
+            }
+            Some(_) => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -121,9 +158,14 @@ mod tests {
             let (region, more) = more.split_once(' ').unwrap_or((more, ""));
             let region = if region.is_empty() { "/edge/w" } else { region };
             let bytes = if more.is_empty() { "bytes = 64" } else { more };
+            let senders: Vec<&str> = from.split(' ').collect();
+            let from = match senders.len() {
+                1 => format!("{from:?}"),
+                _ => format!("{senders:?}"),
+            };
             writeln!(
                 text,
-                "{{ region = \"{region}\", {bytes}, from = \"{from}\", to = {to:?} }},"
+                "{{ region = \"{region}\", {bytes}, from = {from}, to = {to:?} }},"
             )
             .unwrap();
         }
@@ -164,6 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rack_has_a_second_relay() {
+        let config = parse(&[
+            ("a", &["b", "c"], ""),
+            ("b c", &["d"], ""),
+            ("c b a", &["e"], ""),
+        ]);
+        let regions = config.unwrap().regions.unwrap();
+        let name = "/edge/w".parse().unwrap();
+        assert_eq!(regions.path(&name, "d"), ["a", "b"]);
+        assert_eq!(regions.paths(&name, "d"), [["a", "b"], ["a", "c"]]);
+        let last = regions.paths(&name, "e");
+        assert_eq!(last[..2], [["a", "c"], ["a", "b"]]);
+        assert_eq!(last[2], ["a"]);
+        assert!(regions.paths(&name, "a").is_empty());
+    }
+
+    #[test]
     fn the_shipped_example_is_right() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/racks.toml");
         let loaded = Config::load(Path::new(path));
@@ -182,6 +241,40 @@ mod tests {
                 vec![("a", all, ""), ("b", &["a"], ""), ("c", &["b"], "")],
                 7,
                 "/edge/w goes in a circle: a > c > b > a",
+            ),
+            (
+                vec![
+                    ("a", &["b", "c"], ""),
+                    ("b c", &["d"], ""),
+                    ("c d", &["e"], ""),
+                    ("e", &["b"], ""),
+                ],
+                10,
+                "\"b\" gets /edge/w from \"a\" already",
+            ),
+            (
+                vec![
+                    ("a e", &["b"], ""),
+                    ("b", &["c", "d"], ""),
+                    ("c a", &["e"], ""),
+                ],
+                7,
+                "/edge/w goes in a circle: e > b > c > e",
+            ),
+            (
+                vec![("a", &["b"], ""), ("b c", &["d"], "")],
+                8,
+                "\"c\" does not have /edge/w, which begins at \"a\"",
+            ),
+            (
+                vec![("a", &["b"], ""), ("a b", &["b"], "")],
+                8,
+                "\"b\" has the region already",
+            ),
+            (
+                vec![("a", &["b"], ""), ("a b a", &["c"], "")],
+                8,
+                "\"a\" is listed twice",
             ),
             (
                 vec![("a", &["b"], ""), ("c", all, "/edge/x"), ("d", &["c"], "")],

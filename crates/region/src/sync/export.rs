@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use stateplane_base::Time;
 
@@ -11,6 +10,8 @@ use super::message::{
     run_head,
 };
 use super::mutation::{Mutation, broken};
+use super::peer::Peer;
+use super::took::Took;
 use super::way::Way;
 use super::{At, Malformed, Timing};
 use crate::memory::LINE;
@@ -64,6 +65,7 @@ pub struct Export {
     len: usize,
     /// The version that changed each line last.
     changed: Vec<u64>,
+    took: Took,
     at: At,
     day_ns: u64,
     /// When the present version was last known to be all there is.
@@ -87,20 +89,6 @@ pub struct Export {
 }
 
 #[derive(Debug)]
-struct Peer {
-    has: At,
-    heard: Time,
-    /// When pieces were last sent to it, and when it was last reminded.
-    served: Time,
-    reminded: Time,
-    /// When it was last told that what it has is all there is.
-    reassured: Time,
-    /// How long it may hold the others up, and until when it may not at all.
-    hold: Duration,
-    rests: Time,
-}
-
-#[derive(Debug)]
 struct Job {
     to: To,
     base: u64,
@@ -121,6 +109,7 @@ impl Export {
             image: Vec::new(),
             len: 0,
             changed: Vec::new(),
+            took: Took::default(),
             at: At::default(),
             day_ns: 0,
             current: Time::ZERO,
@@ -151,7 +140,7 @@ impl Export {
             return true;
         };
         let waits =
-            |peer: &Peer| peer.has != self.at && now >= peer.rests && now < since + peer.hold;
+            |peer: &Peer| peer.has < self.at && now >= peer.rests && now < since + peer.hold;
         now >= since + self.timing.interval && !self.peers.values().any(waits)
     }
 
@@ -162,7 +151,7 @@ impl Export {
         if at <= self.at || at.version == 0 {
             return;
         }
-        for peer in self.peers.values_mut().filter(|peer| peer.has != self.at) {
+        for peer in self.peers.values_mut().filter(|peer| peer.has < self.at) {
             if now >= peer.rests {
                 peer.rests = now + peer.hold * REST;
                 peer.hold = (peer.hold * 2).min(self.timing.lease);
@@ -205,8 +194,10 @@ impl Export {
             self.image[..bytes.len()].copy_from_slice(bytes);
             // Zeros too: who has an older version may have something else there.
             self.changed = vec![self.at.version; lines];
+            self.took.begin(self.at.version);
             return;
         }
+        self.took.add(self.at.version);
         let pairs = self.image.chunks_exact_mut(LINE).zip(bytes.chunks(LINE));
         for ((mine, new), changed) in pairs.zip(&mut self.changed) {
             let mine = &mut mine[..new.len()];
@@ -220,8 +211,12 @@ impl Export {
     /// From where a receiver that has this can be led on; 0: from nothing.
     fn base(&self, has: At) -> u64 {
         let writer = has.epoch == self.at.epoch || broken(Mutation::EpochsAreOne);
-        let known = writer && has.version <= self.at.version;
+        let known = writer && has.version <= self.at.version && self.knows_since(has.version);
         if known { has.version } else { 0 }
+    }
+
+    fn knows_since(&self, version: u64) -> bool {
+        self.took.knows_since(version) || broken(Mutation::AnyVersionWasHad)
     }
 
     fn way(&mut self, base: u64) -> Arc<Way> {
@@ -268,12 +263,26 @@ impl Export {
 
     /// A receiver's message. `from` is its number, by which [`Outgoing`] names it.
     pub fn on_message(&mut self, now: Time, from: u16, body: &[u8]) -> Result<(), Malformed> {
-        if let Message::Report(report) = decode(body)?
-            && report.region == self.region
-        {
-            self.on_report(now, from, &report);
+        match decode(body)? {
+            Message::Report(report) if report.region == self.region => {
+                self.on_report(now, from, &report);
+            }
+            Message::Farewell { region } if region == self.region => {
+                self.peers.remove(&from);
+                self.forget();
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Drops what is for receivers that are not known any more.
+    fn forget(&mut self) {
+        let peers = &self.peers;
+        self.queue
+            .retain(|job| job.to.iter().any(|to| peers.contains_key(to)));
+        self.announce.retain(|to| peers.contains_key(to));
+        self.still.retain(|to| peers.contains_key(to));
     }
 
     fn on_report(&mut self, now: Time, from: u16, report: &Report) {
@@ -281,22 +290,16 @@ impl Export {
             return;
         }
         let hold = self.timing.hold;
-        let peer = self.peers.entry(from).or_insert(Peer {
-            has: At::default(),
-            heard: now,
-            served: Time::ZERO,
-            reminded: Time::ZERO,
-            reassured: Time::ZERO,
-            hold,
-            rests: Time::ZERO,
-        });
+        let peer = self.peers.entry(from).or_insert_with(|| Peer::new(hold));
         (peer.has, peer.heard) = (report.has, now);
-        if report.has == self.at {
+        // One that has more than this, from another sender, needs nothing either.
+        if report.has >= self.at {
             (peer.hold, peer.rests) = (hold, Time::ZERO);
             self.announce.remove(&from);
             // What came lately said how old it was.
             let due = peer.served.max(peer.reassured) + self.timing.lease / 4;
-            if self.at.version > 0 && now >= due && !broken(Mutation::NobodyReassured) {
+            let is_equal = report.has == self.at && self.at.version > 0;
+            if is_equal && now >= due && !broken(Mutation::NobodyReassured) {
                 self.still.insert(from);
             }
             return;
@@ -310,7 +313,9 @@ impl Export {
         let to: To = Arc::new([from]);
         match report.collects {
             // What it collects leads on from where it is, or from before that.
-            Some(c) if c.version == self.at.version && c.base <= base => {
+            Some(c)
+                if c.version == self.at.version && c.base <= base && self.knows_since(c.base) =>
+            {
                 let way = self.way(c.base);
                 if way.number != c.way && !broken(Mutation::WaysAreOne) {
                     // Of a former life of this sender: what is left of it nobody has.
@@ -350,15 +355,11 @@ impl Export {
         self.peers.retain(|_, peer| now < peer.heard + lease);
         if self.peers.len() < before {
             self.marks.insert(Mark::Forgotten);
-            let peers = &self.peers;
-            let gone = |job: &Job| !job.to.iter().any(|to| peers.contains_key(to));
-            self.queue.retain(|job| !gone(job));
-            self.announce.retain(|to| peers.contains_key(to));
-            self.still.retain(|to| peers.contains_key(to));
+            self.forget();
         }
         if self.queue.is_empty() && self.at.version > 0 {
             let silent = |(number, peer): (&u16, &Peer)| {
-                (peer.has != self.at && now >= self.reminder(peer)).then_some(*number)
+                (peer.has < self.at && now >= self.reminder(peer)).then_some(*number)
             };
             let silent: Vec<u16> = self.peers.iter().filter_map(silent).collect();
             silent
@@ -461,7 +462,7 @@ impl Export {
         let due = self.peers.values().map(|peer| {
             let forget = peer.heard + self.timing.lease;
             // Before there is a version nobody is reminded of any.
-            if peer.has == self.at || self.at.version == 0 {
+            if peer.has >= self.at || self.at.version == 0 {
                 forget
             } else {
                 forget.min(self.reminder(peer))

@@ -2,9 +2,11 @@
 
 use stateplane_base::Time;
 
-use super::message::{Collects, GAPS_MAX, Mark, Message, Piece, RUN_HEAD, Report, decode, runs};
+use super::message::{
+    Collects, GAPS_MAX, Mark, Message, Piece, RUN_HEAD, Report, decode, encode_farewell, runs,
+};
 use super::mutation::{Mutation, broken};
-use super::{At, Malformed, Timing};
+use super::{At, Life, Malformed, Timing};
 use crate::fence::Fenced;
 use crate::memory::LINE;
 use crate::publisher::Publisher;
@@ -17,6 +19,8 @@ pub struct Import {
     len: usize,
     timing: Timing,
     has: At,
+    /// Who sent that, and therefore had it; none: an earlier life of this receiver.
+    had_by: Option<Life>,
     collects: Option<Collected>,
     /// When the next report is due.
     due: Time,
@@ -26,6 +30,8 @@ pub struct Import {
     /// When what it has was last known to be all there is, and was published.
     current: Option<Time>,
     day_ns: u64,
+    /// What the last datagram told.
+    told: Option<Time>,
 }
 
 /// What came of a version so far.
@@ -121,6 +127,7 @@ impl Import {
             len,
             timing,
             has,
+            had_by: None,
             collects: None,
             due: Time::ZERO,
             reported: Time::ZERO,
@@ -128,19 +135,29 @@ impl Import {
             taken: Taken::default(),
             current: None,
             day_ns: 0,
+            told: None,
         }
     }
 
-    /// A datagram's body from the sender. A step, once it is whole: it must be taken, since
+    /// A datagram's body, and whose it is. A step, once it is whole: it must be taken, since
     /// the sender will be told that it was.
-    pub fn on_message(&mut self, now: Time, body: &[u8]) -> Result<Option<Step>, Malformed> {
+    pub fn on_message(
+        &mut self,
+        now: Time,
+        from: Life,
+        body: &[u8],
+    ) -> Result<Option<Step>, Malformed> {
+        self.told = None;
         match decode(body)? {
-            Message::Piece(piece) if piece.region == self.region => self.on_piece(now, &piece),
+            Message::Piece(piece) if piece.region == self.region => {
+                self.on_piece(now, from, &piece)
+            }
             Message::Announce { region, at } if region == self.region => {
                 self.on_announce(now, at);
                 Ok(None)
             }
             Message::Still { region, at, age_ns } if region == self.region => {
+                self.hear(now, at, age_ns);
                 if at == self.has && at.version > 0 {
                     let current = Some(before(now, age_ns));
                     self.current = self.current.max(current);
@@ -149,6 +166,18 @@ impl Import {
             }
             _ => Ok(None),
         }
+    }
+
+    fn hear(&mut self, now: Time, at: At, age_ns: u64) {
+        if at >= self.has && at.version > 0 {
+            self.told = Some(before(now, age_ns));
+        }
+    }
+
+    /// When what this has, or something newer, was last known to be all there is, as its sender
+    /// told in the datagram that was taken in last; none if it told nothing of the kind.
+    pub fn told(&self) -> Option<Time> {
+        self.told
     }
 
     fn on_announce(&mut self, now: Time, at: At) {
@@ -173,17 +202,23 @@ impl Import {
             .max(self.reported + self.timing.patience / 4);
     }
 
-    fn on_piece(&mut self, now: Time, piece: &Piece<'_>) -> Result<Option<Step>, Malformed> {
+    fn on_piece(
+        &mut self,
+        now: Time,
+        from: Life,
+        piece: &Piece<'_>,
+    ) -> Result<Option<Step>, Malformed> {
         let lines = self.len.div_ceil(LINE);
         if piece.len != self.len as u64 || piece.count as usize > lines.max(1) {
             return Err(Malformed("of another region"));
         }
         runs(piece.runs, lines, |_, _| ())?;
+        self.hear(now, piece.at, piece.age_ns);
         if piece.at <= self.has && !broken(Mutation::BackIsOn) {
             self.hasten(now + self.timing.patience / 2); // the report was lost
             return Ok(None);
         }
-        if !self.collects_for(now, piece) {
+        if !self.collects_for(now, from, piece) {
             return Ok(None);
         }
         let Some(collected) = &mut self.collects else {
@@ -206,7 +241,7 @@ impl Import {
         }
         let end = piece.index + 1 == piece.count;
         if collected.missing == 0 || end && broken(Mutation::LastPieceIsAll) {
-            return Ok(self.complete(now));
+            return Ok(self.complete(now, from));
         }
         self.due = now
             + if end {
@@ -218,7 +253,7 @@ impl Import {
     }
 
     /// Makes room for what a piece belongs to; false: it is of no use.
-    fn collects_for(&mut self, now: Time, piece: &Piece<'_>) -> bool {
+    fn collects_for(&mut self, now: Time, from: Life, piece: &Piece<'_>) -> bool {
         if let Some(collected) = &self.collects {
             let same = (collected.at, collected.base) == (piece.at, piece.base);
             let way = collected.way == piece.way || broken(Mutation::WaysAreOne);
@@ -232,7 +267,10 @@ impl Import {
             }
         }
         let writer = piece.at.epoch == self.has.epoch || broken(Mutation::EpochsAreOne);
-        let known = writer && piece.base <= self.has.version;
+        // Who had this version knows what changed since, from whatever base before it is told.
+        let had = self.had_by == Some(from) || broken(Mutation::LivesAreOne);
+        let leads = |base| base == self.has.version || base < self.has.version && had;
+        let known = writer && leads(piece.base);
         if piece.base != 0 && !known && !broken(Mutation::AnyBase) {
             // It leads on from where this is not: the sender does not know that.
             self.hasten(now);
@@ -255,9 +293,9 @@ impl Import {
         true
     }
 
-    fn complete(&mut self, now: Time) -> Option<Step> {
+    fn complete(&mut self, now: Time, from: Life) -> Option<Step> {
         let collected = self.collects.take()?;
-        self.has = collected.at;
+        (self.has, self.had_by) = (collected.at, Some(from));
         (self.current, self.day_ns) = (Some(collected.current), collected.day_ns);
         self.taken.versions += 1;
         self.taken.from_nothing += u64::from(collected.base == 0);
@@ -312,6 +350,13 @@ impl Import {
         let mut body = Vec::new();
         report.encode(&mut body);
         Some(body)
+    }
+
+    /// The body of a message to a sender that will not be asked any more.
+    pub fn farewell(&self) -> Vec<u8> {
+        let mut body = Vec::new();
+        encode_farewell(self.region, &mut body);
+        body
     }
 
     /// When [`Import::poll`] has something next, at the latest.

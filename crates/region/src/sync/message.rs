@@ -9,6 +9,7 @@
 //!           base (8), version (8), way (4) of what it collects, or zeros;
 //!           then what that lacks: first piece (4), pieces (4), ...
 //! still     4, region (8), epoch (8), version (8), age (8)
+//! farewell  5, region (8): the receiver has another sender
 //! ```
 //!
 //! A base of 0 stands for nothing: lines that no piece names are zero then. Else a line
@@ -100,6 +101,10 @@ pub(super) enum Message<'a> {
         at: At,
         age_ns: u64,
     },
+    /// The receiver has another sender.
+    Farewell {
+        region: u64,
+    },
 }
 
 impl Piece<'_> {
@@ -138,6 +143,12 @@ pub(super) fn encode_still(region: u64, at: At, age_ns: u64, out: &mut Vec<u8>) 
     for value in [region, at.epoch, at.version, age_ns] {
         w.u64(value);
     }
+}
+
+pub(super) fn encode_farewell(region: u64, out: &mut Vec<u8>) {
+    let mut w = Writer::new(out);
+    w.u8(5);
+    w.u64(region);
 }
 
 impl Report {
@@ -219,6 +230,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
             let at = At { epoch, version };
             Ok(Message::Still { region, at, age_ns })
         }
+        5 => {
+            let region = r.u64()?;
+            r.finish()?;
+            Ok(Message::Farewell { region })
+        }
         _ => Err(Malformed("kind")),
     }
 }
@@ -263,7 +279,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 1..400)) {
-            for kind in [bytes[0], 1, 2, 3, 4] {
+            for kind in [bytes[0], 1, 2, 3, 4, 5] {
                 bytes[0] = kind;
                 if let Ok(Message::Piece(piece)) = decode(&bytes) {
                     let _ = runs(piece.runs, 100, |first, bytes| {
@@ -315,6 +331,10 @@ mod tests {
             encode_still(5, at, numbers[2], &mut bytes);
             let still = Message::Still { region: 5, at, age_ns: numbers[2] };
             prop_assert_eq!(decode(&bytes), Ok(still));
+
+            let mut bytes = vec![];
+            encode_farewell(numbers[1], &mut bytes);
+            prop_assert_eq!(decode(&bytes), Ok(Message::Farewell { region: numbers[1] }));
 
             let collects = Collects { base, version: 2000, way: numbers[1] as u32 };
             let report = Report { region: 5, has: at, collects: Some(collects), gaps };

@@ -21,14 +21,18 @@
 //! * **Identity.** A version is named by the writer's epoch and its number, so copies
 //!   survive a restart of the sender. Where the epochs differ all is sent anew.
 //! * **Relays.** Who received a version can send it on ([`Export::pass_on`]): a region then
-//!   leaves its writer's machine once for each rack, say, instead of once for each machine.
+//!   leaves its writer's machine once for each rack, say, instead of once for each machine. A
+//!   receiver may have several senders ([`Parents`]): the first that is alive is asked.
 
 mod export;
 mod import;
 mod message;
 mod mutation;
+mod parents;
+mod peer;
 mod relay;
 mod seal;
+mod took;
 mod way;
 
 use std::time::Duration;
@@ -36,7 +40,8 @@ use std::time::Duration;
 pub use export::{Export, Outgoing, PEERS_MAX, Sent, To};
 pub use import::{Import, Step, Taken};
 pub use message::{Malformed, Mark};
-pub use seal::Sealed;
+pub use parents::{Asked, Parents};
+pub use seal::{Life, Sealed};
 
 use crate::name::Name;
 

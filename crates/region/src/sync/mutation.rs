@@ -31,6 +31,14 @@ pub(super) enum Mutation {
     AgesOfOthers,
     /// Pieces of different ways between the same versions are put together.
     WaysAreOne,
+    /// A sender that falls silent is asked for ever.
+    ParentsForEver,
+    /// A sender that is cut off counts as alive.
+    AnyParentIsAlive,
+    /// What leads on from a version that the sender passed over is taken for known.
+    AnyVersionWasHad,
+    /// Who leads on from an older version need not have had this one.
+    LivesAreOne,
 }
 
 /// Whether a test broke this rule, in this thread.
@@ -59,7 +67,7 @@ mod tests {
     }
 
     /// Worlds that a broken rule may survive.
-    const SEEDS: u64 = 300;
+    const SEEDS: u64 = 400;
 
     #[test]
     fn every_broken_rule_is_noticed() {
@@ -77,6 +85,10 @@ mod tests {
             RelaysAreOrigins,
             AgesOfOthers,
             WaysAreOne,
+            ParentsForEver,
+            AnyParentIsAlive,
+            AnyVersionWasHad,
+            LivesAreOne,
         ] {
             BROKEN.set(Some(rule));
             let noticed = (0..SEEDS).find(|seed| catch_unwind(|| check(*seed)).is_err());

@@ -3,6 +3,15 @@
 
 use stateplane_wire::envelope::{self, Header, Key, Kind, ReplayGuard};
 
+/// Which life of which sender a datagram is of.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Life {
+    /// The sender's number in the cluster.
+    pub sender: u16,
+    /// Higher in every life of it.
+    pub incarnation: u64,
+}
+
 /// One socket's envelopes: seals what leaves it, opens what comes.
 #[derive(Debug)]
 pub struct Sealed {
@@ -36,12 +45,16 @@ impl Sealed {
         });
     }
 
-    /// The body of a datagram and its sender's number; none if it is not of this cluster,
+    /// The body of a datagram and whose it is; none if it is not of this cluster,
     /// not about regions, or was here before.
-    pub fn open<'a>(&mut self, datagram: &'a [u8]) -> Option<(u16, &'a [u8])> {
+    pub fn open<'a>(&mut self, datagram: &'a [u8]) -> Option<(Life, &'a [u8])> {
         let (header, body) = envelope::open(&self.key, self.header.cluster, datagram).ok()?;
         let fresh = header.kind == Kind::Region && self.guard.accept(&header);
-        fresh.then_some((header.sender, body))
+        let life = Life {
+            sender: header.sender,
+            incarnation: header.incarnation,
+        };
+        fresh.then_some((life, body))
     }
 }
 
@@ -54,7 +67,11 @@ mod tests {
         let sealed = |cluster, key| Sealed::new(Key::new([key; 16]), cluster, 3, 1);
         let (mut one, mut two, mut bytes) = (sealed(1, 7), sealed(1, 7), vec![]);
         one.seal(b"body", &mut bytes);
-        assert_eq!(two.open(&bytes), Some((3, &b"body"[..])));
+        let life = Life {
+            sender: 3,
+            incarnation: 1,
+        };
+        assert_eq!(two.open(&bytes), Some((life, &b"body"[..])));
         assert_eq!(two.open(&bytes), None, "a replay");
         assert_eq!(sealed(2, 7).open(&bytes), None);
         assert_eq!(sealed(1, 8).open(&bytes), None);

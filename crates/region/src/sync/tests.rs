@@ -24,6 +24,8 @@ pub(super) struct Outcome {
     depth: u32,
     marks: BTreeSet<Mark>,
     taken: u64,
+    /// How often a receiver asked another sender.
+    changes: u64,
 }
 
 /// A world with relays for odd seeds, without for even ones.
@@ -39,6 +41,10 @@ pub(super) fn check(seed: u64) -> Outcome {
     world.change();
     let mut waited = 0;
     let more = Duration::from_micros(world.rng.u64(1..3000));
+    match world.rng.bool() {
+        true => world.revive(),
+        false => world.kill_a_relay(),
+    }
     loop {
         // Some more, in which one whose reports are all lost may be forgotten again.
         let on_its_way = world.is_on_its_way();
@@ -70,6 +76,7 @@ pub(super) fn check(seed: u64) -> Outcome {
         depth,
         marks: world.all_marks(),
         taken: world.taken,
+        changes: world.changes(),
     }
 }
 
@@ -81,13 +88,16 @@ fn rests(world: &mut World) {
     world.run(world.now + lease * 3);
     for depth in levels.clone() {
         let (age, most) = (world.oldest(depth), (lease / 3 + RTT * 2) * depth);
-        assert!(age <= most, "{age:?} at level {depth}");
+        assert!(age <= Some(most), "{age:?} at level {depth}");
     }
     world.gone = Some(world.now);
     world.run(world.now + lease * 2);
     for depth in levels {
         let (age, least) = (world.oldest(depth), lease * 2 - RTT * depth);
-        assert!(age >= least, "{age:?} at level {depth}");
+        assert!(
+            age.is_none_or(|age| age >= least),
+            "{age:?} at level {depth}"
+        );
     }
 }
 
@@ -106,16 +116,20 @@ fn a_million_versions_arrive_whole() {
 fn receivers_have_whole_versions_and_converge() {
     let seeds: u64 = std::env::var("REGION_SEEDS").map_or(200, |n| n.parse().expect("a number"));
     let (mut marks, mut taken, mut longest) = (BTreeSet::new(), 0, [Duration::ZERO; 3]);
+    let mut changes = 0;
     for seed in 0..seeds {
         let outcome = check(seed);
         marks.extend(outcome.marks);
         taken += outcome.taken;
+        changes += outcome.changes;
         let longest = &mut longest[outcome.depth as usize - 1];
         *longest = outcome.took.max(*longest);
     }
     println!(
-        "{seeds} seeds, {taken} versions taken, none torn; longest, by levels, {longest:?} of {RTT:?}"
+        "{seeds} seeds, {taken} versions taken, none torn; longest, by levels, {longest:?} of {RTT:?}; \
+         {changes} times another sender"
     );
+    assert!(changes > 0, "nobody asked another sender");
     assert!(
         longest.iter().all(|took| *took > Duration::ZERO),
         "a depth was not tried"
@@ -155,7 +169,7 @@ fn the_wire_carries_what_changed() {
                 if version > 1 {
                     sent += body.len();
                 }
-                import.on_message(now, &body).unwrap();
+                import.on_message(now, Life::default(), &body).unwrap();
             }
             now = now + timing.patience / 4;
         }
@@ -202,7 +216,7 @@ fn a_copy_is_a_region() {
             }
             export.on_time(now);
             while let Some(Outgoing { body, .. }) = export.poll(now) {
-                if let Some(step) = import.on_message(now, &body).unwrap() {
+                if let Some(step) = import.on_message(now, Life::default(), &body).unwrap() {
                     step.publish(&mut copy).unwrap();
                 }
             }
@@ -216,4 +230,31 @@ fn a_copy_is_a_region() {
             edition.published_day_ns
         );
     }
+}
+
+/// A receiver that another sender led further needs nothing, holds up nobody, and may leave.
+#[test]
+fn who_has_more_is_left_alone() {
+    let timing = Timing::default();
+    let mut export = Export::new(REGION, timing, 1400);
+    let now = Time::from_millis(1);
+    let at = |version| At { epoch: 1, version };
+    let say = |export: &mut Export, now, version| {
+        let mut import = Import::new(REGION, 100, at(version), timing);
+        let report = import.poll(now).expect("one that begins says what it has");
+        export.on_message(now, 1, &report).unwrap();
+        import
+    };
+    export.update(now, &[1; 100], at(5), 50);
+    say(&mut export, now, 7);
+    let later = now + timing.interval + timing.patience * 3;
+    export.on_time(later);
+    assert_eq!(export.poll(later), None);
+    assert!(export.is_ready(later), "nobody is waited for");
+    // One that has less is, until it has another sender.
+    let import = say(&mut export, later, 4);
+    assert!(!export.is_ready(later) && export.poll(later).is_some());
+    export.on_message(later, 1, &import.farewell()).unwrap();
+    assert!(export.is_ready(later) && export.peers().count() == 0);
+    assert_eq!(export.poll(later), None);
 }

@@ -24,9 +24,10 @@ pub(super) struct Begin {
     pub(super) cluster: u32,
     pub(super) sender: u16,
     pub(super) life: Incarnation,
-    /// The nodes by which it comes here, its writer's first; none if it is written here.
-    pub(super) path: Vec<String>,
-    /// Its receivers, or its sender: name, number, address.
+    /// For each node that may send it here, the nodes by which it comes then, its writer's first;
+    /// none if it is written here.
+    pub(super) paths: Vec<Vec<String>>,
+    /// Its receivers, or who may send it: name, number, address.
     pub(super) others: Vec<(String, u16, SocketAddr)>,
     pub(super) lose_one_in: u32,
 }
@@ -83,11 +84,21 @@ impl Begin {
         Ok(sender)
     }
 
-    /// What is said of that.
-    pub(super) fn sent(&self, why: Option<&String>, sender: Option<&Sender>) -> SentStatus {
+    /// The nodes by which it comes if the sender at this place is asked.
+    pub(super) fn path(&self, asks: usize) -> Vec<String> {
+        self.paths.get(asks).cloned().unwrap_or_default()
+    }
+
+    /// What is said of that. `asks`: the place of who sends it here.
+    pub(super) fn sent(
+        &self,
+        why: Option<&String>,
+        sender: Option<&Sender>,
+        asks: usize,
+    ) -> SentStatus {
         let mut status = SentStatus {
             region: self.region.name.to_string(),
-            path: self.path.clone(),
+            path: self.path(asks),
             waits_for: why.cloned(),
             ..SentStatus::default()
         };

@@ -28,7 +28,6 @@ use crate::status::Publisher;
 use crate::stop::Stop;
 use begin::Begin;
 use receiving::Receiving;
-use relaying::Relaying;
 use sending::Sending;
 pub use status::{CopiesStatus, ReceivedStatus, SentStatus};
 
@@ -45,7 +44,7 @@ fn address(config: &Config, node: &str, index: usize) -> SocketAddrV4 {
     SocketAddrV4::new(*control.ip(), control.port() + index)
 }
 
-/// Whom a node sends a region to, or has it from.
+/// Whom a node sends a region to, or may have it from.
 fn others(
     config: &Config,
     region: &CopiedRegion,
@@ -56,17 +55,20 @@ fn others(
         let number = sender_id(name, Role::Regions);
         (name.clone(), number, address(config, name, index).into())
     };
-    if region.from == node {
+    if region.from.iter().any(|from| from == node) {
         region.to.iter().map(other).collect()
     } else {
-        vec![other(&region.from)]
+        region.from.iter().map(other).collect()
     }
 }
 
-/// The place in the file of what a node passes on of what it receives.
-fn below(regions: &Regions, received: &CopiedRegion, node: &str) -> Option<usize> {
-    let passed_on = |copy: &CopiedRegion| copy.name == received.name && copy.from == node;
-    regions.copies.iter().position(passed_on)
+/// The places in the file of what a node passes on of what it receives.
+fn below(regions: &Regions, received: &CopiedRegion, node: &str) -> Vec<usize> {
+    let passed_on =
+        |copy: &CopiedRegion| copy.name == received.name && copy.from.iter().any(|n| n == node);
+    let all = regions.copies.iter().enumerate();
+    let below = all.filter(|(_, copy)| passed_on(copy));
+    below.map(|(n, _)| n).collect()
 }
 
 /// The role, ready to run.
@@ -97,16 +99,18 @@ impl Copies {
             cluster: cluster_id(&config.cluster.name),
             sender: sender_id(node, Role::Regions),
             life,
-            path: regions.path(&regions.copies[index].name, node),
+            paths: regions.paths(&regions.copies[index].name, node),
             others: others(config, &regions.copies[index], node, index),
             lose_one_in: config.io.lose_one_in,
         };
         let (mut sending, mut receiving) = (Vec::new(), Vec::new());
         for (index, region) in regions.copies.iter().enumerate() {
             if region.to.iter().any(|to| to == node) {
-                let below = below(regions, region, node);
-                receiving.push(Receiving::new(begin(index), below.map(begin)));
-            } else if region.from == node && !regions.is_received(&region.name, node) {
+                let below = below(regions, region, node).into_iter().map(begin);
+                receiving.push(Receiving::new(begin(index), below.collect()));
+            } else if region.from.iter().any(|from| from == node)
+                && !regions.is_received(&region.name, node)
+            {
                 sending.push(Sending::new(begin(index)));
             }
         }
@@ -129,10 +133,10 @@ impl Copies {
                 .map(|receiving| receiving.turn(now));
             let next = next.min(received.min().unwrap_or(Time::MAX));
             if self.status.due(now) {
-                let relays = self.receiving.iter().filter_map(|r| r.relay.as_ref());
+                let passed_on = self.receiving.iter().flat_map(Receiving::passed_on);
                 let sent = self.sending.iter().map(Sending::status);
                 let status = CopiesStatus {
-                    sent: sent.chain(relays.map(Relaying::status)).collect(),
+                    sent: sent.chain(passed_on).collect(),
                     received: self.receiving.iter().map(Receiving::status).collect(),
                 };
                 self.status.update(|s| *s = status);
@@ -146,7 +150,7 @@ impl Copies {
     fn wait(&self, next: Time) -> io::Result<()> {
         let sources = self.sending.iter().filter_map(|s| s.source.as_ref());
         let copies = self.receiving.iter().filter_map(|r| r.copy.as_ref());
-        let relays = self.receiving.iter().filter_map(|r| r.relay.as_ref());
+        let relays = self.receiving.iter().flat_map(|r| &r.relays);
         let senders = sources
             .map(Source::sender)
             .chain(relays.filter_map(|relay| relay.sender.as_ref()));

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::LOOK;
 use super::begin::Begin;
 use super::relaying::Relaying;
-use super::status::ReceivedStatus;
+use super::status::{ReceivedStatus, SentStatus};
 
 /// A region that ends here.
 pub(super) struct Receiving {
@@ -17,18 +17,18 @@ pub(super) struct Receiving {
     pub(super) copy: Option<Copy>,
     next: Time,
     why: Option<String>,
-    /// What passes it on, if this machine does.
-    pub(super) relay: Option<Relaying>,
+    /// What passes it on, if this machine does: for each entry of the file that says so.
+    pub(super) relays: Vec<Relaying>,
 }
 
 impl Receiving {
-    pub(super) fn new(begin: Begin, relay: Option<Begin>) -> Self {
+    pub(super) fn new(begin: Begin, relays: Vec<Begin>) -> Self {
         Self {
             begin,
             copy: None,
             next: Time::ZERO,
             why: None,
-            relay: relay.map(Relaying::new),
+            relays: relays.into_iter().map(Relaying::new).collect(),
         }
     }
 
@@ -36,9 +36,9 @@ impl Receiving {
     pub(super) fn turn(&mut self, now: Time) -> Time {
         let next = self.receive(now);
         // After what came, so that it goes on at once.
-        let relay = self.relay.as_mut();
-        let passed_on = relay.map(|relay| relay.turn(now, self.copy.as_ref()));
-        next.min(passed_on.unwrap_or(Time::MAX))
+        let copy = self.copy.as_ref();
+        let passed_on = self.relays.iter_mut().map(|relay| relay.turn(now, copy));
+        next.min(passed_on.min().unwrap_or(Time::MAX))
     }
 
     fn receive(&mut self, now: Time) -> Time {
@@ -69,24 +69,36 @@ impl Receiving {
     fn start(&mut self) -> Result<Time, String> {
         let writer = self.begin.writer()?;
         let socket = self.begin.socket().map_err(|error| error.to_string())?;
-        let (_, number, at) = self.begin.others[0];
+        let sources = self.begin.others.iter();
+        let sources = sources.map(|(_, number, at)| (*number, *at)).collect();
         let (region, timing) = (region_id(&self.begin.region.name), self.begin.timing());
         let sealed = self.begin.sealed();
-        let mut copy = Copy::new(socket, sealed, region, writer, (number, at), timing);
+        let mut copy = Copy::new(socket, sealed, region, writer, sources, timing);
         if let Some(group) = self.begin.region.multicast {
             copy.hear(group).map_err(|error| error.to_string())?;
         }
         copy.lose(self.begin.lose_one_in, self.begin.life.0);
         self.copy = Some(copy);
-        info!(region = %self.begin.region.name, from = self.begin.others[0].0, "received");
+        let from: Vec<&str> = self.begin.others.iter().map(|(n, ..)| n.as_str()).collect();
+        info!(region = %self.begin.region.name, from = from.join(", "), "received");
         Ok(Time::ZERO)
+    }
+
+    /// The place of who is asked, among those who may send it.
+    fn asks(&self) -> usize {
+        self.copy.as_ref().map_or(0, Copy::asks)
+    }
+
+    /// What is said of those below.
+    pub(super) fn passed_on(&self) -> impl Iterator<Item = SentStatus> {
+        self.relays.iter().map(|relay| relay.status(self.asks()))
     }
 
     pub(super) fn status(&self) -> ReceivedStatus {
         let status = ReceivedStatus {
             region: self.begin.region.name.to_string(),
-            from: self.begin.others[0].0.clone(),
-            path: self.begin.path.clone(),
+            from: self.begin.others[self.asks()].0.clone(),
+            path: self.begin.path(self.asks()),
             waits_for: self.why.clone(),
             ..ReceivedStatus::default()
         };

@@ -65,7 +65,9 @@ impl Relaying {
         Ok(Time::ZERO)
     }
 
-    pub(super) fn status(&self) -> SentStatus {
-        self.begin.sent(self.why.as_ref(), self.sender.as_ref())
+    /// `asks`: the place of who sends the region here.
+    pub(super) fn status(&self, asks: usize) -> SentStatus {
+        let (why, sender) = (self.why.as_ref(), self.sender.as_ref());
+        self.begin.sent(why, sender, asks)
     }
 }

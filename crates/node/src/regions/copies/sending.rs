@@ -74,6 +74,6 @@ impl Sending {
 
     pub(super) fn status(&self) -> SentStatus {
         let sender = self.source.as_ref().map(Source::sender);
-        self.begin.sent(self.why.as_ref(), sender)
+        self.begin.sent(self.why.as_ref(), sender, 0)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stateplane_base::Time;
 
-use crate::sync::{At, Export, Import, Mark, Outgoing, Timing};
+use crate::sync::{At, Export, Import, Life, Mark, Outgoing, Parents, Timing};
 
 pub(super) const RTT: Duration = Duration::from_micros(400);
 pub(super) const REGION: u64 = 7;
@@ -15,23 +15,35 @@ const SITES: usize = 8;
 /// protocol's affair.
 const RELAY_BURST: usize = 40_000;
 
-/// A datagram between a machine and the one above it.
+/// Who sends to a site: the relay at another; none: the source.
+type Above = Option<usize>;
+
+/// A datagram between a machine and one above it.
 #[derive(Clone, Debug)]
 enum Mail {
-    /// To this site, from the one above it.
-    Down(usize, Vec<u8>),
-    /// From this site.
-    Up(usize, Vec<u8>),
+    /// To this site, from that one above it.
+    Down(usize, Above, Life, Vec<u8>),
+    /// From this site, to that one above it.
+    Up(usize, Above, Vec<u8>),
 }
 
 /// A machine that receives, and perhaps sends on.
 struct Site {
-    /// The relay above it; none: the source.
-    above: Option<usize>,
+    /// Those above it, the best first, and whom of them it asks.
+    above: Vec<Above>,
+    parents: Parents,
     depth: u32,
     import: Import,
     copy: Vec<u8>,
     below: Option<Export>,
+    dead: bool,
+    life: u64,
+}
+
+impl Site {
+    fn asks(&self) -> Above {
+        self.above[self.parents.chosen()]
+    }
 }
 
 pub(super) struct World {
@@ -41,6 +53,8 @@ pub(super) struct World {
     datagram: usize,
     pub(super) loss: f64,
     duplicates: f64,
+    /// What is for several goes to all that hear the sender, whomever they ask.
+    multicast: bool,
     mail: BTreeMap<(Time, u64), Mail>,
     sent: u64,
     /// The source, and every version it ever had.
@@ -48,9 +62,12 @@ pub(super) struct World {
     at: At,
     history: BTreeMap<At, Vec<u8>>,
     export: Export,
+    life: u64,
     sites: Vec<Site>,
     pub(super) marks: BTreeSet<Mark>,
     pub(super) taken: u64,
+    /// How often a site asked another of those above it.
+    changes: u64,
     /// When the source went on from each version, and since when its writer is gone: nobody
     /// says any more that the last one is all there is.
     left: BTreeMap<At, Time>,
@@ -77,6 +94,7 @@ impl World {
             datagram,
             loss: rng.f64() * 0.3,
             duplicates: rng.f64() * 0.1,
+            multicast: rng.bool(),
             mail: BTreeMap::new(),
             sent: 0,
             source: vec![0; len],
@@ -86,17 +104,26 @@ impl World {
             },
             history: BTreeMap::new(),
             export: Export::new(REGION, timing, datagram),
+            life: 1,
             sites: vec![],
             marks: BTreeSet::new(),
             taken: 0,
+            changes: 0,
             left: BTreeMap::new(),
             gone: None,
             rng,
         };
         if relays {
-            let first = world.join(None, true);
-            let second = world.rng.bool().then(|| world.join(Some(first), true));
-            world.join(Some(second.unwrap_or(first)), false);
+            let first = world.join(vec![None], true);
+            let second = world
+                .rng
+                .bool()
+                .then(|| world.join(vec![Some(first)], true));
+            // Perhaps beside the first.
+            let spare = world.rng.bool().then(|| world.join(vec![None], true));
+            let leaf = world.join(vec![Some(second.unwrap_or(first))], false);
+            world.sites[leaf].above.extend(spare.map(Some));
+            world.renew(leaf);
         }
         for _ in 0..world.rng.usize(1..4) {
             world.join_somewhere();
@@ -104,24 +131,40 @@ impl World {
         world
     }
 
-    /// A machine joins below another, as a relay or not.
-    fn join(&mut self, above: Option<usize>, relays: bool) -> usize {
+    /// A machine joins below others, as a relay or not.
+    fn join(&mut self, above: Vec<Above>, relays: bool) -> usize {
         let len = self.source.len();
         let import = Import::new(REGION, len, At::default(), self.timing);
         self.sites.push(Site {
+            parents: Parents::new(above.len(), self.timing.lease),
             above,
-            depth: above.map_or(0, |above| self.sites[above].depth) + 1,
+            depth: 0,
             import,
             copy: vec![0xee; len],
             below: relays.then(|| relay(self.timing, self.datagram)),
+            dead: false,
+            life: 1,
         });
+        self.renew(self.sites.len() - 1);
         self.sites.len() - 1
+    }
+
+    /// A site asks the first of those above it again.
+    fn renew(&mut self, number: usize) {
+        self.changes += self.sites[number].parents.changes();
+        let above = &self.sites[number].above;
+        let deepest = above.iter().flatten().map(|above| self.sites[*above].depth);
+        let depth = deepest.max().unwrap_or(0) + 1;
+        let parents = Parents::new(above.len(), self.timing.lease);
+        let site = &mut self.sites[number];
+        (site.depth, site.parents) = (depth, parents);
     }
 
     fn join_somewhere(&mut self) {
         let relays = (0..self.sites.len()).filter(|n| self.sites[*n].below.is_some());
-        let above: Vec<Option<usize>> = relays.map(Some).chain([None]).collect();
-        let above = above[self.rng.usize(..above.len())];
+        let mut above: Vec<Above> = relays.map(Some).chain([None]).collect();
+        self.rng.shuffle(&mut above);
+        above.truncate(self.rng.usize(1..=3));
         self.join(above, false);
     }
 
@@ -136,6 +179,12 @@ impl World {
             }
             2 => {} // a version without a change
             3 => self.rng.fill(&mut self.source),
+            4 => {
+                // As it was before the last version: to who passed that over, nothing changed.
+                let before = self.history.values().rev().nth(1);
+                self.source = before.cloned().unwrap_or_default();
+                self.source.resize(len, 0);
+            }
             _ => {
                 for _ in 0..self.rng.usize(1..20) {
                     let at = self.rng.usize(..len);
@@ -172,15 +221,15 @@ impl World {
                 break;
             }
             match entry.remove() {
-                Mail::Up(from, body) => {
-                    let above = self.sites[from].above;
+                Mail::Up(_, Some(to), _) | Mail::Down(to, ..) if self.sites[to].dead => {}
+                Mail::Up(from, above, body) => {
                     let export = match above {
                         None => &mut self.export,
                         Some(n) => self.sites[n].below.as_mut().expect("a relay"),
                     };
                     export.on_message(self.now, from as u16, &body).unwrap();
                 }
-                Mail::Down(to, body) => self.deliver(to, &body),
+                Mail::Down(to, from, life, body) => self.deliver(to, from, life, &body),
             }
         }
         if self.export.is_ready(self.now) && self.at.version > 0 {
@@ -188,31 +237,69 @@ impl World {
                 .update(self.now, &self.source, self.at, self.at.version * 10);
             self.export.checked(self.gone.unwrap_or(self.now));
         }
-        let mut out: Vec<Outgoing> = Vec::new();
-        send(&mut self.export, self.now, &mut out);
-        for site in &mut self.sites {
+        let mut out: Vec<(Above, Outgoing)> = Vec::new();
+        send(&mut self.export, self.now, None, &mut out);
+        for (number, site) in self.sites.iter_mut().enumerate().filter(|(_, s)| !s.dead) {
             if let Some(export) = &mut site.below {
                 export.pass_on(self.now, &site.import, &site.copy);
-                send(export, self.now, &mut out);
+                send(export, self.now, Some(number), &mut out);
             }
         }
-        for Outgoing { to, body } in out {
+        for (from, Outgoing { to, body }) in out {
             assert!(body.len() <= self.datagram, "{} bytes", body.len());
-            for number in to.iter() {
-                self.post(Mail::Down(usize::from(*number), body.clone()));
+            let life = self.life(from);
+            let hears = |number: &usize| self.sites[*number].above.contains(&from);
+            let to: Vec<usize> = if self.multicast && to.len() > 1 {
+                (0..self.sites.len()).filter(hears).collect()
+            } else {
+                to.iter().map(|number| usize::from(*number)).collect()
+            };
+            for number in to {
+                self.post(Mail::Down(number, from, life, body.clone()));
             }
         }
-        for number in 0..self.sites.len() {
-            if let Some(body) = self.sites[number].import.poll(self.now) {
-                self.post(Mail::Up(number, body));
-            }
+        (0..self.sites.len()).for_each(|number| self.report(number));
+    }
+
+    /// Who sends there.
+    fn life(&self, at: Above) -> Life {
+        Life {
+            sender: at.map_or(u16::MAX, |number| number as u16),
+            incarnation: at.map_or(self.life, |number| self.sites[number].life),
         }
     }
 
-    fn deliver(&mut self, to: usize, body: &[u8]) {
-        let Site { import, copy, .. } = &mut self.sites[to];
+    fn report(&mut self, number: usize) {
+        let site = &mut self.sites[number];
+        if site.dead {
+            return;
+        }
+        let Some(body) = site.import.poll(self.now) else {
+            return;
+        };
+        let asked = site.parents.ask(self.now);
+        let farewell = asked.left.map(|left| (left, site.import.farewell()));
+        let reports = [Some(asked.chosen), asked.better].into_iter().flatten();
+        let reports = reports.map(|place| (place, body.clone()));
+        for (place, body) in reports.chain(farewell).collect::<Vec<_>>() {
+            let above = self.sites[number].above[place];
+            self.post(Mail::Up(number, above, body));
+        }
+    }
+
+    fn deliver(&mut self, to: usize, from: Above, life: Life, body: &[u8]) {
+        let Site {
+            import,
+            copy,
+            above,
+            parents,
+            ..
+        } = &mut self.sites[to];
         let had = import.has();
-        let Some(step) = import.on_message(self.now, body).unwrap() else {
+        let step = import.on_message(self.now, life, body).unwrap();
+        let place = above.iter().position(|above| *above == from);
+        parents.on_message(self.now, place.expect("it was asked"), import.told());
+        let Some(step) = step else {
             assert_eq!(import.has(), had);
             return;
         };
@@ -249,7 +336,7 @@ impl World {
         loop {
             self.turn();
             self.check_ages();
-            let timers = self.sites.iter().map(|site| {
+            let timers = self.sites.iter().filter(|site| !site.dead).map(|site| {
                 let below = site.below.as_ref().map_or(Time::MAX, Export::next_timer);
                 site.import.next_timer().min(below)
             });
@@ -281,6 +368,7 @@ impl World {
                 self.run(self.now + amid);
                 self.marks.extend(self.export.marks());
                 self.export = Export::new(REGION, self.timing, self.datagram);
+                self.life += 1;
             }
             3 => {
                 // Another writer, that goes on from an older version.
@@ -296,7 +384,32 @@ impl World {
                 self.run(self.now + self.timing.lease * 2);
                 self.loss = loss;
             }
+            6 | 7 => {
+                self.kill_a_relay();
+            }
+            8 => self.revive(),
             _ => {}
+        }
+    }
+
+    /// A relay dies, if there is one. What is below has others to ask, or waits.
+    pub(super) fn kill_a_relay(&mut self) {
+        let relays: Vec<&mut Site> = self
+            .sites
+            .iter_mut()
+            .filter(|s| s.below.is_some())
+            .collect();
+        if let Some(relay) = self.rng.choice(relays) {
+            relay.dead = true;
+        }
+    }
+
+    /// All that died begin anew.
+    pub(super) fn revive(&mut self) {
+        for number in 0..self.sites.len() {
+            if std::mem::take(&mut self.sites[number].dead) {
+                self.restart(number);
+            }
         }
     }
 
@@ -321,31 +434,60 @@ impl World {
             self.marks.extend(below.marks());
             *below = relay(self.timing, self.datagram);
         }
+        self.sites[number].life += 1;
+        self.renew(number);
     }
 
-    /// Whether the newest version is on its way to all: taken up, and everybody is known to
-    /// who is above.
+    /// Whether a site lives, and can be reached from the source over those that do.
+    fn is_reachable(&self, number: usize) -> bool {
+        let site = &self.sites[number];
+        let reachable = |above: &Above| above.is_none_or(|above| self.is_reachable(above));
+        !site.dead && site.above.iter().any(reachable)
+    }
+
+    fn reachable(&self) -> impl Iterator<Item = (usize, &Site)> {
+        let all = self.sites.iter().enumerate();
+        all.filter(|(number, _)| self.is_reachable(*number))
+    }
+
+    /// Whether the newest version is on its way to all that can be reached: taken up, and each
+    /// asks somebody who can be reached and knows it, and nobody waits for others any more.
     pub(super) fn is_on_its_way(&self) -> bool {
-        let known = |export: &Export, above: Option<usize>| {
-            let below = self.sites.iter().filter(|site| site.above == above);
-            export.peers().count() >= below.count()
+        let known = |(number, site): (usize, &Site)| {
+            let export = match site.asks() {
+                None => &self.export,
+                Some(above) if !self.is_reachable(above) => return false,
+                Some(above) => self.sites[above].below.as_ref().expect("a relay"),
+            };
+            export.peers().any(|(peer, _)| usize::from(peer) == number)
         };
-        let relays = (0..).zip(&self.sites);
-        let mut relays = relays.filter_map(|(n, site)| Some((n, site.below.as_ref()?)));
-        self.export.at() == self.at
-            && known(&self.export, None)
-            && relays.all(|(n, export)| known(export, Some(n)))
+        let asked = |(number, site): (usize, &Site)| {
+            let mut peers = site.below.iter().flat_map(Export::peers);
+            peers.all(|(peer, _)| {
+                let peer = &self.sites[usize::from(peer)];
+                !peer.dead && peer.asks() == Some(number)
+            })
+        };
+        let taken_up = self.export.at() == self.at;
+        taken_up && self.reachable().all(|at| known(at) && asked(at))
     }
 
     pub(super) fn all_have_it(&self) -> bool {
-        self.sites.iter().all(|site| site.import.has() == self.at)
+        self.reachable()
+            .all(|(_, site)| site.import.has() == self.at)
     }
 
-    /// How old the oldest copy of those this deep is.
-    pub(super) fn oldest(&self, depth: u32) -> Duration {
-        let sites = self.sites.iter().filter(|site| site.depth == depth);
-        let currents = sites.map(|site| site.import.current().expect("all have it"));
-        self.now.since(currents.min().unwrap_or(self.now))
+    /// How old the oldest copy of those this deep is that can be reached; none: there are none.
+    pub(super) fn oldest(&self, depth: u32) -> Option<Duration> {
+        let sites = self.reachable().filter(|(_, site)| site.depth == depth);
+        let currents = sites.map(|(_, site)| site.import.current().expect("all have it"));
+        Some(self.now.since(currents.min()?))
+    }
+
+    /// How often a site asked another of those above it.
+    pub(super) fn changes(&self) -> u64 {
+        let now: u64 = self.sites.iter().map(|site| site.parents.changes()).sum();
+        self.changes + now
     }
 
     pub(super) fn depth(&self) -> u32 {
@@ -373,7 +515,7 @@ fn relay(timing: Timing, datagram: usize) -> Export {
     Export::new(REGION, timing, datagram)
 }
 
-fn send(export: &mut Export, now: Time, out: &mut Vec<Outgoing>) {
+fn send(export: &mut Export, now: Time, from: Above, out: &mut Vec<(Above, Outgoing)>) {
     export.on_time(now);
-    out.extend(std::iter::from_fn(|| export.poll(now)));
+    out.extend(std::iter::from_fn(|| Some((from, export.poll(now)?))));
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use stateplane_host::priority;
 use stateplane_region::{Reader, Snapshot, Spec, Writer};
 
 use super::{Plan, Row, move_over};
@@ -118,8 +119,10 @@ pub(super) fn iceoryx2(
         );
         return Ok(());
     };
+    // It would inherit the one processor of this thread for both of its own.
+    let own = priority::allowed_cpus()?.first().copied().unwrap_or(0);
     let output = Command::new(program)
-        .arg(plan.rounds.to_string())
+        .args([plan.rounds, own, plan.other.unwrap_or(own)].map(|n| n.to_string()))
         .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
     ensure!(
