@@ -11,6 +11,7 @@ mod cli;
 mod demo;
 mod lab;
 mod say;
+mod scheduled;
 
 use std::process::ExitCode;
 

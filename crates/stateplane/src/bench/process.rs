@@ -12,6 +12,7 @@ use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
 
 use super::quota::Quota;
+use crate::scheduled::Scheduled;
 
 /// What a process has used so far.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +110,7 @@ impl Child {
 
     /// Processor time its threads have used, to the nanosecond. Those that ended are left out.
     pub(in crate::bench) fn run_time(&self) -> Result<Duration> {
-        run_time(self.process.id())
+        Ok(Scheduled::of(self.process.id())?.ran)
     }
 
     /// Whether it has ended by itself.
@@ -121,23 +122,6 @@ impl Child {
     pub(in crate::bench) fn stop(mut self) -> Result<()> {
         Ok(self.process.stop(Duration::from_secs(5))?)
     }
-}
-
-/// Processor time that the present threads of a process have used.
-pub(in crate::bench) fn run_time(process: u32) -> Result<Duration> {
-    let mut sum = Duration::ZERO;
-    for thread in fs::read_dir(format!("/proc/{process}/task"))?.flatten() {
-        // A thread that ends meanwhile counts as nothing.
-        let line = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-        sum += scheduled(&line).unwrap_or_default();
-    }
-    Ok(sum)
-}
-
-/// The first field of `schedstat`: time on a processor.
-pub(in crate::bench) fn scheduled(line: &str) -> Option<Duration> {
-    let nanos = line.split(' ').next()?.parse().ok()?;
-    Some(Duration::from_nanos(nanos))
 }
 
 /// Times that the thread with this `/proc/PID/status` left a processor.

@@ -3,7 +3,7 @@
 //!
 //! * [`topology`], [`config`], [`nodes`]: the world and who lives in it
 //! * [`traffic`], [`clients`]: our generator, and other people's programs
-//! * [`scenario`]: the course of one run; [`report`]: its outcome
+//! * [`scenario`]: the course of one run, [`patience`]: how long it waits for nodes; [`report`]: its outcome
 //! * [`view`], [`screen`]: who watches
 //! * [`store`]: a lab of its own, for the store alone
 //!
@@ -15,6 +15,7 @@ mod config;
 mod load;
 pub(crate) mod nodes;
 pub(crate) mod options;
+mod patience;
 pub(crate) mod report;
 pub(crate) mod scenario;
 pub(crate) mod screen;

@@ -1,5 +1,6 @@
 //! The nodes as real child processes, and what they say of themselves.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,9 @@ use stateplane_host::netns::Namespace;
 use stateplane_host::spawn::Process;
 
 use super::config::{self, Settings};
+use super::patience::Patience;
 use super::topology::{GATEWAYS, REPLICAS, Topology};
+use crate::scheduled::Scheduled;
 
 /// How long a node may take to stop that was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(6);
@@ -137,7 +140,7 @@ impl Nodes {
         limit: Duration,
         mut go_on: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        let until = Instant::now() + limit;
+        let mut patience = Patience::begin(limit, self);
         loop {
             go_on()?;
             if let Some(name) = self.first_dead()? {
@@ -147,14 +150,14 @@ impl Nodes {
             let Some(waiting) = names.iter().find(|n| !self.ready(n)) else {
                 return Ok(());
             };
-            if Instant::now() > until {
+            if patience.is_over(self) {
                 let status = self.ask(waiting, "/v1/status");
                 let said = match status {
                     Ok(status) => format!("it says {status}"),
                     Err(error) => format!("{error:#}"),
                 };
                 let tail = self.log_tail(waiting);
-                bail!("node {waiting} is not ready after {limit:?}; {said}\n{tail}");
+                bail!("node {waiting} is not ready after {patience}; {said}\n{tail}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -230,6 +233,16 @@ impl Nodes {
         let leader = self.leader();
         let mut running = self.replicas.iter().rev().filter(|r| self.runs(r));
         running.find(|r| leader.as_ref() != Some(*r)).cloned()
+    }
+
+    /// For how long others have kept each process from running.
+    pub(crate) fn kept_from_running(&self) -> BTreeMap<u32, Duration> {
+        let kept = self.running.iter().map(|process| {
+            let times = Scheduled::of(process.id());
+            let waited = times.map(|times| times.waited);
+            (process.id(), waited.unwrap_or_default())
+        });
+        kept.collect()
     }
 
     /// What every running node says of itself.

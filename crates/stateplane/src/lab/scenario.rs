@@ -13,6 +13,7 @@ use super::clients::{self, Running, Servers};
 use super::load::{Load, LoadReport};
 use super::nodes::Nodes;
 use super::options::{Spec, Target};
+use super::patience::Patience;
 use super::report::{Kill, Report};
 use super::topology::{Device, Topology};
 use super::traffic::Traffic;
@@ -383,7 +384,8 @@ impl<'a> Stage<'a> {
     }
 
     fn await_restarts(&mut self, traffic: &Traffic) -> Result<()> {
-        let until = Instant::now() + READY_LIMIT;
+        let nodes = self.nodes.as_ref();
+        let mut patience = nodes.map(|nodes| Patience::begin(READY_LIMIT, nodes));
         let killed: Vec<String> = self.kills.iter().map(|k| k.node.clone()).collect();
         loop {
             let nodes = self.nodes.as_ref();
@@ -395,9 +397,11 @@ impl<'a> Stage<'a> {
             if self.restarts.is_empty() && waiting.is_none() {
                 return Ok(());
             }
-            if Instant::now() > until {
+            if let (Some(patience), Some(nodes)) = (&mut patience, nodes)
+                && patience.is_over(nodes)
+            {
                 let name = waiting.cloned().unwrap_or_default();
-                bail!("{name} was restarted and is not ready after {READY_LIMIT:?}");
+                bail!("{name} was restarted and is not ready after {patience}");
             }
             self.pause(traffic, Duration::from_millis(50))?;
         }

@@ -17,8 +17,8 @@ use stateplane_host::poll;
 use stateplane_host::port::Port;
 use stateplane_host::xsk::{XskConfig, XskPort};
 
-use crate::bench::process::scheduled;
 use crate::bench::testbed::{MAC_OUTSIDE, MAC_SINK, Testbed};
+use crate::scheduled::Scheduled;
 
 /// Frames taken at once, as a worker takes them.
 const BATCH: usize = 64;
@@ -61,7 +61,8 @@ impl L2fwd {
     pub(super) fn run_time(&self) -> Result<Duration> {
         let number = self.number.as_raw_nonzero();
         let line = std::fs::read_to_string(format!("/proc/self/task/{number}/schedstat"))?;
-        scheduled(&line).context("the kernel keeps no time of threads")
+        let times = Scheduled::read(&line).context("the kernel keeps no time of threads")?;
+        Ok(times.ran)
     }
 
     pub(super) fn stop(mut self) -> Result<()> {

@@ -9,8 +9,8 @@ use stateplane_host::napi;
 
 use super::device::Running;
 use crate::bench::Place;
-use crate::bench::process::scheduled;
 use crate::bench::testbed::Testbed;
+use crate::scheduled::Scheduled;
 
 /// Where the device works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -69,6 +69,7 @@ impl LeftOver {
     /// Processor time it has used.
     pub(super) fn run_time(self) -> Result<Duration> {
         let line = fs::read_to_string(format!("/proc/{}/schedstat", self.number))?;
-        scheduled(&line).context("the kernel keeps no time of threads")
+        let times = Scheduled::read(&line).context("the kernel keeps no time of threads")?;
+        Ok(times.ran)
     }
 }

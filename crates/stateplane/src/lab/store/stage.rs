@@ -19,6 +19,7 @@ use super::network::Network;
 use super::options::StoreArgs;
 use super::report::{Case, Moment, Report};
 use crate::lab::nodes::Nodes;
+use crate::lab::patience::Patience;
 use crate::lab::scenario::Interrupted;
 use crate::lab::view::Watcher;
 
@@ -227,7 +228,7 @@ impl<'a> Stage<'a> {
     }
 
     fn find(&self, who: Who) -> Result<String> {
-        let until = Instant::now() + READY_LIMIT;
+        let mut patience = Patience::begin(READY_LIMIT, &self.nodes);
         loop {
             let found = match who {
                 Who::Leader => self.nodes.leader(),
@@ -237,7 +238,7 @@ impl<'a> Stage<'a> {
             if let Some(name) = found {
                 return Ok(name);
             }
-            if Instant::now() > until {
+            if patience.is_over(&self.nodes) {
                 bail!("there is no {} to strike", who.word());
             }
             check(self.stop)?;
@@ -317,9 +318,10 @@ impl<'a> Stage<'a> {
     fn await_ready(&mut self) -> Result<()> {
         let stop = self.stop;
         self.nodes.wait_ready(READY_LIMIT, || check(stop))?;
-        let (before, until) = (self.load.completed(), Instant::now() + READY_LIMIT);
+        let before = self.load.completed();
+        let mut patience = Patience::begin(READY_LIMIT, &self.nodes);
         while self.load.completed() == before {
-            if Instant::now() > until {
+            if patience.is_over(&self.nodes) {
                 bail!("all nodes are ready, and no client gets an answer");
             }
             self.pause(FRAME)?;
