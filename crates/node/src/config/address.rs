@@ -74,3 +74,22 @@ impl AddressRange {
         u64::from(u32::from(self.last)) - u64::from(u32::from(self.first)) + 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_at_the_edges() {
+        let all = Prefix::new(Ipv4Addr::new(1, 2, 3, 4), 0);
+        assert_eq!(
+            (all.first(), all.last()),
+            (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)
+        );
+        let one = Prefix::new(Ipv4Addr::new(1, 2, 3, 4), 32);
+        assert_eq!((one.first(), one.last()), (one.last(), one.first()));
+        assert!(
+            one.contains(Ipv4Addr::new(1, 2, 3, 4)) && !one.contains(Ipv4Addr::new(1, 2, 3, 5))
+        );
+    }
+}
