@@ -102,6 +102,7 @@ impl Copy {
             let Some((place, from, body)) = known else {
                 return count(heard, false);
             };
+            import.ask(sources[parents.chosen()].0);
             let step = import.on_message(now, from, body);
             parents.on_message(now, place, import.told());
             count(heard, step.is_ok());

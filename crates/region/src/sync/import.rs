@@ -21,6 +21,8 @@ pub struct Import {
     has: At,
     /// Who sent that, and therefore had it; none: an earlier life of this receiver.
     had_by: Option<Life>,
+    /// The sender that is asked; none: whoever sends.
+    asks: Option<u16>,
     collects: Option<Collected>,
     /// When the next report is due.
     due: Time,
@@ -40,6 +42,8 @@ struct Collected {
     at: At,
     base: u64,
     way: u32,
+    /// Who began it.
+    by: Life,
     day_ns: u64,
     current: Time,
     pieces: Vec<Option<Box<[u8]>>>,
@@ -128,6 +132,7 @@ impl Import {
             timing,
             has,
             had_by: None,
+            asks: None,
             collects: None,
             due: Time::ZERO,
             reported: Time::ZERO,
@@ -137,6 +142,11 @@ impl Import {
             day_ns: 0,
             told: None,
         }
+    }
+
+    /// Who is asked from now on, where there are [several](super::Parents).
+    pub fn ask(&mut self, sender: u16) {
+        self.asks = Some(sender);
     }
 
     /// A datagram's body, and whose it is. A step, once it is whole: it must be taken, since
@@ -260,9 +270,15 @@ impl Import {
             if same && way {
                 return true;
             }
+            // What others than the asked one began nobody completes: it gives way, also to
+            // something older, and takes nobody's place.
+            let asked = |life: Life| self.asks.is_none_or(|asks| asks == life.sender);
+            let (ours, theirs) = (asked(from), asked(collected.by));
             // Of two ways to one version the first is kept: what it lacks will be asked. But a
             // sender that began anew cuts another one, and nobody has the rest of the first.
-            if piece.at <= collected.at && !same {
+            let anew = ours && (same || collected.by != from);
+            let newer = piece.at > collected.at || piece.at == collected.at && anew;
+            if theirs && !ours || ours == theirs && !newer {
                 return false;
             }
         }
@@ -284,6 +300,7 @@ impl Import {
             at: piece.at,
             base: piece.base,
             way: piece.way,
+            by: from,
             day_ns: piece.day_ns,
             current: Time::ZERO,
             pieces: vec![None; piece.count as usize],

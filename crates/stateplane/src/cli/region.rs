@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 use stateplane_region::{
-    Access, Broker, Entry, Host, HostError, LINE, Limits, Name, ReadError, Reader, Snapshot,
+    Access, Broker, Entry, Host, HostError, LINE, Limits, Name, ReadError, Reader, Refusal,
+    Snapshot,
 };
 
 use crate::say::say;
@@ -205,7 +206,15 @@ struct Follower {
 impl Follower {
     fn attach(args: &RegionArgs, name: &Name) -> Result<Self> {
         let host = Host::connect(&args.dir)?;
-        let reader = host.attach(name, "")?;
+        let reader = host.attach(name, "").map_err(|error| match &error {
+            HostError::Refused {
+                refusal: Refusal::NotThere,
+                ..
+            } => {
+                anyhow!("{error}; `stateplane region ls` lists those there are")
+            }
+            _ => error.into(),
+        })?;
         let name = name.clone();
         Ok(Self { host, name, reader })
     }

@@ -264,7 +264,7 @@ impl World {
     /// Who sends there.
     fn life(&self, at: Above) -> Life {
         Life {
-            sender: at.map_or(u16::MAX, |number| number as u16),
+            sender: number_of(at),
             incarnation: at.map_or(self.life, |number| self.sites[number].life),
         }
     }
@@ -296,6 +296,7 @@ impl World {
             ..
         } = &mut self.sites[to];
         let had = import.has();
+        import.ask(number_of(above[parents.chosen()]));
         let step = import.on_message(self.now, life, body).unwrap();
         let place = above.iter().position(|above| *above == from);
         parents.on_message(self.now, place.expect("it was asked"), import.told());
@@ -503,6 +504,10 @@ impl World {
         }
         marks
     }
+}
+
+fn number_of(above: Above) -> u16 {
+    above.map_or(u16::MAX, |number| number as u16)
 }
 
 /// A relay's sender, which waits for no interval: the source keeps that.
