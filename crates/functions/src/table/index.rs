@@ -101,6 +101,7 @@ impl Index {
     /// For places below `max`. All at once: growing would stop packets for milliseconds. Memory that is
     /// never used costs address space alone.
     pub(crate) fn new(max: usize) -> Self {
+        assert!(max < 1 << 31, "a place and a bit of its sign share a word");
         let most = (max / FULL + 1).next_power_of_two();
         let mut buckets = Vec::with_capacity(most);
         buckets.push(Bucket::EMPTY);
