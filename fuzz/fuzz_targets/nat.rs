@@ -20,7 +20,8 @@ use stateplane_functions::nat::ops::InstanceId;
 use stateplane_functions::nat::procedures::{NatStateConfig, register};
 use stateplane_functions::nat::{Nat44, NatConfig, Prefix};
 use stateplane_functions::{
-    CommitMode, Disposition, Effect, FrameId, PortConfig, Runtime, RuntimeConfig, StateError,
+    CommitMode, Disposition, Driven, Effect, FrameId, PortConfig, Runtime, RuntimeConfig,
+    StateError,
 };
 use stateplane_state::{Application, Limits, Registry, Store};
 

@@ -9,12 +9,12 @@ use stateplane_flow::{FlowAction, FlowKey, PortId};
 
 use crate::context::{StateError, Ticket};
 use crate::counters::Counters;
-use crate::function::{NetworkFunction, key_mask};
+use crate::function::NetworkFunction;
 use crate::local::LocalTables;
-use crate::runtime::{Disposition, Effect, FrameId, Glance, Parked, Runtime, Session, Sight};
+use crate::runtime::{Disposition, Effect, FrameId, Glance, Parked, Session, Sight};
 
 /// The face that functions at work show to their driver: frames, replies and time in; dispositions and
-/// effects out. [`Runtime`] explains it, for one function; a [`Chain`](crate::chain::Chain) has the same.
+/// effects out. [`Runtime`](crate::runtime::Runtime) explains it, for one function; a [`Chain`](crate::chain::Chain) has the same.
 pub trait Driven {
     /// Its functions.
     type Function: NetworkFunction;
@@ -94,107 +94,4 @@ pub trait Driven {
 
     /// Asserts the invariants.
     fn check(&self);
-}
-
-impl<F: NetworkFunction> Driven for Runtime<F> {
-    type Function = F;
-
-    #[inline]
-    fn glance(&mut self, now: Time, port: PortId, buffer: &mut [u8], len: usize) -> Glance {
-        self.glance(now, port, buffer, len)
-    }
-
-    #[inline]
-    fn seek(&self, _port: PortId, glances: &mut [Glance]) {
-        self.seek(glances);
-    }
-
-    #[inline]
-    fn proceed(
-        &mut self,
-        now: Time,
-        port: PortId,
-        frame: FrameId,
-        buffer: &mut [u8],
-        glance: &Glance,
-    ) -> Disposition {
-        self.proceed(now, port, frame, buffer, glance)
-    }
-
-    #[inline]
-    fn release(
-        &mut self,
-        now: Time,
-        _frame: FrameId,
-        parked: &Parked,
-        buffer: &mut [u8],
-    ) -> Disposition {
-        self.release(now, parked, buffer)
-    }
-
-    fn on_reply(&mut self, now: Time, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
-        self.on_reply(now, ticket, result);
-    }
-
-    fn next_timer(&self) -> Option<Time> {
-        self.next_timer()
-    }
-
-    fn on_timer(&mut self, now: Time, sight: &dyn Sight) {
-        self.on_timer(now, sight);
-    }
-
-    #[inline]
-    fn poll_effect(&mut self) -> Option<Effect> {
-        self.poll_effect()
-    }
-
-    fn offer_again(&mut self) {
-        self.offer_again();
-    }
-
-    fn stop(&mut self, now: Time) {
-        self.stop(now);
-    }
-
-    fn set_local(&mut self, tables: Rc<dyn LocalTables>) {
-        self.set_local(tables);
-    }
-
-    fn count_drop(&mut self, reason: Reason) {
-        self.count_drop(reason);
-    }
-
-    fn counted(&self) -> Counters {
-        self.counters().clone()
-    }
-
-    fn flows(&self) -> usize {
-        self.flows()
-    }
-
-    fn sessions(
-        &self,
-        now: Time,
-        limit: usize,
-        filter: impl Fn(&FlowKey, &FlowAction) -> bool,
-    ) -> Vec<Session> {
-        self.sessions(now, limit, filter)
-    }
-
-    fn functions(&self) -> impl Iterator<Item = &F> {
-        core::iter::once(self.function())
-    }
-
-    fn functions_mut(&mut self) -> impl Iterator<Item = &mut F> {
-        core::iter::once(self.function_mut())
-    }
-
-    fn key_mask(&self, port: PortId) -> Option<KeyMask> {
-        key_mask(self.functions(), port)
-    }
-
-    fn check(&self) {
-        self.check();
-    }
 }

@@ -11,9 +11,9 @@ use common::{CLIENT, Out, POOL, SERVER, World, ends, tcp, udp};
 use proptest::prelude::*;
 use stateplane_base::Reason;
 use stateplane_flow::PortId;
-use stateplane_functions::CommitMode;
 use stateplane_functions::local::{LocalRow, LocalTables};
 use stateplane_functions::nat::procedures::read::{MAPPINGS, PORTS};
+use stateplane_functions::{CommitMode, Driven};
 use stateplane_state::settled::{Image, Position, Settled, TableName};
 
 const IN: PortId = PortId::INSIDE;

@@ -11,7 +11,7 @@ use common::{CLIENT, SERVER, ports, udp};
 use stateplane_base::{Incarnation, LogTime, Reason, Time};
 use stateplane_flow::{Endpoint, FlowAction, FlowKey, PortId, Protocol};
 use stateplane_functions::{
-    Class, Context, Deciding, Decision, Effect, Event, FrameId, NetworkFunction, Ownership,
+    Class, Context, Deciding, Decision, Driven, Effect, Event, FrameId, NetworkFunction, Ownership,
     Runtime, RuntimeConfig, Shape, Ticket, Token,
 };
 use stateplane_lease::holder::{self, Reply, Request, RequestId};

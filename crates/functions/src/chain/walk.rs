@@ -10,6 +10,7 @@ use stateplane_wire::packet::{Fragment, Headers};
 
 use super::offers::Glimpse;
 use super::{Chain, STAGES_MAX};
+use crate::driven::Driven;
 use crate::function::NetworkFunction;
 use crate::runtime::{Disposition, FrameId, Glance, Parked};
 

@@ -44,12 +44,6 @@ impl Sight for () {
 }
 
 impl<F: NetworkFunction> Runtime<F> {
-    /// The fast path gave all flows up: each is offered again when its next packet comes
-    /// here.
-    pub fn offer_again(&mut self) {
-        self.round = self.round.wrapping_add(1);
-    }
-
     /// A packet of a decided flow came here: offers it if it was not, this round.
     #[inline]
     pub(super) fn offer_once(&mut self, place: Place, flow: &FlowKey, decision: &Decision) {

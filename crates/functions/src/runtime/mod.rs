@@ -46,12 +46,14 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use stateplane_base::{Reason, Time};
+use stateplane_flow::fast::KeyMask;
 use stateplane_flow::{FlowAction, FlowKey, PortId};
 use stateplane_lease::Partition;
 
 use crate::context::{Allow, Context, StateError, Submission, Ticket};
 use crate::counters::Counters;
-use crate::function::{Decision, Meter, NetworkFunction, Ownership};
+use crate::driven::Driven;
+use crate::function::{Decision, Meter, NetworkFunction, Ownership, key_mask};
 use crate::local::LocalTables;
 use crate::table::{Table, Verdict};
 
@@ -272,58 +274,6 @@ impl<F: NetworkFunction> Runtime<F> {
         runtime
     }
 
-    /// Gives the function the store's committed tables that lie on this machine.
-    pub fn set_local(&mut self, tables: Rc<dyn LocalTables>) {
-        self.cx.shared.borrow_mut().local = Some(tables);
-    }
-
-    /// The store answered, or did not in time.
-    pub fn on_reply(&mut self, now: Time, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
-        self.cx.shared.borrow_mut().now = now;
-        self.cx.shared.borrow_mut().reply(ticket, result);
-        self.run(now);
-    }
-
-    /// No more packets will come. What the function still asks of the store is in the
-    /// effects.
-    pub fn stop(&mut self, now: Time) {
-        self.cx.shared.borrow_mut().now = now;
-        self.function.stop(&self.cx);
-        self.run(now);
-    }
-
-    /// When [`Self::on_timer`] wants to be called.
-    pub fn next_timer(&self) -> Option<Time> {
-        let due = [
-            self.tasks.next_deadline(),
-            self.table.next_sweep(),
-            self.function.next_timer(),
-            self.cx.shared.borrow().calls.next_due(),
-        ];
-        due.into_iter().flatten().min()
-    }
-
-    /// Time passed. `sight`: the fast path's, or `&()` if there is none.
-    pub fn on_timer(&mut self, now: Time, sight: &dyn Sight) {
-        self.cx.shared.borrow_mut().now = now;
-        let (fast, function) = (self.config.fast_path, &self.function);
-        let effects = &mut self.tasks.effects;
-        self.table.sweep(now, |flow| {
-            let port = function.port_of(&flow).filter(|_| fast);
-            effects.extend(port.map(|port| Effect::Withdraw { port, flow }));
-        });
-        self.expire(now);
-        if self.function.next_timer().is_some_and(|due| due <= now) {
-            self.function.on_timer(now, &self.cx, sight);
-        }
-        self.run(now);
-    }
-
-    /// The next thing to do, if there is one.
-    pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.next_effect().or_else(|| self.next_submission())
-    }
-
     /// The same without what is for the store: to ask for that ends what is asked together.
     pub(crate) fn next_effect(&mut self) -> Option<Effect> {
         self.tasks.effects.pop_front()
@@ -347,11 +297,6 @@ impl<F: NetworkFunction> Runtime<F> {
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// For drops that the driver decides about (no route, no neighbour, full ring).
-    pub fn count_drop(&mut self, reason: Reason) {
-        self.counters.drop(reason);
     }
 
     /// The function.
@@ -386,14 +331,107 @@ impl<F: NetworkFunction> Runtime<F> {
     pub(crate) fn set_park_max(&mut self, most: usize) {
         self.config.park_max = most;
     }
+}
 
-    /// Cached flows.
-    pub fn flows(&self) -> usize {
+impl<F: NetworkFunction> Driven for Runtime<F> {
+    type Function = F;
+
+    #[inline]
+    fn glance(&mut self, now: Time, port: PortId, buffer: &mut [u8], len: usize) -> Glance {
+        self.glance(now, port, buffer, len)
+    }
+
+    #[inline]
+    fn seek(&self, _port: PortId, glances: &mut [Glance]) {
+        self.seek(glances);
+    }
+
+    #[inline]
+    fn proceed(
+        &mut self,
+        now: Time,
+        port: PortId,
+        frame: FrameId,
+        buffer: &mut [u8],
+        glance: &Glance,
+    ) -> Disposition {
+        self.proceed(now, port, frame, buffer, glance)
+    }
+
+    #[inline]
+    fn release(
+        &mut self,
+        now: Time,
+        _frame: FrameId,
+        parked: &Parked,
+        buffer: &mut [u8],
+    ) -> Disposition {
+        self.release(now, parked, buffer)
+    }
+
+    fn on_reply(&mut self, now: Time, ticket: Ticket, result: Result<Vec<u8>, StateError>) {
+        self.cx.shared.borrow_mut().now = now;
+        self.cx.shared.borrow_mut().reply(ticket, result);
+        self.run(now);
+    }
+
+    fn next_timer(&self) -> Option<Time> {
+        let due = [
+            self.tasks.next_deadline(),
+            self.table.next_sweep(),
+            self.function.next_timer(),
+            self.cx.shared.borrow().calls.next_due(),
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self, now: Time, sight: &dyn Sight) {
+        self.cx.shared.borrow_mut().now = now;
+        let (fast, function) = (self.config.fast_path, &self.function);
+        let effects = &mut self.tasks.effects;
+        self.table.sweep(now, |flow| {
+            let port = function.port_of(&flow).filter(|_| fast);
+            effects.extend(port.map(|port| Effect::Withdraw { port, flow }));
+        });
+        self.expire(now);
+        if self.function.next_timer().is_some_and(|due| due <= now) {
+            self.function.on_timer(now, &self.cx, sight);
+        }
+        self.run(now);
+    }
+
+    #[inline]
+    fn poll_effect(&mut self) -> Option<Effect> {
+        self.next_effect().or_else(|| self.next_submission())
+    }
+
+    fn offer_again(&mut self) {
+        self.round = self.round.wrapping_add(1);
+    }
+
+    fn stop(&mut self, now: Time) {
+        self.cx.shared.borrow_mut().now = now;
+        self.function.stop(&self.cx);
+        self.run(now);
+    }
+
+    fn set_local(&mut self, tables: Rc<dyn LocalTables>) {
+        self.cx.shared.borrow_mut().local = Some(tables);
+    }
+
+    fn count_drop(&mut self, reason: Reason) {
+        self.counters.drop(reason);
+    }
+
+    fn counted(&self) -> Counters {
+        self.counters().clone()
+    }
+
+    fn flows(&self) -> usize {
         self.table.len()
     }
 
-    /// Up to `limit` cached decisions that satisfy `filter`, sorted by flow.
-    pub fn sessions(
+    fn sessions(
         &self,
         now: Time,
         limit: usize,
@@ -416,8 +454,19 @@ impl<F: NetworkFunction> Runtime<F> {
         sessions
     }
 
-    /// Asserts the invariants.
-    pub fn check(&self) {
+    fn functions(&self) -> impl Iterator<Item = &F> {
+        core::iter::once(self.function())
+    }
+
+    fn functions_mut(&mut self) -> impl Iterator<Item = &mut F> {
+        core::iter::once(self.function_mut())
+    }
+
+    fn key_mask(&self, port: PortId) -> Option<KeyMask> {
+        key_mask(self.functions(), port)
+    }
+
+    fn check(&self) {
         self.table.check();
         self.tasks.check(&self.config);
         assert_eq!(

@@ -26,6 +26,7 @@ use stateplane_state::{Application, Limits, Registry, Store};
 
 pub use fast::FastPath;
 pub use frames::{echo, ends, icmp_error, tcp, udp, verify};
+pub use stateplane_functions::Driven;
 
 pub const IN: PortId = PortId::INSIDE;
 pub const OUT: PortId = PortId::OUTSIDE;
