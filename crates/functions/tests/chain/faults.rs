@@ -215,13 +215,7 @@ fn nat_state(seed: u64) -> NatStateConfig {
 
 fn run(seed: u64, kills: bool) -> World {
     let mut world = World::with(seed, 3, nat_state(seed));
-    let lossy = seed.is_multiple_of(2);
-    world.weather = Weather {
-        lost: if lossy { 30 } else { 0 },
-        twice: 30,
-        late: if lossy { 5 } else { 0 },
-        slow: seed % 13,
-    };
+    world.weather = Weather::of(seed);
     let mut gate = 0;
     for _ in 0..STEPS {
         world.strike(&mut gate, kills);

@@ -11,6 +11,19 @@ use super::{FREE, Kind, LENGTH, Weather, World, state_config};
 /// Long enough for an instance that stops to be answered, whatever is lost.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
+impl Weather {
+    /// Of a world of this seed: every second one loses nothing.
+    pub fn of(seed: u64) -> Self {
+        let lossy = seed.is_multiple_of(2);
+        Self {
+            lost: if lossy { 30 } else { 0 },
+            twice: 30,
+            late: if lossy { 5 } else { 0 },
+            slow: seed % 13,
+        }
+    }
+}
+
 impl<R: Kind> World<R> {
     /// Now and then something happens to instances, to the network or to `gate`, where packets are led.
     pub fn strike(&mut self, gate: &mut usize, kills: bool) {

@@ -20,13 +20,7 @@ fn traffic(world: &mut World, gate: usize) {
 
 fn run(seed: u64, kills: bool) -> World {
     let mut world = World::new(seed, 3);
-    let lossy = seed.is_multiple_of(2);
-    world.weather = Weather {
-        lost: if lossy { 30 } else { 0 },
-        twice: 30,
-        late: if lossy { 5 } else { 0 },
-        slow: seed % 13,
-    };
+    world.weather = Weather::of(seed);
     let mut gate = 0;
     for _ in 0..20_000 {
         world.strike(&mut gate, kills);
