@@ -164,10 +164,11 @@ fn measure(plan: &Plan, args: &RegionArgs, report: &mut Report) -> Result<()> {
     writing::whole(plan, rows)?;
     writing::check_ins(plan, rows)?;
     reading::copies(plan, rows);
-    reading::bare_word(plan, rows)?;
+    let bare = reading::bare_word(plan, rows)?;
     let small = reading::under_writer::<64>(plan, "64 B", rows)?;
     let page = reading::under_writer::<4096>(plan, "4 KiB", rows)?;
     ratios.insert("looks_at_the_clock_on_time", reading::looks_on_time(plan)?);
+    ratios.insert("bare_word_on_time", bare);
     ratios.insert("publishes_on_time_64_b", small);
     ratios.insert("publishes_on_time_4_kib", page);
     reading::lookups(plan, rows)?;

@@ -65,39 +65,51 @@ pub(super) fn looks_on_time(plan: &Plan) -> Result<f64> {
 
 /// The age of a bare word that one thread stamps with the time, every 10 us, and the other
 /// looks at, on the same processors and in the same bursts as what follows: the part of an age
-/// that is the machine's, and that of who else works on it.
-pub(super) fn bare_word(plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
+/// that is the machine's, and that of who else works on it. The share of stamps that were on time:
+/// no writer beside a busy reader can be on time more often.
+pub(super) fn bare_word(plan: &Plan, rows: &mut Vec<Row>) -> Result<f64> {
     let mut ages = Vec::new();
+    let on_time = bursts(plan, || stamped(plan, &mut ages))?;
+    rows.push(Row::of(BARE, ages));
+    Ok(on_time)
+}
+
+/// The share of periods that were used in all bursts: each says how many were, and how many there were.
+fn bursts(plan: &Plan, mut burst: impl FnMut() -> Result<(u64, u64)>) -> Result<f64> {
+    let (mut used, mut periods) = (0, 0);
     let bursts = plan.span.div_duration_f64(BURST).ceil() as usize;
     for _ in 0..bursts.max(1) {
-        stamped(plan, &mut ages)?;
+        let (count, of) = burst()?;
+        used += count;
+        periods += of;
+        // Let others have what real time took from them.
         std::thread::sleep(if plan.realtime { BURST } else { Duration::ZERO });
     }
-    rows.push(Row::of(BARE, ages));
-    Ok(())
+    Ok((used as f64 / periods as f64 * 10_000.0).round() / 10_000.0)
 }
 
 /// What [`bare_word`] measures.
 pub(super) const BARE: &str = "age of a bare word, stamped every 10 us";
 
-fn stamped(plan: &Plan, ages: &mut Vec<f64>) -> Result<()> {
+fn stamped(plan: &Plan, ages: &mut Vec<f64>) -> Result<(u64, u64)> {
     let start = Instant::now();
     let now = || start.elapsed().as_nanos() as u64;
     let (word, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let writing = scope.spawn(|| -> Result<()> {
+        let writing = scope.spawn(|| -> Result<(u64, u64)> {
             move_over(plan)?;
             priority::set_realtime(plan.realtime).context("--realtime")?;
             let period = PERIOD.as_nanos() as u64;
-            let mut next = 0;
+            let (begun, mut next, mut count) = (now(), 0, 0);
             while !stop.load(Ordering::Relaxed) {
                 let at = now();
                 if at >= next {
                     word.store(at.max(1), Ordering::Release);
                     next = if next + period > at { next } else { at } + period;
+                    count += 1;
                 }
             }
-            Ok(())
+            Ok((count, (now() - begun) / period))
         });
         while word.load(Ordering::Acquire) == 0 && !writing.is_finished() {
             std::thread::sleep(Duration::from_micros(50));
@@ -113,9 +125,10 @@ fn stamped(plan: &Plan, ages: &mut Vec<f64>) -> Result<()> {
         }
         stop.store(true, Ordering::Relaxed);
         let ended = priority::set_realtime(false);
-        writing.join().expect("the writer does not panic")?;
+        let counts = writing.join().expect("the writer does not panic")?;
         result?;
-        Ok(ended?)
+        ended?;
+        Ok(counts)
     })
 }
 
@@ -130,19 +143,12 @@ pub(super) fn under_writer<const N: usize>(
     writer.publish()?;
     let reader = Reader::<[u8]>::open(writer.fd().try_clone_to_owned()?, "")?;
     let (mut reads, mut ages) = (Vec::new(), Vec::new());
-    let (mut published, mut periods) = (0, 0);
-    let bursts = plan.span.div_duration_f64(BURST).ceil() as usize;
-    for _ in 0..bursts.max(1) {
-        let (count, of) = burst::<N>(plan, &mut writer, &reader, &mut reads, &mut ages)?;
-        published += count;
-        periods += of;
-        // Let others have what real time took from them.
-        std::thread::sleep(if plan.realtime { BURST } else { Duration::ZERO });
-    }
+    let on_time = bursts(plan, || {
+        burst::<N>(plan, &mut writer, &reader, &mut reads, &mut ages)
+    })?;
     rows.push(Row::of(format!("read {name}"), reads));
     rows.push(Row::of(format!("age of {name}"), ages));
-    let on_time = published as f64 / periods as f64;
-    Ok((on_time * 10_000.0).round() / 10_000.0)
+    Ok(on_time)
 }
 
 /// One burst: how many versions there were, and how many there should have been.
