@@ -149,10 +149,13 @@ fn tables_of_replicas_are_read_in_place_through_kills() {
     for n in 0..400 {
         assert_eq!(tables[0].look(&format!("key:{n}")), Some(true), "{n}");
     }
-    let mut shown = stateplane(&["show", "regions", "--config"]);
-    let shown = shown.arg(&config).output().expect("show");
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert_eq!(shown.matches("redis.keys").count(), 3, "{shown}");
+    // A node publishes what it says of itself a few times a second.
+    until("all three tables are shown", || {
+        let mut show = stateplane(&["show", "regions", "--config"]);
+        let shown = show.arg(&config).output().expect("show").stdout;
+        let shown = String::from_utf8_lossy(&shown);
+        (shown.matches("redis.keys").count() == 3).then_some(())
+    });
     drop(rest);
 }
 
