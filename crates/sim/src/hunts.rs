@@ -69,6 +69,8 @@ const NO_STATE: &[&str] = &[
     "two answers",
     "time",
     "liveness",
+    // Its journal begins after a beginning that it does not have.
+    "recover",
 ];
 /// Ways to notice that a replica did not find on its disk what it had said.
 const MEMORY: &[&str] = &[
