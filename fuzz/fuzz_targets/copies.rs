@@ -47,7 +47,10 @@ fuzz_target!(|data: &[u8]| {
 
 fn take(import: &mut Import, now: Time, message: &[u8]) {
     let had = import.has();
-    let step = import.on_message(now, Life::default(), message).ok().flatten();
+    let step = import
+        .on_message(now, Life::default(), message)
+        .ok()
+        .flatten();
     assert!(import.has() >= had, "versions go on");
     if let Some(step) = step {
         assert_eq!(step.at(), import.has());

@@ -70,7 +70,9 @@ impl World {
             Request::Acquire(partition) => {
                 let (life, partition) = (LIFE, *partition);
                 let reply = self.execute(&Acquire { life, partition }.encode());
-                Acquire::decode_reply(&cut(reply)).ok().map(|got| Reply::One(got.answer))
+                Acquire::decode_reply(&cut(reply))
+                    .ok()
+                    .map(|got| Reply::One(got.answer))
             }
             Request::Renew(holdings) => {
                 let holdings = holdings.clone();
@@ -80,7 +82,9 @@ impl World {
             Request::Release(holding) => {
                 let holdings = vec![*holding];
                 let reply = self.execute(&Release { instance, holdings }.encode());
-                Release::decode_reply(&cut(reply)).ok().map(|()| Reply::Released)
+                Release::decode_reply(&cut(reply))
+                    .ok()
+                    .map(|()| Reply::Released)
             }
             Request::Write {
                 holding: (partition, epoch),
@@ -142,7 +146,9 @@ fn step(world: &mut World, data: &mut &[u8]) {
         }
         2 => world.holder.give_up(world.now, P),
         3 => {
-            let _ = world.holder.write(world.now, P, vec![argument], argument.into());
+            let _ = world
+                .holder
+                .write(world.now, P, vec![argument], argument.into());
         }
         4 => {
             let _ = world.holder.read(world.now, P, argument.into());

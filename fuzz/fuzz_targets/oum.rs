@@ -8,8 +8,8 @@ use stateplane_base::{ClientId, LogTime};
 use stateplane_wire::envelope::Key;
 use stateplane_wire::group::{Address, Batch, Request};
 use stateplane_wire::oum::{
-    Groups, HEADER_LEN, Keys, LAST_NUMBER, MAGIC, Stamp, Stamps, VERSION, open_ordered, open_request,
-    seal_request, stamp,
+    Groups, HEADER_LEN, Keys, LAST_NUMBER, MAGIC, Stamp, Stamps, VERSION, open_ordered,
+    open_request, seal_request, stamp,
 };
 
 fuzz_target!(|data: &[u8]| {
