@@ -91,7 +91,7 @@ fn expect_load_first(line: *const u8) {
 /// bytes, once somebody looks at bytes, and keeps sixty-four of them apart.
 ///
 /// # Safety
-/// As [`Ways`], of one line; what is read begins at a word.
+/// As [`Ways`], of one line.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 pub(super) unsafe fn line(to: *mut u8, from: *const u8) {
@@ -117,6 +117,10 @@ pub(super) unsafe fn line(to: *mut u8, from: *const u8) {
     }
 }
 
+/// The same word by word.
+///
+/// # Safety
+/// As [`Ways`], of one line; what is read begins at a word.
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 #[inline(always)]
 pub(super) unsafe fn line(to: *mut u8, from: *const u8) {
@@ -134,7 +138,7 @@ pub(super) unsafe fn line(to: *mut u8, from: *const u8) {
 mod x86 {
     use core::arch::asm;
 
-    use super::{AHEAD, expect_load_first, expect_store};
+    use super::{AHEAD, expect_load_first, expect_store, line};
 
     pub(super) const AVX: u8 = 1;
     pub(super) const SSE: u8 = 0;
@@ -181,7 +185,7 @@ mod x86 {
                 let at = *line as usize * 64;
                 match WAY {
                     AVX => avx(to.add(at), from.add(at), 1),
-                    _ => sse(to.add(at), from.add(at), 1),
+                    _ => super::line(to.add(at), from.add(at)),
                 }
             }
         }
@@ -265,36 +269,11 @@ mod x86 {
     }
 
     /// # Safety
-    /// As [`super::Ways`]; every x86-64 has SSE2.
+    /// As [`super::Ways`].
     pub(super) unsafe fn sse(to: *mut u8, from: *const u8, lines: usize) {
-        // SAFETY: as promised by the caller; only declared registers and memory change.
-        unsafe {
-            asm!(
-                "cmp {lines}, 0",
-                "je 3f",
-                "2:",
-                "movdqu {a}, [{from}]",
-                "movdqu {b}, [{from} + 16]",
-                "movdqu {c}, [{from} + 32]",
-                "movdqu {d}, [{from} + 48]",
-                "movdqu [{to}], {a}",
-                "movdqu [{to} + 16], {b}",
-                "movdqu [{to} + 32], {c}",
-                "movdqu [{to} + 48], {d}",
-                "add {from}, 64",
-                "add {to}, 64",
-                "dec {lines}",
-                "jnz 2b",
-                "3:",
-                from = inout(reg) from => _,
-                to = inout(reg) to => _,
-                lines = inout(reg) lines => _,
-                a = out(xmm_reg) _,
-                b = out(xmm_reg) _,
-                c = out(xmm_reg) _,
-                d = out(xmm_reg) _,
-                options(nostack),
-            );
+        for at in (0..lines).map(|line| line * 64) {
+            // SAFETY: as promised by the caller.
+            unsafe { line(to.add(at), from.add(at)) };
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn load_words(from: &[AtomicU64], into: &mut [[u8; WORD]]) {
 }
 
 /// Parts of a mapping, equally long, one after the other.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Parts {
     at: usize,
     every: usize,
@@ -106,12 +106,7 @@ impl Mapping {
             pages: Pages::map(Some(fd), len, access, fresh)?,
             writable,
             copy: copy::fastest(),
-            parts: Parts {
-                at: 0,
-                every: 0,
-                words: 0,
-                count: 0,
-            },
+            parts: Parts::default(),
         })
     }
 
