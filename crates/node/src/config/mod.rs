@@ -130,6 +130,18 @@ pub struct CopiedRegion {
     pub multicast: Option<SocketAddrV4>,
 }
 
+impl CopiedRegion {
+    /// Whether this node is one of those that send it.
+    pub fn is_from(&self, node: &str) -> bool {
+        self.from.iter().any(|from| from == node)
+    }
+
+    /// Whether this node has a copy.
+    pub fn is_to(&self, node: &str) -> bool {
+        self.to.iter().any(|to| to == node)
+    }
+}
+
 /// What all nodes share.
 #[derive(Clone, Debug)]
 pub struct Cluster {

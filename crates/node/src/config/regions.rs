@@ -176,8 +176,7 @@ pub(super) fn check(draft: &Draft, out: &mut Collector) {
         relays::check(n, &regions.copies, out);
     }
     for node in draft.nodes.values().filter(|node| node.is(Role::Regions)) {
-        let takes_part =
-            |c: &CopiedRegion| c.from.contains(&node.name) || c.to.contains(&node.name);
+        let takes_part = |c: &CopiedRegion| c.is_from(&node.name) || c.is_to(&node.name);
         if !regions.copies.iter().any(takes_part) {
             out.error(
                 &format!("node.{}.roles", node.name),
@@ -223,7 +222,7 @@ fn copy(
     }
     for (m, to) in copied.to.iter().enumerate() {
         let place = format!("{key}.to[{m}]");
-        if copied.from.contains(to) || copied.to[..m].contains(to) {
+        if copied.is_from(to) || copied.to[..m].contains(to) {
             let message = format!("\"{to}\" has the region already");
             out.error(&place, message, "name each other node once");
             continue;

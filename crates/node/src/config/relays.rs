@@ -42,7 +42,7 @@ impl Regions {
 /// Who may send a region to `node`.
 fn above<'a>(copies: &'a [CopiedRegion], region: &Name, node: &str) -> &'a [String] {
     let mut of = copies.iter().filter(|copy| copy.name == *region);
-    let sends = of.find(|copy| copy.to.iter().any(|to| to == node));
+    let sends = of.find(|copy| copy.is_to(node));
     sends.map_or(&[], |copy| &copy.from)
 }
 

@@ -55,7 +55,7 @@ fn others(
         let number = sender_id(name, Role::Regions);
         (name.clone(), number, address(config, name, index).into())
     };
-    if region.from.iter().any(|from| from == node) {
+    if region.is_from(node) {
         region.to.iter().map(other).collect()
     } else {
         region.from.iter().map(other).collect()
@@ -64,8 +64,7 @@ fn others(
 
 /// The places in the file of what a node passes on of what it receives.
 fn below(regions: &Regions, received: &CopiedRegion, node: &str) -> Vec<usize> {
-    let passed_on =
-        |copy: &CopiedRegion| copy.name == received.name && copy.from.iter().any(|n| n == node);
+    let passed_on = |copy: &CopiedRegion| copy.name == received.name && copy.is_from(node);
     let all = regions.copies.iter().enumerate();
     let below = all.filter(|(_, copy)| passed_on(copy));
     below.map(|(n, _)| n).collect()
@@ -105,12 +104,10 @@ impl Copies {
         };
         let (mut sending, mut receiving) = (Vec::new(), Vec::new());
         for (index, region) in regions.copies.iter().enumerate() {
-            if region.to.iter().any(|to| to == node) {
+            if region.is_to(node) {
                 let below = below(regions, region, node).into_iter().map(begin);
                 receiving.push(Receiving::new(begin(index), below.collect()));
-            } else if region.from.iter().any(|from| from == node)
-                && !regions.is_received(&region.name, node)
-            {
+            } else if region.is_from(node) && !regions.is_received(&region.name, node) {
                 sending.push(Sending::new(begin(index)));
             }
         }
